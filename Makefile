@@ -1,0 +1,48 @@
+# make demo   data -> train -> deploy -> 5,000 LAMMPS steps, KAN against its control
+# make test   everything the project claims, on two CPU cores
+# make bench  the tables and figures of results/ (quiet machine, about an hour)
+#
+# Each target installs what it needs into .venv. A torch that the interpreter already has is used as it is.
+
+PYTHON     ?= python3
+TORCH_SPEC ?= torch==2.13.0
+VENV       ?= .venv
+BACKBONE   ?= allegro
+PYTEST     ?= -n 2
+
+export OMP_NUM_THREADS ?= 1
+BIN := $(VENV)/bin
+
+.PHONY: demo test bench venv plugin lint clean
+
+demo: plugin
+	$(BIN)/kan-md demo --backbone $(BACKBONE) --output demo/$(BACKBONE)
+
+test: plugin
+	$(BIN)/python -m pytest $(PYTEST) tests
+
+bench: plugin
+	$(BIN)/python -m kan_md.benchmark.suite --output results
+
+lint: venv
+	$(BIN)/pip install -q ".[dev]"
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'pair_styles/*.cpp' 'pair_styles/*.h' 'deploy/*.cpp' 'deploy/*.h')
+
+venv: $(VENV)/.installed
+plugin: venv
+	$(BIN)/kan-md build
+
+$(VENV)/.torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "kan-md needs Python >= 3.10; set PYTHON=..."; exit 1; }
+	if $(PYTHON) -c 'import torch' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q $(TORCH_SPEC)
+	$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[mace,test]"
+	$(BIN)/pip install -q --no-deps mace-torch==0.3.16
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo

@@ -1,0 +1,1 @@
+"""Fused C++ operators and their plain torch twins."""

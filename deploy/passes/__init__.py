@@ -1,0 +1,1 @@
+"""Optimisation passes over a frozen model, one per file."""

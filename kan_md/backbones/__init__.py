@@ -1,0 +1,1 @@
+"""One adapter per upstream architecture, with KANs at its sites."""

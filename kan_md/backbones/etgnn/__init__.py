@@ -1,0 +1,1 @@
+"""ETGNN: equivariant tensor properties from scalar messages."""

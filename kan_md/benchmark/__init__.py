@@ -1,0 +1,1 @@
+"""LAMMPS benchmarks: files and subprocesses only, no torch."""

@@ -1,0 +1,1 @@
+"""The ``kan-md`` command line."""

@@ -1,0 +1,152 @@
+"""What a deployed file promises to whoever runs it: names, shapes, units, manifest.
+
+A deployed potential is a function of the neighbour list alone::
+
+    forward(edge_vectors, edge_index, atom_types, num_local) -> (atomic_energy, edge_forces)
+
+    edge_vectors   [num_edges, 3] float64   r_neighbour - r_centre, Å
+    edge_index     [2, num_edges] int64     row 0 centre, row 1 neighbour; sorted by centre
+    atom_types     [num_atoms]    int64     index into the manifest's ``type_names``
+    num_local      [1]            int64     atoms [0, num_local) own their energy; the rest are ghosts
+    atomic_energy  [num_atoms, 1] float64   eV; rows of ghosts are computed but not part of the sum
+    edge_forces    [num_edges, 3] float64   d(sum of the first num_local energies)/d(edge_vectors), eV/Å
+
+Inputs and outputs are float64 whatever the model's own dtype is, so energies and virials accumulate
+in double precision. Cells, periodic images and MPI ranks never enter the model; forces, virial and
+heat flux are sums of ``edge_forces`` over edges:
+
+    F_centre += edge_force,  F_neighbour -= edge_force,  W = -sum edge_vector ⊗ edge_force.
+
+``pair_styles/core/contract.h`` repeats the names below for C++; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal, get_args
+
+from kan_md.errors import KanMdError
+
+CONTRACT_VERSION = 1
+MANIFEST_KEY = "kan_md_manifest"
+"""Name of the TorchScript extra file and of the AOTInductor metadata entry."""
+
+INPUT_FIELDS = ("edge_vectors", "edge_index", "atom_types", "num_local")
+OUTPUT_FIELDS = ("atomic_energy", "edge_forces")
+
+Backbone = Literal["allegro", "nequip", "mace", "etgnn"]
+Backend = Literal["torchscript", "aotinductor"]
+Dtype = Literal["float32", "float64"]
+Kind = Literal["potential", "tensor"]
+
+BACKBONES: tuple[str, ...] = get_args(Backbone)
+BACKENDS: tuple[str, ...] = get_args(Backend)
+DTYPES: tuple[str, ...] = get_args(Dtype)
+
+UNITS = {"length": "Å", "energy": "eV", "force": "eV/Å", "stress": "eV/Å³ (positive = tension)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that a deployed file says of itself, as ``key=value`` lines.
+
+    Matrices over type pairs are flattened row-major, centre type first.
+
+    Attributes:
+        contract_version: version of this page.
+        kan_md_version: version that wrote the file.
+        torch_version: torch that compiled the file.
+        kind: ``potential`` (the function above) or ``tensor`` (see ``outputs``).
+        backend: ``torchscript`` or ``aotinductor``.
+        device: ``cpu`` or ``cuda``.
+        dtype: dtype of the weights.
+        backbone: architecture; pair_style NAME accepts only its own.
+        r_max: largest cutoff, Å.
+        num_layers: hops of message passing that an atom's energy depends on; 1 is strictly local.
+        type_names: names of the atom types, in model order.
+        atomic_numbers: [num_types].
+        masses: [num_types], u.
+        cutoffs: [num_types * num_types], Å, per (centre, neighbour) pair.
+        min_distances: [num_types * num_types], Å, closest training pair; 0 where never seen.
+        isolated_energies: [num_types], eV, energy of one atom without neighbours.
+        readout: one-line JSON summary of the output block.
+        passes: names of the optimisation passes that were applied, with their bounds, as JSON.
+        outputs: one-line JSON, per-atom or per-structure tensors of a ``tensor`` model.
+        energy_error: largest |compiled - eager| on the reference frames, eV/atom.
+        force_error: the same for forces, relative to the largest reference force.
+        num_reference_frames: frames that were compared.
+        threads: thread count an AOTInductor CPU file was exported for; 0 where it does not matter.
+        model_sha256: of the model.pth it was made from.
+    """
+
+    kan_md_version: str
+    torch_version: str
+    backend: Backend
+    device: str
+    dtype: Dtype
+    backbone: Backbone
+    r_max: float
+    num_layers: int
+    type_names: tuple[str, ...]
+    atomic_numbers: tuple[int, ...]
+    masses: tuple[float, ...]
+    cutoffs: tuple[float, ...]
+    isolated_energies: tuple[float, ...]
+    min_distances: tuple[float, ...]
+    kind: Kind = "potential"
+    readout: dict = field(default_factory=dict)
+    passes: dict = field(default_factory=dict)
+    outputs: dict = field(default_factory=dict)
+    energy_error: float = 0.0
+    force_error: float = 0.0
+    num_reference_frames: int = 0
+    threads: int = 0
+    model_sha256: str = ""
+    contract_version: int = CONTRACT_VERSION
+
+    def to_text(self) -> str:
+        """Write one ``key=value`` line per attribute; lists are space-separated, dicts are JSON."""
+        return "".join(f"{key}={_format(value)}\n" for key, value in asdict(self).items())
+
+    @classmethod
+    def from_text(cls, text: str) -> Manifest:
+        """Read what :meth:`to_text` wrote.
+
+        Raises:
+            KanMdError: a line, a key or the contract version is not what this version writes.
+        """
+        raw: dict[str, str] = {}
+        for line in text.splitlines():
+            key, separator, value = line.partition("=")
+            if not separator:
+                raise KanMdError(f"manifest line without '=', got {line!r}; deploy the model again")
+            raw[key] = value
+        version = raw.get("contract_version", "none")
+        if version != str(CONTRACT_VERSION):
+            raise KanMdError(
+                f"contract version of the file, got {version}; allowed: {CONTRACT_VERSION}; "
+                "deploy the model again with this version of kan-md"
+            )
+        known = {f.name: f.type for f in fields(cls)}
+        if known.keys() != raw.keys():
+            odd = sorted(known.keys() ^ raw.keys())
+            raise KanMdError(f"manifest keys, got missing or unknown {odd}; deploy the model again")
+        return cls(**{key: _parse(str(known[key]), value) for key, value in raw.items()})
+
+
+def _format(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    if isinstance(value, (tuple, list)):
+        return " ".join(_format(item) for item in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _parse(annotation: str, value: str) -> object:
+    if annotation == "dict":
+        return json.loads(value)
+    if annotation.startswith("tuple"):
+        item = {"str": str, "int": int, "float": float}[annotation[6:].split(",")[0]]
+        return tuple(item(part) for part in value.split())
+    return {"int": int, "float": float}.get(annotation, str)(value)

@@ -1,0 +1,1 @@
+"""Kolmogorov-Arnold network layers: bases, layers, networks, grids."""

@@ -1,0 +1,1 @@
+"""model.pth: writing it, reading it, building the network back."""

@@ -1,0 +1,1 @@
+"""Ready LAMMPS inputs, shipped as package data."""

@@ -1,0 +1,1 @@
+"""C++ sources of the LAMMPS plug-in, shipped as package data."""
