@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import sys
 from importlib import import_module
 
 import typer
 from rich.console import Console
 
+from kan_md import cli
 from kan_md.errors import KanMdError
 
 app = typer.Typer(
@@ -18,9 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-COMMANDS = ("data", "train", "evaluate", "deploy", "inspect", "build", "lmp", "benchmark", "demo")
-"""Modules ``kan_md.cli.NAME``, each with ``register(app)``."""
 
 
 @app.callback()
@@ -32,17 +31,20 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line.
+    """Run the command line: every sibling module registers its command with ``register(app)``.
 
     A :class:`KanMdError` ends the program with status 2 and one line on stderr; the traceback is
     shown only with ``--debug``.
     """
-    for name in COMMANDS:
-        import_module(f"kan_md.cli.{name}").register(app)
+    for module in pkgutil.iter_modules(cli.__path__):
+        if module.name != "main":
+            import_module(f"kan_md.cli.{module.name}").register(app)
     try:
         app(arguments, prog_name="kan-md")
     except KanMdError as error:
         if os.environ.get("KAN_MD_DEBUG"):
             raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"kan-md: error: {error}", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"kan-md: error: {error}", markup=False
+        )
         sys.exit(2)
