@@ -7,9 +7,9 @@ A deployed potential is a function of the neighbour list alone::
     edge_vectors   [num_edges, 3] float64   r_neighbour - r_centre, Å
     edge_index     [2, num_edges] int64     row 0 centre, row 1 neighbour; sorted by centre
     atom_types     [num_atoms]    int64     index into the manifest's ``type_names``
-    num_local      [1]            int64     atoms [0, num_local) own their energy; the rest are ghosts
+    num_local      [1]            int64     the first num_local atoms are local, the rest ghosts
     atomic_energy  [num_atoms, 1] float64   eV; rows of ghosts are computed but not part of the sum
-    edge_forces    [num_edges, 3] float64   d(sum of the first num_local energies)/d(edge_vectors), eV/Å
+    edge_forces    [num_edges, 3] float64   d(sum of local atoms' energies)/d(edge_vectors), eV/Å
 
 Inputs and outputs are float64 whatever the model's own dtype is, so energies and virials accumulate
 in double precision. Cells, periodic images and MPI ranks never enter the model; forces, virial and
@@ -132,7 +132,7 @@ class Manifest:
         if known.keys() != raw.keys():
             odd = sorted(known.keys() ^ raw.keys())
             raise KanMdError(f"manifest keys, got missing or unknown {odd}; deploy the model again")
-        return cls(**{key: _parse(str(known[key]), value) for key, value in raw.items()})
+        return cls(**{key: _parse(key, str(known[key]), value) for key, value in raw.items()})
 
 
 def _format(value: object) -> str:
@@ -143,10 +143,15 @@ def _format(value: object) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _parse(annotation: str, value: str) -> object:
-    if annotation == "dict":
-        return json.loads(value)
-    if annotation.startswith("tuple"):
-        item = {"str": str, "int": int, "float": float}[annotation[6:].split(",")[0]]
-        return tuple(item(part) for part in value.split())
-    return {"int": int, "float": float}.get(annotation, str)(value)
+def _parse(key: str, annotation: str, value: str) -> object:
+    try:
+        if annotation == "dict":
+            return json.loads(value)
+        if annotation.startswith("tuple"):
+            item = {"str": str, "int": int, "float": float}[annotation[6:].split(",")[0]]
+            return tuple(item(part) for part in value.split())
+        return {"int": int, "float": float}.get(annotation, str)(value)
+    except ValueError as error:
+        raise KanMdError(
+            f"manifest entry {key}, got {value!r}; allowed: {annotation}; deploy the model again"
+        ) from error

@@ -1,0 +1,102 @@
+"""The shape of the house: who imports whom, and what travels in the wheel."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Lower numbers never import higher ones. kan_md_deploy sits beside `train`: it sees the model, and
+# only the parts that a user faces (calculator, evaluate, command line) see it.
+LAYERS = {
+    "kan_md.errors": 0,
+    "kan_md.contract": 0,
+    "kan_md.kan": 1,
+    "kan_md.backbones": 2,
+    "kan_md.model": 3,
+    "kan_md.config": 4,
+    "kan_md.data": 4,
+    "kan_md_deploy": 4,
+    "kan_md.train": 5,
+    "kan_md.evaluate": 6,
+    "kan_md.calculator": 6,
+    "kan_md.cli": 7,
+}
+TORCH_FREE = ("kan_md.benchmark", "kan_md.lammps", "kan_md.contract", "kan_md.errors")
+HEAVY = ("torch", "nequip", "allegro", "mace", "e3nn", "lightning")
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    for folder, package in (("kan_md", "kan_md"), ("deploy", "kan_md_deploy")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            yield ".".join([package, *(p for p in parts if p != "__init__")]), path
+
+
+def imported(path: Path, *, lazily: bool) -> Iterator[str]:
+    """Modules imported by a file; with lazily=False only by its top level."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if lazily else iter(tree.body)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield f"{node.module}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> int | None:
+    matches = [name for name in LAYERS if module == name or module.startswith(name + ".")]
+    return LAYERS[max(matches, key=len)] if matches else None
+
+
+def test_imports_point_downwards():
+    wrong = []
+    for module, path in sources():
+        own = layer(module)
+        if own is None:
+            continue
+        for target in imported(path, lazily=True):
+            other = layer(target)
+            crosses = other == own and target.split(".")[:2] != module.split(".")[:2]
+            if other is not None and (
+                other > own
+                or (crosses and "kan_md_deploy" in (target.split(".")[0], module.split(".")[0]))
+            ):
+                wrong.append(f"{module} imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", TORCH_FREE)
+def test_package_needs_no_torch(package):
+    wrong = [
+        f"{module} imports {target}"
+        for module, path in sources()
+        if module == package or module.startswith(package + ".")
+        for target in imported(path, lazily=True)
+        if target.split(".")[0] in HEAVY
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_command_line_starts_without_torch():
+    wrong = [
+        f"{module} imports {target}"
+        for module, path in sources()
+        if module.startswith("kan_md.cli")
+        for target in imported(path, lazily=False)
+        if target.split(".")[0] in HEAVY
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_package_is_in_the_wheel():
+    listed = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    )
+    found = {module for module, path in sources() if path.name == "__init__.py"}
+    assert listed - {"kan_md_pair_styles", "kan_md_lammps_inputs"} == found
