@@ -1,0 +1,48 @@
+"""``kan-md data``: sets of labelled structures made on the spot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+commands = typer.Typer(help="Make labelled structures.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``data`` to the command line."""
+    app.add_typer(commands, name="data")
+
+
+@commands.callback()
+def _group() -> None:
+    """Keep ``ag-vacancy`` a sub-command although it is the only one."""
+
+
+@commands.command("ag-vacancy")
+def ag_vacancy(
+    output: Annotated[Path, typer.Argument(help="Extended XYZ file to write.", metavar="OUT.xyz")],
+    frames: Annotated[int, typer.Option(help="Number of structures.")] = 240,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Temperature in K; give it once per run type.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of velocities and strains.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON summary.")] = False,
+) -> None:
+    """Silver with a vacancy (71 atoms), MD at several temperatures, labelled by an EAM potential.
+
+    Example: kan-md data ag-vacancy ag.xyz --frames 240
+    """
+    from kan_md.data.ag_vacancy import TEMPERATURES, make_ag_vacancy
+    from kan_md.data.write import check_writable, write_frames
+
+    check_writable(output, overwrite=overwrite)
+    made = make_ag_vacancy(frames, seed, temperatures=temperature or TEMPERATURES)
+    write_frames(made, output, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "frames": len(made), "atoms": len(made[0])}))
+    else:
+        typer.echo(f"{output}: {len(made)} structures of {len(made[0])} Ag atoms")
