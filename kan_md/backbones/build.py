@@ -1,0 +1,218 @@
+"""One door to all backbones: check what the user asks for, build it, leave no trace."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from nequip.nn.graph_model import GraphModel
+
+from kan_md.backbones.readout import ReadoutConfig, parse_readout
+from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.sites import FunctionSlot
+from kan_md.contract import DTYPES
+from kan_md.errors import user_error
+
+_OWN_ARGUMENTS = {"seed", "model_dtype", "type_names", "r_max", "readout"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What kan-md knows of one backbone.
+
+    Attributes:
+        module: name of the module of this package that adapts it.
+        builder: name of the ``@model_builder`` function in there.
+        upstream: where upstream's builders with their arguments are, as ``module:function``.
+        internal: arguments of these that are not the user's to set.
+    """
+
+    module: str
+    builder: str
+    upstream: tuple[str, ...]
+    internal: frozenset[str] = frozenset({"do_derivatives", "kwargs"})
+
+    def load(self) -> ModuleType:
+        """Import the adapting module."""
+        return import_module(f"kan_md.backbones.{self.module}")
+
+    def hyperparameters(self) -> dict[str, inspect.Parameter]:
+        """Arguments that a user may set, by name, besides those of :func:`build_model`."""
+        found: dict[str, inspect.Parameter] = {}
+        for function in (getattr(self.load(), self.builder), *map(_import, self.upstream)):
+            for name, parameter in inspect.signature(function).parameters.items():
+                if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                    found.setdefault(name, parameter)
+        hidden = self.internal | _OWN_ARGUMENTS
+        return {name: found[name] for name in sorted(found.keys() - hidden)}
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "allegro": Adapter(
+        module="allegro",
+        builder="AllegroKANModel",
+        upstream=(
+            "allegro.model:AllegroModel",
+            "allegro.model.allegro_models:FullAllegroModel",
+        ),
+        internal=Adapter.internal | {"irreps_edge_sh", "tensor_track_allowed_irreps"},
+    ),
+    "nequip": Adapter(
+        module="nequip",
+        builder="NequIPKANModel",
+        upstream=(
+            "nequip.model:NequIPGNNModel",
+            "nequip.model.nequip_models:FullNequIPGNNModel",
+        ),
+        internal=Adapter.internal
+        | {"irreps_edge_sh", "feature_irreps_hidden", "categorical_graph_field_embed"},
+    ),
+}
+
+
+def _import(path: str) -> Callable:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def adapter_of(backbone: str) -> Adapter:
+    """Look a backbone up.
+
+    Raises:
+        KanMdError: there is none of that name.
+    """
+    if backbone not in ADAPTERS:
+        raise user_error(
+            "unknown backbone",
+            found=repr(backbone),
+            allowed=", ".join(ADAPTERS),
+            remedy="set model.backbone",
+        )
+    return ADAPTERS[backbone]
+
+
+def build_model(
+    backbone: str,
+    *,
+    seed: int,
+    model_dtype: str,
+    type_names: Sequence[str],
+    r_max: float,
+    readout: ReadoutConfig | Mapping | str | None = None,
+    **hyperparameters: object,
+) -> GraphModel:
+    """Build a potential with fresh weights.
+
+    Random streams, default dtype and e3nn's defaults are afterwards as they were before. The result
+    can be scripted with ``e3nn.util.jit.script``.
+
+    Args:
+        backbone: ``allegro``, ``nequip`` or ``mace``.
+        seed: decides every initial weight.
+        model_dtype: ``float32`` or ``float64``.
+        type_names: one name per atom type, in the order of the type index.
+        r_max: cutoff, Å.
+        readout: the output block; a configuration, a mapping, a kind, or ``None`` for the default.
+        **hyperparameters: upstream's own, see :meth:`Adapter.hyperparameters`. Reference energies
+            are ``per_type_energy_shifts``; scales and shifts default to one and zero.
+
+    Returns:
+        A nequip ``GraphModel``: AtomicDataDict in; ``total_energy`` (eV), ``atomic_energy``,
+        ``forces`` (eV/Å), ``virial`` (eV), ``stress`` (eV/Å³) or, from edge vectors alone,
+        ``edge_forces`` out.
+
+    Raises:
+        KanMdError: an argument is unknown, missing or out of range.
+    """
+    adapter = adapter_of(backbone)
+    readout = parse_readout(readout)
+    type_names = check_type_names(type_names)
+    _check_arguments(backbone, adapter, hyperparameters)
+    if model_dtype not in DTYPES:
+        raise user_error(
+            "unknown model dtype",
+            found=repr(model_dtype),
+            allowed=", ".join(DTYPES),
+            remedy="set model.dtype",
+        )
+    if not isinstance(r_max, (int, float)) or not 0.0 < r_max < float("inf"):
+        raise user_error("r_max must be > 0 Å", found=r_max, allowed=None, remedy="set model.r_max")
+    # Always present, so that every model has a place for reference energies in its state.
+    for name, neutral in (("per_type_energy_scales", 1.0), ("per_type_energy_shifts", 0.0)):
+        if hyperparameters.get(name) is None:
+            hyperparameters[name] = dict.fromkeys(type_names, neutral)
+    builder = getattr(adapter.load(), adapter.builder)
+    with nequip_scope():
+        try:
+            return builder(
+                seed=seed,
+                model_dtype=model_dtype,
+                type_names=type_names,
+                r_max=float(r_max),
+                readout=readout,
+                **hyperparameters,
+            )
+        except (AssertionError, TypeError, ValueError) as error:
+            # Upstream checks its hyperparameters with these; its words are the best there are.
+            raise user_error(
+                f"{backbone} refuses its hyperparameters",
+                found=" ".join(str(error).split()) or type(error).__name__,
+                allowed=None,
+                remedy="change the model section",
+            ) from error
+
+
+def check_type_names(type_names: Sequence[str]) -> list[str]:
+    """Check the names of the atom types.
+
+    Raises:
+        KanMdError: there are none, one is not alphanumeric, or one occurs twice.
+    """
+    names = [type_names] if isinstance(type_names, str) else list(type_names)
+    remedy = "set model.type_names, e.g. [H, O]"
+    if not names:
+        raise user_error("type_names must not be empty", found=names, allowed=None, remedy=remedy)
+    if any(not isinstance(name, str) or not name.isalnum() for name in names):
+        raise user_error(
+            "type_names must be alphanumeric", found=names, allowed=None, remedy=remedy
+        )
+    if len(set(names)) < len(names):
+        raise user_error(
+            "type_names must not repeat a name", found=names, allowed=None, remedy=remedy
+        )
+    return names
+
+
+def _check_arguments(backbone: str, adapter: Adapter, hyperparameters: Mapping) -> None:
+    known = adapter.hyperparameters()
+    for name in hyperparameters:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *_OWN_ARGUMENTS], n=1)
+            raise user_error(
+                f"unknown hyperparameter of {backbone}",
+                found=repr(name),
+                allowed=", ".join(known),
+                remedy=f"did you mean {near[0]!r}?" if near else "remove it",
+            )
+    if hyperparameters.get("avg_num_neighbors") is None:
+        raise user_error(
+            f"avg_num_neighbors of {backbone} must be given",
+            found=None,
+            allowed="a number > 0, or one per type",
+            remedy="count the edges per atom of the training data",
+        )
+
+
+def sites_of(model: torch.nn.Module, backbone: str) -> dict[str, list[FunctionSlot]]:
+    """The places of ``model`` where readouts stand or may stand, by site."""
+    return adapter_of(backbone).load().sites(model)
+
+
+def num_layers_of(model: torch.nn.Module, backbone: str) -> int:
+    """Hops of message passing that an atom's energy depends on; 1 is strictly local."""
+    return adapter_of(backbone).load().num_layers(model)

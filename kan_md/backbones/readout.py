@@ -1,0 +1,203 @@
+"""The output block: what it may be, and how it is made.
+
+A readout turns ``in_features`` scalars of an edge or an atom into ``out_features``. Features vanish
+smoothly where an edge reaches the cutoff, so every readout here is bias-free and gives f(0) = 0:
+otherwise the energy would jump whenever an edge enters or leaves the cutoff sphere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import sqrt
+from typing import Literal, get_args
+
+import torch
+from nequip.nn.mlp import ScalarLinearLayer
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from kan_md.errors import KanMdError, user_error
+from kan_md.kan.network import KAN
+
+Kind = Literal["kan", "mlp", "linear"]
+Basis = Literal["gaussian", "bspline", "fourier"]
+Site = Literal["output", "two_body", "latent", "heads", "edge_up", "node_up", "all"]
+
+SITES: tuple[str, ...] = get_args(Site)
+
+
+class ReadoutConfig(BaseModel):
+    """Choice of the output block.
+
+    Attributes:
+        kind: ``kan``, or one of the controls ``mlp`` and ``linear``.
+        basis: basis of the KAN's univariate functions.
+        sites: which blocks are replaced; one name or several. Every backbone has ``output``;
+            Allegro also ``two_body`` and ``latent``, ETGNN ``heads``, ``edge_up``, ``node_up``.
+        hidden: widths between input and output. Empty: a KAN goes straight to the output; an
+            ``mlp`` gets one hidden layer, as wide as brings it closest to the parameter count of
+            the KAN that the same settings describe.
+        num_basis: number of basis functions per univariate function.
+        order: polynomial order of B-splines.
+        grid_range: interval that the basis covers.
+        base: function added beside the basis.
+        input_gain: whether each input has a learned factor in front of the basis.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind = "kan"
+    basis: Basis = "gaussian"
+    sites: tuple[Site, ...] = Field(("output",), min_length=1)
+    hidden: tuple[int, ...] = ()
+    num_basis: int = Field(8, ge=2)
+    order: int = Field(3, ge=1, le=5)
+    grid_range: tuple[float, float] = (-2.0, 2.0)
+    base: Literal["silu", "none"] = "silu"
+    input_gain: Literal["learned", "none"] = "learned"
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _one_site_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("hidden")
+    @classmethod
+    def _hidden_widths_are_positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(width < 1 for width in value):
+            raise ValueError("hidden widths must be >= 1")
+        return value
+
+    @model_validator(mode="after")
+    def _grid_is_an_interval_that_holds_the_basis(self) -> ReadoutConfig:
+        low, high = self.grid_range
+        if not low < 0.0 < high:
+            raise ValueError("grid_range must be an interval with 0 inside")
+        if self.basis == "bspline" and self.num_basis <= self.order:
+            raise ValueError("a bspline basis needs num_basis > order")
+        return self
+
+    def covers(self, site: str) -> bool:
+        """Whether ``site`` is to be replaced."""
+        return site in self.sites or "all" in self.sites
+
+
+def parse_readout(readout: ReadoutConfig | Mapping | str | None) -> ReadoutConfig:
+    """Read a readout from a mapping (also Hydra's), from its kind alone, or take the default.
+
+    Raises:
+        KanMdError: a key is unknown or a value is not allowed.
+    """
+    if isinstance(readout, ReadoutConfig):
+        return readout
+    if OmegaConf.is_config(readout):
+        readout = OmegaConf.to_container(readout, resolve=True)
+    if readout is None:
+        readout = {}
+    if isinstance(readout, str):
+        readout = {"kind": readout}
+    if not isinstance(readout, Mapping):
+        raise user_error(
+            "readout must be a mapping",
+            found=repr(readout),
+            allowed=None,
+            remedy="set readout.kind",
+        )
+    try:
+        return ReadoutConfig.model_validate(dict(readout))
+    except ValidationError as error:
+        raise _readable(error) from error
+
+
+def _readable(error: ValidationError) -> KanMdError:
+    """The first complaint of pydantic as one line."""
+    first = error.errors()[0]
+    key = ".".join(["readout", *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        return user_error(
+            "unknown readout key",
+            found=key,
+            allowed=", ".join(ReadoutConfig.model_fields),
+            remedy="remove or rename it",
+        )
+    return user_error(
+        f"{key}: {first['msg'].removeprefix('Value error, ')}",
+        found=repr(first["input"]),
+        allowed=first.get("ctx", {}).get("expected"),
+        remedy=f"change {key}",
+    )
+
+
+class MLP(torch.nn.Sequential):
+    """Bias-free multilayer perceptron with SiLU between its layers; f(0) = 0.
+
+    Weights are uniform with unit variance and scaled by gain/√fan_in, gain √2 behind a
+    nonlinearity, as upstream initialises its own.
+    """
+
+    def __init__(self, widths: Sequence[int], *, generator: torch.Generator | None = None):
+        layers: list[torch.nn.Module] = []
+        for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            gain = 1.0 if index == 0 else sqrt(2.0)
+            layer = ScalarLinearLayer(fan_in, fan_out, alpha=gain / sqrt(fan_in), bias=False)
+            with torch.no_grad():
+                layer.weight.uniform_(-sqrt(3.0), sqrt(3.0), generator=generator)
+            layers += [layer] if index == 0 else [torch.nn.SiLU(), layer]
+        super().__init__(*layers)
+        self.dims = list(widths)
+
+
+def make_readout(
+    in_features: int,
+    out_features: int,
+    config: ReadoutConfig,
+    *,
+    generator: torch.Generator | None = None,
+) -> torch.nn.Module:
+    """Make one output block, f: [rows, in_features] -> [rows, out_features] with f(0) = 0.
+
+    Parameters take torch's default dtype.
+
+    Args:
+        in_features: number of scalars that come in.
+        out_features: number of scalars that go out.
+        config: kind and shape; ``sites`` is not looked at.
+        generator: source of the initial weights; torch's global one where ``None``.
+
+    Returns:
+        A scriptable module.
+    """
+    if config.kind == "linear":
+        return MLP([in_features, out_features], generator=generator)
+    if config.kind == "mlp":
+        hidden = config.hidden or (_matched_width(in_features, out_features, config),)
+        return MLP([in_features, *hidden, out_features], generator=generator)
+    return KAN(
+        [in_features, *config.hidden, out_features],
+        basis=config.basis,
+        num_basis=config.num_basis,
+        order=config.order,
+        grid_range=config.grid_range,
+        base=config.base,
+        input_gain=config.input_gain,
+        zero_preserving=True,
+        generator=generator,
+    )
+
+
+def _matched_width(in_features: int, out_features: int, config: ReadoutConfig) -> int:
+    """Width of the one hidden layer that matches the KAN's parameter count best."""
+    kan = make_readout(
+        in_features,
+        out_features,
+        config.model_copy(update={"kind": "kan"}),
+        # Only counted: a generator of its own keeps the draw out of the caller's stream.
+        generator=torch.Generator(),
+    )
+    return max(1, round(count_parameters(kan) / (in_features + out_features)))
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Number of trainable scalars in ``module``."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

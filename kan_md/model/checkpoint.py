@@ -1,0 +1,231 @@
+"""model.pth: a potential as plain data, without pickled code.
+
+The file is a ``torch.save`` of nested dicts, lists, numbers, strings and tensors, and loads with
+``weights_only=True``: opening a stranger's file runs nothing. A digest over all of it tells a
+tampered or damaged file from a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from nequip.nn.graph_model import GraphModel
+
+from kan_md.backbones.build import build_model
+from kan_md.contract import UNITS
+from kan_md.errors import KanMdError, user_error
+from kan_md.model.elements import Elements, elements_of
+
+FORMAT_VERSION = 1
+_DIGEST_KEY = "digest"
+_CONVERT = "convert it with `kan-md convert FILE --trust`"
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """Everything that is known of a trained potential.
+
+    Attributes:
+        backbone: architecture.
+        config: ``{"model": {...}}`` with the keyword arguments of
+            :func:`kan_md.backbones.build.build_model` (all but the backbone); optionally
+            ``"atomic_numbers"``, ``{type name: Z}`` for types that are not named after elements,
+            and whatever else the training wants to remember.
+        type_names: names of the atom types, in the order of the type index.
+        r_max: cutoff, Å.
+        state_dict: weights and buffers by name.
+        statistics: of the training data; ``min_distances`` ([num_types²], Å, row-major, centre
+            first, 0 where never seen) goes into the manifest.
+        units: of everything that the model takes and gives.
+        reference_frames: structures with the eager model's numbers, see
+            :class:`kan_md.model.reference.ReferenceFrame`.
+        training_summary: how the model came about.
+        format_version: of this layout.
+    """
+
+    backbone: str
+    config: dict
+    type_names: list[str]
+    r_max: float
+    state_dict: dict[str, torch.Tensor]
+    statistics: dict = field(default_factory=dict)
+    units: dict = field(default_factory=lambda: dict(UNITS))
+    reference_frames: list = field(default_factory=list)
+    training_summary: dict = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def elements(self) -> Elements:
+        """Atomic numbers and masses of the types."""
+        return elements_of(self.type_names, self.config.get("atomic_numbers"))
+
+    @property
+    def dtype(self) -> str:
+        """Dtype that the model was trained in."""
+        return self.config["model"]["model_dtype"]
+
+    def build(self, dtype: str | None = None) -> GraphModel:
+        """Make the network and load the weights.
+
+        The result can be scripted with ``e3nn.util.jit.script``, which changes it in place.
+
+        Args:
+            dtype: ``float32`` or ``float64``; the dtype of the training where ``None``.
+
+        Returns:
+            The model in eval mode, on the CPU.
+
+        Raises:
+            KanMdError: the weights do not belong to the configuration.
+        """
+        arguments = dict(self.config["model"])
+        if dtype is not None:
+            arguments["model_dtype"] = dtype
+        model = build_model(self.backbone, **arguments)
+        try:
+            model.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            raise user_error(
+                "weights of the checkpoint do not fit its configuration",
+                found=str(error).splitlines()[1].strip(),
+                allowed=None,
+                remedy="train the model again with this version of kan-md",
+            ) from error
+        return model.eval()
+
+
+def _plain(value: object) -> object:
+    """Turn pydantic models and tuples into what a weights-only file may hold."""
+    if hasattr(value, "model_dump"):
+        value = value.model_dump()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> Path:
+    """Write model.pth; an older file stays as it was until the new one is complete.
+
+    Raises:
+        KanMdError: the file cannot be written, or a type is no element and has no atomic number.
+    """
+    path = Path(path)
+    _ = checkpoint.elements  # raises now rather than at deploy
+    content = {f.name: _plain(getattr(checkpoint, f.name)) for f in fields(checkpoint)}
+    content[_DIGEST_KEY] = _digest(content)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("xb") as file:
+            torch.save(content, file)
+        temporary.replace(path)
+    except OSError as error:
+        raise user_error(
+            "model file cannot be written",
+            found=f"{path} ({error.strerror or error})",
+            allowed=None,
+            remedy="choose another output path",
+        ) from error
+    finally:
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Read model.pth without running any code from it.
+
+    Raises:
+        KanMdError: the file is missing, damaged, tampered with, or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise user_error(
+            "model file not found", found=path, allowed=None, remedy="check the path of model.pth"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _not_a_checkpoint(path, _what_is(path)) from error
+    if not isinstance(content, dict):
+        raise _not_a_checkpoint(path, (f"a saved {type(content).__name__}", "give a model.pth"))
+    if "pytorch-lightning_version" in content:
+        found = "a Lightning training checkpoint"
+        raise _not_a_checkpoint(path, (found, "give the model.pth that the training wrote"))
+    known = {f.name for f in fields(Checkpoint)} | {_DIGEST_KEY}
+    if content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise user_error(
+            f"format version of {path}",
+            found=content["format_version"],
+            allowed=FORMAT_VERSION,
+            remedy="train the model again with this version of kan-md",
+        )
+    if content.keys() != known:
+        odd = ", ".join(sorted(map(str, content.keys() ^ known))[:5])
+        remedy = "train the model again with this version of kan-md"
+        raise _not_a_checkpoint(path, (f"missing or unknown entries {odd}", remedy))
+    if content.pop(_DIGEST_KEY) != _digest(content):
+        remedy = "get an intact copy, or train the model again"
+        raise _not_a_checkpoint(path, ("content that does not match its digest", remedy))
+    return Checkpoint(**content)
+
+
+def _not_a_checkpoint(path: Path, found_and_remedy: tuple[str, str]) -> KanMdError:
+    found, remedy = found_and_remedy
+    return user_error(f"{path} is not a whole model.pth", found=found, allowed=None, remedy=remedy)
+
+
+def _what_is(path: Path) -> tuple[str, str]:
+    """Name a file that torch could not read, and say what to do about it."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if not head:
+        return "an empty file", "train the model again"
+    if head[:2] != b"PK":
+        kind = "an old pickle" if head[:1] == b"\x80" else "no torch file"
+        return kind, "give the model.pth that the training wrote"
+    if not zipfile.is_zipfile(path):
+        return "a truncated file", "copy it again"
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if any(name.endswith("constants.pkl") for name in names):
+            return "a compiled (TorchScript) file", "give the model.pth that it was deployed from"
+        pickles = [name for name in names if name.endswith("data.pkl")]
+        if pickles and b"mace" in archive.read(pickles[0]):
+            return "a pickled MACE model", _CONVERT
+    return "damaged content or pickled code", "get an intact model.pth"
+
+
+def _digest(content: object) -> str:
+    """SHA-256 over names, types and values of nested plain data."""
+    state = hashlib.sha256()
+    _feed(state, content)
+    return state.hexdigest()
+
+
+def _feed(state: hashlib._Hash, value: object) -> None:
+    if isinstance(value, Mapping):
+        state.update(b"{")
+        for key in sorted(value, key=str):
+            _feed(state, key)
+            _feed(state, value[key])
+        state.update(b"}")
+    elif isinstance(value, (list, tuple)):
+        state.update(b"[")
+        for item in value:
+            _feed(state, item)
+        state.update(b"]")
+    elif isinstance(value, torch.Tensor):
+        array = value.detach().cpu().contiguous().numpy()
+        state.update(f"{array.dtype}{array.shape}".encode())
+        state.update(array.tobytes())
+    else:
+        state.update(f"{type(value).__name__}:{value!r};".encode())

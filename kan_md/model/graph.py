@@ -1,0 +1,110 @@
+"""The neighbour list of the Python side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import ase
+import numpy as np
+import torch
+from ase.geometry import complete_cell
+from matscipy.neighbours import neighbour_list
+
+from kan_md.errors import user_error
+
+
+class EdgeGraph(NamedTuple):
+    """What a deployed potential takes, for one structure of which every atom is local.
+
+    Attributes:
+        edge_vectors: [num_edges, 3] float64, r_neighbour - r_centre, Å.
+        edge_index: [2, num_edges] int64; row 0 centre, row 1 neighbour; sorted by centre.
+        atom_types: [num_atoms] int64.
+    """
+
+    edge_vectors: torch.Tensor
+    edge_index: torch.Tensor
+    atom_types: torch.Tensor
+
+
+class PeriodicEdges(NamedTuple):
+    """Pairs within a cutoff, each in both directions, sorted by centre.
+
+    Attributes:
+        edge_vectors: [num_edges, 3] float64, r_neighbour - r_centre, Å.
+        edge_index: [2, num_edges] int64; row 0 centre, row 1 neighbour.
+        edge_cell_shift: [num_edges, 3] float64, image of the neighbour, in cell vectors.
+    """
+
+    edge_vectors: torch.Tensor
+    edge_index: torch.Tensor
+    edge_cell_shift: torch.Tensor
+
+
+def edge_graph(atoms: ase.Atoms, r_max: float, type_names: Sequence[str]) -> EdgeGraph:
+    """Find types and neighbours of a structure.
+
+    Args:
+        atoms: the structure; cell and pbc as in ASE.
+        r_max: cutoff, Å.
+        type_names: element symbols in the order of the type index.
+
+    Raises:
+        KanMdError: an element is none of ``type_names``, or a position is not finite.
+    """
+    types = atom_types_of(atoms, type_names)
+    edges = periodic_edges(atoms, r_max)
+    return EdgeGraph(edges.edge_vectors, edges.edge_index, types)
+
+
+def periodic_edges(atoms: ase.Atoms, r_max: float) -> PeriodicEdges:
+    """Find all pairs closer than ``r_max``, periodic images included.
+
+    Raises:
+        KanMdError: a position is not finite.
+    """
+    positions = atoms.get_positions()
+    if not np.isfinite(positions).all():
+        raise user_error(
+            "positions must be finite",
+            found=f"NaN or infinity at atom {int(np.argwhere(~np.isfinite(positions))[0, 0])}",
+            allowed=None,
+            remedy="check the structure",
+        )
+    if len(atoms):
+        i, j, shifts, vectors = neighbour_list(
+            "ijSD",
+            pbc=atoms.pbc,
+            cell=complete_cell(atoms.cell.array),  # atoms are sorted into a box even without one
+            positions=positions,
+            cutoff=float(r_max),
+        )
+    else:
+        i = j = np.zeros(0, dtype=np.int64)
+        shifts = vectors = np.zeros((0, 3))
+    order = np.argsort(i, kind="stable")
+    return PeriodicEdges(
+        edge_vectors=torch.from_numpy(vectors[order].astype(np.float64)),
+        edge_index=torch.from_numpy(np.stack([i[order], j[order]]).astype(np.int64)),
+        edge_cell_shift=torch.from_numpy(shifts[order].astype(np.float64)),
+    )
+
+
+def atom_types_of(atoms: ase.Atoms, type_names: Sequence[str]) -> torch.Tensor:
+    """Type index of every atom, [num_atoms] int64.
+
+    Raises:
+        KanMdError: an element is none of ``type_names``.
+    """
+    index = {name: number for number, name in enumerate(type_names)}
+    symbols = atoms.get_chemical_symbols()
+    unknown = sorted(set(symbols) - index.keys())
+    if unknown:
+        raise user_error(
+            "elements that the model does not know",
+            found=", ".join(unknown),
+            allowed=", ".join(type_names),
+            remedy="use a model trained with these elements",
+        )
+    return torch.tensor([index[symbol] for symbol in symbols], dtype=torch.int64)
