@@ -1,0 +1,119 @@
+"""What the parent asks of one LAMMPS process and what comes back, as JSON files in one folder.
+
+A run is cut into blocks so that several models can be timed in turn (A B A B …) while each of them
+follows one unbroken trajectory. The parent lets block k start by creating the file ``go-k``; every
+rank polls for it, so a waiting process uses no CPU worth measuring, and rank 0 answers with
+``block-k.json``. Block 0 is the set-up with the warm-up steps.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One LAMMPS process.
+
+    Attributes:
+        label: name of the model in tables.
+        setup: LAMMPS commands from ``units`` to the integrator.
+        blocks: timed steps of each block, in order.
+        warmup: steps before the first block, not counted.
+        r_max: Å, cutoff within which edges are counted; None leaves that to the pair style.
+    """
+
+    label: str
+    setup: list[str]
+    blocks: list[int]
+    warmup: int
+    r_max: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """What one block took.
+
+    Attributes:
+        steps: number of steps.
+        loop_time: s, LAMMPS' own loop time.
+        step_times: s, [steps], differences of LAMMPS' loop clock between ends of steps.
+        phases: s, LAMMPS' timing breakdown by section (mean over ranks).
+    """
+
+    steps: int
+    loop_time: float
+    step_times: list[float]
+    phases: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one rank says at the end.
+
+    Attributes:
+        rank: MPI rank.
+        ranks: number of them.
+        num_atoms: atoms of the whole system.
+        edges_per_atom: mean number of neighbours within the cutoff at the end of the run.
+        temperature: K, at the end of the run.
+        peak_rss: bytes, largest resident set of the process.
+        device: bytes by name, device memory as the pair style and the driver tell it; empty on CPU.
+        lammps_version: date of LAMMPS as a number.
+    """
+
+    rank: int
+    ranks: int
+    num_atoms: int
+    edges_per_atom: float
+    temperature: float
+    peak_rss: int
+    device: dict[str, int] = field(default_factory=dict)
+    lammps_version: int = 0
+
+
+JOB_FILE = "job.json"
+LOG_FILE = "log.lammps"
+INPUT_FILE = "in.lammps"
+
+
+def go_file(folder: Path, block: int) -> Path:
+    """File whose appearance starts a block."""
+    return folder / f"go-{block}"
+
+
+def block_file(folder: Path, block: int) -> Path:
+    """File with the result of a block."""
+    return folder / f"block-{block}.json"
+
+
+def outcome_file(folder: Path, rank: int) -> Path:
+    """File with the last words of a rank."""
+    return folder / f"outcome-{rank}.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a dataclass or plain value so that a reader sees all of it or nothing."""
+    data = asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(data))
+    temporary.replace(path)
+
+
+def read_job(folder: Path) -> Job:
+    """Read the job of a folder."""
+    return Job(**json.loads((folder / JOB_FILE).read_text()))
+
+
+def read_block(folder: Path, block: int) -> Block | None:
+    """Read the result of a block, None while it is not there."""
+    path = block_file(folder, block)
+    return Block(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def read_outcome(folder: Path, rank: int) -> Outcome:
+    """Read the last words of a rank."""
+    return Outcome(**json.loads(outcome_file(folder, rank).read_text()))

@@ -1,0 +1,224 @@
+"""A comparison for the eye: table on screen, Markdown, figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kan_md.benchmark.compare import Report
+from kan_md.benchmark.machine import machine_line
+from kan_md.benchmark.statistics import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
+
+PHASES = ("Pair", "Neigh", "Comm", "Modify", "Output", "Other")
+_COLOURS = ("#2f6690", "#d1495b", "#edae49", "#66a182", "#8d96a3", "#57415c")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table: heading, unit, and how a row fills it."""
+
+    heading: str
+    unit: str
+    text: Callable[[Row], str]
+
+
+def columns(report: Report) -> list[Column]:
+    """Columns of the main table; those that no row can fill are left out."""
+    ratio = [
+        Column(
+            f"ratio to {report.control}",
+            "",
+            lambda r: "" if r.ratio is None else f"{r.ratio:.3f} ± {r.ratio_error:.3f}",
+        )
+    ]
+    device = [
+        Column(heading, "MiB", lambda r, key=key: _number(r.device_mib.get(key)))
+        for key, heading in (
+            ("cuda_peak_allocated", "GPU allocated"),
+            ("cuda_peak_reserved", "GPU reserved"),
+            ("driver", "GPU driver"),
+        )
+        if any(key in row.device_mib for row in report.rows)
+    ]
+    return [
+        Column("model", "", lambda r: r.label),
+        Column("readout", "", lambda r: r.readout),
+        Column("time", "ms/step", lambda r: f"{_number(r.ms_per_step)} ± {_number(r.ms_error)}"),
+        Column("p95", "ms/step", lambda r: _number(r.ms_p95)),
+        *(ratio if report.control else []),
+        Column("per atom", "µs/step", lambda r: _number(r.us_per_atom_step)),
+        Column("speed", "ns/day", lambda r: _number(r.ns_per_day)),
+        Column("edges", "per atom", lambda r: f"{r.edges_per_atom:.1f}"),
+        Column("peak RSS", "MiB", lambda r: f"{r.peak_rss_mib:.0f}"),
+        *device,
+    ]
+
+
+def screen_table(report: Report) -> Table:
+    """The main table for rich."""
+    from rich.table import Table
+
+    table = Table(title=report.title, caption=caption(report), caption_justify="left")
+    for column in columns(report):
+        heading = f"{column.heading}\n{column.unit}" if column.unit else column.heading
+        table.add_column(heading, justify="left" if column.heading == "model" else "right")
+    for row in report.rows:
+        table.add_row(*(column.text(row) for column in columns(report)))
+    return table
+
+
+def phase_table(report: Report) -> Table:
+    """Where the time goes, for rich."""
+    from rich.table import Table
+
+    names = _phases_in(report.rows)
+    table = Table(title="Share of the loop time (%)")
+    table.add_column("model")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in report.rows:
+        table.add_row(row.label, *(f"{100 * row.phases.get(name, 0):.1f}" for name in names))
+    return table
+
+
+def caption(report: Report) -> str:
+    """What the numbers mean and what they were measured with."""
+    c = report.conditions
+    dtypes = ", ".join(sorted({row.dtype for row in report.rows if row.dtype}))
+    tether = f", tethered with {c.tether:g} eV/Å²" if c.tether else ""
+    return (
+        f"{report.structure}. NVT {c.temperature:g} K, {c.timestep:g} fs, {c.steps} steps"
+        f"{f' x {c.repeats} runs' if c.repeats > 1 else ''} in {c.blocks} interleaved blocks after "
+        f"{c.warmup} of warm-up, seed {c.seed}{tether}; {c.ranks} MPI rank(s) x {c.threads} "
+        f"thread(s){f', {dtypes}' if dtypes else ''}. Time: median over steps ± standard deviation "
+        "of the blocks' medians; ns/day from LAMMPS' loop time.\n" + machine_line(report.machine)
+    )
+
+
+def markdown(report: Report, *, figure: str | None = None) -> str:
+    """The report as a section of Markdown: table, phases, caption, command."""
+    cols = columns(report)
+    heads = [f"{c.heading} ({c.unit})" if c.unit else c.heading for c in cols]
+    lines = [f"## {report.title}", "", _md_row(heads), _md_rule(len(cols))]
+    lines += [_md_row([column.text(row) for column in cols]) for row in report.rows]
+    names = _phases_in(report.rows)
+    lines += ["", "Share of the loop time (%):", "", _md_row(["model", *names])]
+    lines += [_md_rule(len(names) + 1)]
+    lines += [
+        _md_row([row.label, *(f"{100 * row.phases.get(name, 0):.1f}" for name in names)])
+        for row in report.rows
+    ]
+    if figure is not None:
+        lines += ["", f"![{report.title}]({figure})"]
+    lines += [
+        "",
+        caption(report).replace("\n", "\n\n"),
+        "",
+        f"`{report.command}`, {report.date} UTC",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def save_figure(report: Report, path: Path) -> None:
+    """Bar charts from zero with units and error bars: time, memory, phases."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = report.rows
+    figure = Figure(figsize=(12, 1.6 + 0.42 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    time, memory, phases = figure.subplots(1, 3, sharey=True)
+    _bars(
+        time,
+        [row.label for row in rows],
+        [row.ms_per_step for row in rows],
+        errors=[row.ms_error for row in rows],
+        unit="time (ms/step)",
+    )
+    device = any(row.device_mib for row in rows)
+    _bars(
+        memory,
+        [row.label for row in rows],
+        [row.device_mib.get("cuda_peak_allocated", 0.0) for row in rows]
+        if device
+        else [row.peak_rss_mib for row in rows],
+        errors=None,
+        unit="peak GPU memory, allocated (MiB)" if device else "peak resident memory (MiB)",
+    )
+    left = [0.0] * len(rows)
+    for name, colour in zip(PHASES, _COLOURS, strict=True):
+        if name not in _phases_in(rows):
+            continue
+        widths = [100 * row.phases.get(name, 0.0) for row in rows]
+        phases.barh(range(len(rows)), widths, left=left, color=colour, label=name)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    phases.set_xlabel("share of the loop time (%)")
+    phases.set_xlim(0, 100)
+    phases.legend(fontsize="x-small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    time.invert_yaxis()
+    c = report.conditions
+    figure.suptitle(
+        f"{report.title} ({c.ranks} rank(s) x {c.threads} thread(s))", fontsize="medium"
+    )
+    save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
+
+
+def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the target and move into place, so that no half-written file is ever seen."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
+
+
+def _bars(
+    axes: Axes,
+    labels: Sequence[str],
+    values: Sequence[float],
+    *,
+    errors: Sequence[float] | None,
+    unit: str,
+) -> None:
+    axes.barh(
+        range(len(values)), values, xerr=errors, color=_COLOURS[0], capsize=3, ecolor="#333333"
+    )
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel(unit)
+    axes.set_xlim(left=0)
+    for place, value in enumerate(values):
+        axes.annotate(
+            _number(value),
+            (0, place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            color="white",
+            fontsize="small",
+        )
+
+
+def _phases_in(rows: Sequence[Row]) -> list[str]:
+    return [name for name in PHASES if any(row.phases.get(name, 0.0) > 0 for row in rows)]
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits, no exponent."""
+    if value is None:
+        return ""
+    if value == 0:
+        return "0"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{digits}f}"
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _md_rule(count: int) -> str:
+    return "|" + "|".join(["---", *["---:"] * (count - 1)]) + "|"

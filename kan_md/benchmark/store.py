@@ -1,0 +1,45 @@
+"""Puts reports on disk and finds them again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kan_md.benchmark.compare import Report
+from kan_md.benchmark.report import markdown, save_atomically, save_figure
+from kan_md.errors import user_error
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder for results before anything long is started.
+
+    Raises:
+        KanMdError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise user_error(
+            "output folder must be writable",
+            found=f"{folder} ({error.strerror})",
+            allowed=None,
+            remedy="set --output",
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise user_error(
+            "output folder must be writable", found=folder, allowed=None, remedy="set --output"
+        )
+
+
+def save_report(report: Report, folder: Path, *, name: str) -> None:
+    """Write ``NAME.json``, ``NAME.png`` and ``NAME.md``."""
+    check_folder(folder)
+    save_atomically(folder / f"{name}.json", lambda part: part.write_text(report.to_json()))
+    save_figure(report, folder / f"{name}.png")
+    text = f"# {report.title}\n\n" + markdown(report, figure=f"{name}.png")
+    save_atomically(folder / f"{name}.md", lambda part: part.write_text(text))
+
+
+def load_report(path: Path) -> Report:
+    """Read a ``NAME.json``."""
+    return Report.from_json(path.read_text())

