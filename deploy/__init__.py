@@ -1,1 +1,6 @@
 """The deploy step: turns a trained ``model.pth`` into a file that LAMMPS runs."""
+
+from kan_md_deploy.pipeline import deploy
+from kan_md_deploy.runtime import DeployedModel, load_deployed
+
+__all__ = ["DeployedModel", "deploy", "load_deployed"]

@@ -1,1 +1,1 @@
-"""Optimisation passes over a frozen model, one per file."""
+"""Optimisation passes: one file each, every one keeps the function that the model computes."""

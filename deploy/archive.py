@@ -1,0 +1,89 @@
+"""Reading and sealing deployed files as the zip archives that they are, without torch.
+
+TorchScript files and AOTInductor packages are both zip archives. Their readers do not check the
+stored checksums, so a damaged weight would run. A sealed file carries the sha256 of everything else
+in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+from kan_md.contract import MANIFEST_KEY, Manifest
+from kan_md.errors import KanMdError, user_error
+
+SEAL_KEY = "kan_md_seal"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of a deployed file and check the file against its seal.
+
+    Raises:
+        KanMdError: the file is missing, is not a deployed kan-md model, or was changed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = _find(archive, MANIFEST_KEY)
+            if entry is None:
+                raise user_error(
+                    f"{path} is no model deployed by kan-md",
+                    found="a zip archive without a manifest",
+                    allowed=None,
+                    remedy="run `kan-md deploy model.pth`",
+                )
+            seal = _find(archive, SEAL_KEY)
+            found = "no seal" if seal is None else archive.read(seal).decode()
+            expected = _digest(archive)
+            text = archive.read(entry).decode()
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except (zipfile.BadZipFile, UnicodeDecodeError, OSError, EOFError) as error:
+        raise user_error(
+            f"cannot read {path} as a deployed model",
+            found=f"a file that is truncated, damaged or of another kind ({error})",
+            allowed=None,
+            remedy="copy it again or run `kan-md deploy model.pth`",
+        ) from error
+    if found != expected:
+        raise user_error(
+            f"{path} was changed after it was deployed",
+            found=f"seal {found[:12]}",
+            allowed=expected[:12],
+            remedy="run `kan-md deploy model.pth` again",
+        )
+    return Manifest.from_text(text)
+
+
+def seal(path: Path) -> None:
+    """Add to a zip archive the sha256 of its other entries."""
+    with zipfile.ZipFile(path, "a", compression=zipfile.ZIP_STORED) as archive:
+        manifest = _find(archive, MANIFEST_KEY)
+        assert manifest is not None, "seal a file that has its manifest"
+        folder = manifest[: -len(MANIFEST_KEY)]
+        archive.writestr(folder + SEAL_KEY, _digest(archive))
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _digest(archive: zipfile.ZipFile) -> str:
+    total = hashlib.sha256()
+    for name in sorted(archive.namelist()):
+        if not name.endswith("/" + SEAL_KEY) and name != SEAL_KEY:
+            total.update(f"{name}\0{archive.getinfo(name).file_size}\0".encode())
+            total.update(archive.read(name))
+    return total.hexdigest()
+
+
+def _find(archive: zipfile.ZipFile, key: str) -> str | None:
+    return next((n for n in archive.namelist() if n == key or n.endswith("/" + key)), None)
+
+
+def _missing(path: Path) -> KanMdError:
+    return user_error(
+        "deployed model not found", found=path, allowed=None, remedy="run `kan-md deploy model.pth`"
+    )

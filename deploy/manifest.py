@@ -1,0 +1,73 @@
+"""Filling in the manifest of a deployed file from the checkpoint and the rebuilt model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from nequip.nn import GraphModel
+from nequip.nn.embedding import EdgeLengthNormalizer
+
+from kan_md.backbones.build import num_layers_of
+from kan_md.backbones.readout import parse_readout
+from kan_md_deploy.wrapper import make_edge_model
+
+if TYPE_CHECKING:
+    from kan_md.model.checkpoint import Checkpoint
+
+
+def describe_model(checkpoint: Checkpoint, model: GraphModel) -> dict:
+    """Everything in the manifest that does not depend on how the model is compiled.
+
+    Args:
+        checkpoint: where the model comes from.
+        model: float64 model rebuilt from it.
+
+    Returns:
+        Keyword arguments of :class:`kan_md.contract.Manifest`.
+    """
+    names = tuple(checkpoint.type_names)
+    elements = checkpoint.elements
+    statistics = checkpoint.statistics or {}
+    pairs = len(names) ** 2
+    return {
+        "backbone": checkpoint.backbone,
+        "r_max": float(checkpoint.r_max),
+        "num_layers": num_layers_of(model, backbone=checkpoint.backbone),
+        "type_names": names,
+        "atomic_numbers": elements.atomic_numbers,
+        "masses": elements.masses,
+        "cutoffs": pair_cutoffs(model, num_types=len(names), r_max=float(checkpoint.r_max)),
+        "min_distances": _flat(statistics.get("min_distances"), pairs),
+        "isolated_energies": isolated_energies(model, num_types=len(names)),
+        "readout": parse_readout(checkpoint.config["model"].get("readout")).model_dump(mode="json"),
+    }
+
+
+def isolated_energies(model: GraphModel, *, num_types: int) -> tuple[float, ...]:
+    """Energy of one atom of each type without neighbours, eV."""
+    types = torch.arange(num_types)
+    energy, _ = make_edge_model(model)(
+        torch.zeros(0, 3, dtype=torch.float64),
+        torch.zeros(2, 0, dtype=torch.int64),
+        types,
+        torch.tensor([num_types]),
+    )
+    return tuple(energy.flatten().tolist())
+
+
+def pair_cutoffs(model: GraphModel, *, num_types: int, r_max: float) -> tuple[float, ...]:
+    """Cutoff of each (centre, neighbour) pair of types, row-major, Å."""
+    normalizers = [m for m in model.modules() if isinstance(m, EdgeLengthNormalizer)]
+    if not normalizers:
+        return (r_max,) * num_types**2
+    inverse = normalizers[0]._rmax_recip.to(torch.float64).reciprocal()
+    return tuple(inverse.expand(num_types**2).tolist())
+
+
+def _flat(values: object, size: int) -> tuple[float, ...]:
+    if values is None:
+        return (0.0,) * size
+    flat = torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
+    assert len(flat) == size, "one distance per type pair"
+    return tuple(flat)

@@ -1,0 +1,48 @@
+"""The passes that there are, in the order in which they run."""
+
+from __future__ import annotations
+
+from nequip.nn import GraphModel
+
+from kan_md.errors import user_error
+from kan_md_deploy.passes.base import Pass, PassContext
+
+PASSES: tuple[Pass, ...] = ()
+
+
+def choose_passes(passes: str) -> list[Pass]:
+    """Read ``--passes``: ``none``, ``default`` (all of them) or names with commas.
+
+    Raises:
+        KanMdError: a name is unknown.
+    """
+    if passes == "none":
+        return []
+    if passes == "default":
+        return list(PASSES)
+    names = [name.strip() for name in passes.split(",")]
+    known = {item.name: item for item in PASSES}
+    for name in names:
+        if name not in known:
+            raise user_error(
+                "unknown optimisation pass",
+                found=repr(name),
+                allowed=", ".join(["none", "default", *known]),
+                remedy="correct --passes",
+            )
+    return [item for item in PASSES if item.name in names]
+
+
+def run_passes(model: GraphModel, passes: list[Pass], context: PassContext) -> dict[str, dict]:
+    """Apply passes in place, each where it applies.
+
+    Returns:
+        Reports by name of the passes that were applied, for the manifest.
+    """
+    reports = {}
+    for item in passes:
+        if item.needs_operators and context.operators == "portable":
+            continue
+        if item.applies_to(model, context):
+            reports[item.name] = item.apply(model, context)
+    return reports

@@ -1,0 +1,175 @@
+"""model.pth in, verified compiled file out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from kan_md.backbones.scope import nequip_scope
+from kan_md.contract import BACKENDS, DTYPES, Backend, Dtype, Manifest
+from kan_md.errors import KanMdError, user_error
+from kan_md.model.checkpoint import load_checkpoint
+from kan_md_deploy.archive import seal, sha256_of
+from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.manifest import describe_model
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.registry import choose_passes, run_passes
+from kan_md_deploy.runtime import load_deployed
+from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
+from kan_md_deploy.verify import Graph, check, deviation
+from kan_md_deploy.wrapper import EdgeModel, make_edge_model
+
+if TYPE_CHECKING:
+    from kan_md.model.checkpoint import Checkpoint
+
+SUFFIX = {"torchscript": ".deployed.pth", "aotinductor": ".deployed.pt2"}
+
+
+def deploy(
+    model_path: str | Path,
+    output: str | Path | None = None,
+    *,
+    backend: Backend = "torchscript",
+    device: str = "cpu",
+    dtype: Dtype | None = None,
+    passes: str = "default",
+    bound: float = 1e-6,
+    operators: str = "portable",
+) -> Path:
+    """Compile a trained model, hold it against the eager one, and write it.
+
+    Args:
+        model_path: ``model.pth``.
+        output: file to write; beside ``model_path`` where ``None``.
+        backend: ``torchscript`` or ``aotinductor``.
+        device: ``cpu`` or ``cuda``.
+        dtype: of the weights; the trained model's own where ``None``.
+        passes: ``default``, ``none`` or names with commas.
+        bound: error that approximating passes may make, relative to a function's range.
+        operators: ``fused`` or ``portable``, see :class:`kan_md_deploy.passes.base.PassContext`.
+
+    Returns:
+        Path of the written file.
+
+    Raises:
+        KanMdError: an argument is not allowed, a file cannot be read or written, or the compiled
+            model is not the trained one. Nothing is written then.
+    """
+    model_path = Path(model_path)
+    _check_choice("backend", backend, BACKENDS)
+    chosen = choose_passes(passes)
+    checkpoint = load_checkpoint(model_path)
+    dtype = dtype or checkpoint.dtype
+    _check_choice("dtype", dtype, DTYPES)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise user_error(
+            "no CUDA device here", found=device, allowed="cpu", remedy="deploy with --device cpu"
+        )
+    output = _output_path(model_path, output, backend)
+    graphs = reference_graphs(checkpoint)
+    with nequip_scope():
+        description, reference = _reference(checkpoint)
+        model = checkpoint.build(dtype)
+        eager = deviation(make_edge_model(checkpoint.build(dtype)), reference, graphs)
+        context = PassContext(
+            backend=backend,
+            num_types=len(checkpoint.type_names),
+            r_max=float(checkpoint.r_max),
+            bound=bound,
+            graphs=tuple(graphs),
+            operators=operators,
+        )
+        reports = run_passes(model, chosen, context)
+        manifest = Manifest(
+            kan_md_version=version("kan-md"),
+            torch_version=torch.__version__,
+            backend=backend,
+            device=device.split(":")[0],
+            dtype=dtype,
+            passes=reports,
+            num_reference_frames=len(graphs),
+            model_sha256=sha256_of(model_path),
+            **description,
+        )
+        edge_model = make_edge_model(model)
+    return _write_verified(
+        edge_model, manifest, output, graphs=graphs, reference=reference, rounding=eager.force
+    )
+
+
+def _reference(checkpoint: Checkpoint) -> tuple[dict, EdgeModel]:
+    """Eager model in float64: the judge of what follows, and what the manifest says of it."""
+    exact = checkpoint.build("float64")
+    return describe_model(checkpoint, exact), make_edge_model(exact)
+
+
+def _write_verified(
+    edge_model: EdgeModel,
+    manifest: Manifest,
+    output: Path,
+    *,
+    graphs: list[Graph],
+    reference: EdgeModel,
+    rounding: float,
+) -> Path:
+    """Compile, judge the file itself, then put it in place in one step."""
+    handle, temporary = _temporary_beside(output)
+    os.close(handle)
+    try:
+        module = compile_torchscript(edge_model.to(manifest.device))
+        save_torchscript(module, temporary, manifest=manifest.to_text())
+        seal(temporary)
+        found = deviation(load_deployed(temporary, manifest.device), reference, graphs)
+        check(found, dtype=manifest.dtype, rounding=rounding)
+        measured = replace(manifest, energy_error=found.energy, force_error=found.force)
+        save_torchscript(module, temporary, manifest=measured.to_text())
+        seal(temporary)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return output
+
+
+def _temporary_beside(output: Path) -> tuple[int, Path]:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.is_dir():
+            raise IsADirectoryError(21, "is a directory")
+        handle, name = tempfile.mkstemp(
+            dir=output.parent, prefix=f".{output.stem}.", suffix=output.suffix
+        )
+    except OSError as error:
+        raise KanMdError(
+            f"cannot write {output}, got {error.strerror}; choose another -o"
+        ) from error
+    return handle, Path(name)
+
+
+def _output_path(model_path: Path, output: str | Path | None, backend: str) -> Path:
+    if output is None:
+        return model_path.with_name(model_path.stem + SUFFIX[backend])
+    output = Path(output)
+    if output.resolve() == model_path.resolve():
+        raise user_error(
+            "output would overwrite the trained model",
+            found=output,
+            allowed=None,
+            remedy="choose another -o",
+        )
+    return output
+
+
+def _check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise user_error(
+            f"unknown {what}",
+            found=repr(value),
+            allowed=", ".join(allowed),
+            remedy=f"correct --{what}",
+        )

@@ -1,0 +1,51 @@
+"""TorchScript backend. The only file that knows TorchScript, so that it can leave with it.
+
+``torch.jit`` is deprecated but not gone, and it is the only format that plain libtorch runs without
+a compiler on the machine. nequip-compile refuses it for new versions of torch; scripting the model
+with e3nn's helper works all the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from e3nn.util.jit import script
+
+from kan_md.contract import MANIFEST_KEY
+
+FUSION_STRATEGY = [("DYNAMIC", 10)]
+"""Atoms and edges change at every step: never specialise on their number."""
+
+
+@contextmanager
+def _deprecation_silenced() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated")
+        warnings.filterwarnings("ignore", message=r".*`torch\.jit\..*` is deprecated")
+        yield
+
+
+def compile_torchscript(edge_model: torch.nn.Module) -> torch.jit.ScriptModule:
+    """Script and freeze an :class:`~kan_md_deploy.wrapper.EdgeModel`.
+
+    Freezing folds weights into constants; differentiation by the edge vectors stays.
+    """
+    with _deprecation_silenced():
+        return torch.jit.freeze(script(edge_model.eval()))
+
+
+def save_torchscript(module: torch.jit.ScriptModule, path: Path, *, manifest: str) -> None:
+    """Write a compiled module with its manifest as an extra file."""
+    with _deprecation_silenced():
+        torch.jit.save(module, str(path), _extra_files={MANIFEST_KEY: manifest})
+
+
+def load_torchscript(path: Path, *, device: str) -> torch.jit.ScriptModule:
+    """Read a compiled module onto a device."""
+    torch._C._jit_set_fusion_strategy(FUSION_STRATEGY)
+    with _deprecation_silenced():
+        return torch.jit.load(str(path), map_location=device)

@@ -1,0 +1,99 @@
+"""Holding a compiled file against the eager model on the checkpoint's reference frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from kan_md.errors import user_error
+
+Graph = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""The four inputs of :mod:`kan_md.contract`, in its order."""
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+"""Largest |compiled - eager| of a force, relative to the largest force."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deviation:
+    """Largest differences of a function from its reference.
+
+    Attributes:
+        energy: eV per atom, of whole frames.
+        force: relative to the largest force.
+        virial: relative to the largest component of the virial.
+    """
+
+    energy: float
+    force: float
+    virial: float
+
+
+def with_ghosts(graph: Graph) -> Iterator[Graph]:
+    """Yield a graph as it is, with half of its atoms as ghosts, and without edges."""
+    vectors, index, types, _ = graph
+    yield graph
+    yield vectors, index, types, torch.tensor([(len(types) + 1) // 2])
+    local = index[0] < (len(types) + 1) // 2  # strictly local: ghosts have no edges
+    yield vectors[local], index[:, local], types, torch.tensor([(len(types) + 1) // 2])
+    yield vectors[:0], index[:, :0], types, torch.tensor([len(types)])
+
+
+def deviation(function: Callable, reference: Callable, graphs: list[Graph]) -> Deviation:
+    """Compare two functions of the contract on graphs and on their variants with ghosts.
+
+    Forces are compared per atom, as sums of edge forces, relative to the largest over all graphs.
+    """
+    energy = force = virial = 0.0
+    force_scale = virial_scale = 0.0
+    for whole in graphs:
+        for graph in with_ghosts(whole):
+            expected, actual = _summed(reference, graph), _summed(function, graph)
+            difference = [(a - e).abs().max().item() for a, e in zip(actual, expected, strict=True)]
+            if not all(d == d for d in difference):
+                return Deviation(energy=float("nan"), force=float("nan"), virial=float("nan"))
+            energy = max(energy, difference[0] / len(graph[2]))
+            force, virial = max(force, difference[1]), max(virial, difference[2])
+            force_scale = max(force_scale, expected[1].abs().max().item())
+            virial_scale = max(virial_scale, expected[2].abs().max().item())
+    tiny = torch.finfo(torch.float64).tiny
+    return Deviation(
+        energy=energy,
+        force=force / max(force_scale, tiny) if force > 0 else 0.0,
+        virial=virial / max(virial_scale, tiny) if virial > 0 else 0.0,
+    )
+
+
+def check(found: Deviation, *, dtype: str, rounding: float) -> None:
+    """Refuse a compiled model that is not the trained one.
+
+    Args:
+        found: compiled against eager, both judged by eager float64 arithmetic.
+        dtype: dtype of the compiled weights.
+        rounding: force deviation of the *eager* model in ``dtype`` from float64; where a model's
+            own rounding is larger than the tolerance, compiling it must not be blamed for it.
+
+    Raises:
+        KanMdError: the deviation is above the tolerance or is not a number.
+    """
+    allowed = max(TOLERANCE[dtype], 2.0 * rounding)
+    worst = max(found.force, found.virial)
+    if not (worst <= allowed):
+        raise user_error(
+            "compiled model differs from the trained one on the reference frames",
+            found=f"relative force error {found.force:.1e}, virial {found.virial:.1e}",
+            allowed=f"{allowed:.1e} for {dtype}",
+            remedy="deploy with `--passes none` or `--dtype float64`",
+        )
+
+
+def _summed(function: Callable, graph: Graph) -> list[torch.Tensor]:
+    vectors, index, types, num_local = graph
+    energies, edge_forces = function(*graph)
+    forces = torch.zeros(len(types), 3, dtype=torch.float64)
+    forces.index_add_(0, index[0], edge_forces.cpu())
+    forces.index_add_(0, index[1], -edge_forces.cpu())
+    virial = -torch.einsum("ea,eb->ab", vectors, edge_forces.cpu())
+    return [energies.detach().cpu()[: int(num_local)].sum(), forces, virial]

@@ -1,0 +1,88 @@
+"""``kan-md deploy``: from model.pth to a file that LAMMPS runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``deploy`` to the command line."""
+    app.command("deploy")(deploy)
+
+
+def deploy(
+    model: Annotated[Path, typer.Argument(help="Trained model.", metavar="MODEL.pth")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; beside MODEL by default.")
+    ] = None,
+    backend: Annotated[
+        Literal["torchscript"],
+        typer.Option(help="Compiler."),
+    ] = "torchscript",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        Literal["float32", "float64"] | None,
+        typer.Option(help="Precision of the weights; as trained by default."),
+    ] = None,
+    passes: Annotated[
+        str, typer.Option(help="Optimisation passes: default, none, or names with commas.")
+    ] = "default",
+    bound: Annotated[
+        float,
+        typer.Option(help="Error that tables may make, relative to a function's range."),
+    ] = 1e-6,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="The file needs nothing but libtorch.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compile a trained model for LAMMPS and check the file against the model.
+
+    Example: kan-md deploy model.pth -o ag.deployed.pth
+    """
+    from kan_md_deploy import deploy as run
+    from kan_md_deploy.archive import read_manifest
+
+    console = Console(stderr=True)
+    with console.status("compiling"):
+        path = run(
+            model,
+            output,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            passes=passes,
+            bound=bound,
+            operators="portable" if portable else "fused",
+        )
+    manifest = read_manifest(path)
+    summary = {
+        "output": str(path),
+        "backbone": manifest.backbone,
+        "backend": manifest.backend,
+        "device": manifest.device,
+        "dtype": manifest.dtype,
+        "types": list(manifest.type_names),
+        "passes": list(manifest.passes),
+        "energy_error": manifest.energy_error,
+        "force_error": manifest.force_error,
+        "num_reference_frames": manifest.num_reference_frames,
+    }
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    table = Table(show_header=False)
+    for key in ("output", "backbone", "backend", "device", "dtype"):
+        table.add_row(key, summary[key])
+    table.add_row("types", " ".join(manifest.type_names))
+    table.add_row("passes", ", ".join(manifest.passes) or "none")
+    table.add_row("energy error", f"{manifest.energy_error:.1e} eV/atom")
+    table.add_row("force error", f"{manifest.force_error:.1e} of the largest force")
+    table.add_row("checked on", f"{manifest.num_reference_frames} reference frames")
+    Console().print(table)
