@@ -72,6 +72,7 @@ ADAPTERS: dict[str, Adapter] = {
         internal=Adapter.internal
         | {"irreps_edge_sh", "feature_irreps_hidden", "categorical_graph_field_embed"},
     ),
+    "etgnn": Adapter(module="etgnn", builder="ETGNNKANModel", upstream=()),
 }
 
 
@@ -142,9 +143,9 @@ def build_model(
         )
     if not isinstance(r_max, (int, float)) or not 0.0 < r_max < float("inf"):
         raise user_error("r_max must be > 0 Å", found=r_max, allowed=None, remedy="set model.r_max")
-    # Always present, so that every model has a place for reference energies in its state.
+    # Always present, so that every potential has a place for reference energies in its state.
     for name, neutral in (("per_type_energy_scales", 1.0), ("per_type_energy_shifts", 0.0)):
-        if hyperparameters.get(name) is None:
+        if name in adapter.hyperparameters() and hyperparameters.get(name) is None:
             hyperparameters[name] = dict.fromkeys(type_names, neutral)
     builder = getattr(adapter.load(), adapter.builder)
     with nequip_scope():
