@@ -72,6 +72,7 @@ ADAPTERS: dict[str, Adapter] = {
         internal=Adapter.internal
         | {"irreps_edge_sh", "feature_irreps_hidden", "categorical_graph_field_embed"},
     ),
+    "mace": Adapter(module="mace", builder="MACEKANModel", upstream=()),
     "etgnn": Adapter(module="etgnn", builder="ETGNNKANModel", upstream=()),
 }
 

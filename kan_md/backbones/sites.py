@@ -6,7 +6,7 @@ scalars to scalars, is exchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,13 +39,36 @@ class FunctionSlot:
         setattr(self.parent, self.name, function)
 
 
+def check_sites(readout: ReadoutConfig, sites: Iterable[str], *, backbone: str) -> None:
+    """Check that the backbone has the sites that are asked for.
+
+    Raises:
+        KanMdError: it has not.
+    """
+    sites = tuple(sites)
+    for site in readout.sites:
+        if site != "all" and site not in sites:
+            raise user_error(
+                f"readout.sites of {backbone}",
+                found=site,
+                allowed=", ".join([*sites, "all"]),
+                remedy="choose one of these",
+            )
+
+
+def readout_generator() -> torch.Generator:
+    """A generator seeded from torch's global stream.
+
+    nequip's model builder has isolated and seeded that stream, so the seed of the model is the seed
+    of its readouts.
+    """
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
+
+
 def put_readouts(
     sites: Mapping[str, list[FunctionSlot]], readout: ReadoutConfig, *, backbone: str
 ) -> None:
     """Put a fresh readout into every slot of the sites that ``readout`` names.
-
-    Initial weights come from a generator seeded from torch's global stream, which nequip's model
-    builder has isolated and seeded: the seed of the model is the seed of its readouts.
 
     Args:
         sites: the backbone's slots by site.
@@ -55,15 +78,8 @@ def put_readouts(
     Raises:
         KanMdError: the backbone has no such site.
     """
-    for site in readout.sites:
-        if site != "all" and site not in sites:
-            raise user_error(
-                f"readout.sites of {backbone}",
-                found=site,
-                allowed=", ".join([*sites, "all"]),
-                remedy="choose one of these",
-            )
-    generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
+    check_sites(readout, sites, backbone=backbone)
+    generator = readout_generator()
     for site, slots in sites.items():
         if readout.covers(site):
             for slot in slots:

@@ -1,0 +1,343 @@
+"""MACE with KAN readouts: mace-torch's own blocks in a nequip-framework model.
+
+Batatia et al., NeurIPS 2022. mace-torch's ``ScaleShiftMACE`` is built with its own constructor,
+which decides all irreps and paths, and its blocks are then wired up on nequip's data dictionary. So
+MACE trains, deploys and runs by the same road as the other backbones, with mace-torch's numbers.
+
+The readouts are, by ``readout.kind`` (site ``output`` is the only one):
+
+==========  ==========================================  =====================================
+kind        last layer                                  other layers
+==========  ==========================================  =====================================
+kan         KAN instead of the MLP                      upstream's linear map + a KAN beside
+mlp         upstream's MLP of width ``MLP_irreps``      upstream's linear map
+linear      a linear map                                upstream's linear map
+==========  ==========================================  =====================================
+
+An isolated atom: with a first interaction that has no self-connection (the default,
+``RealAgnosticInteractionBlock``, as in mace_run_train's ``MACE``), all features of an atom without
+neighbours are zero and its energy is exactly the reference energy. The ``Residual`` first
+interactions of mace_run_train's ``ScaleShiftMACE`` let the embedding of the element through: there
+an isolated atom has an energy of its own, in upstream's model as in ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+import torch
+from ase.data import atomic_numbers as numbers_by_symbol
+from e3nn.o3 import Irreps
+from nequip.data import AtomicDataDict
+from nequip.model import model_builder
+from nequip.nn import AtomwiseReduce, ForceStressOutput, PerTypeScaleShift, SequentialGraphNetwork
+
+from kan_md.backbones.mace_modules import (
+    MACEEdgeEmbedding,
+    MACELayer,
+    MACENodeEmbedding,
+    MACEPairRepulsion,
+    MACEReadout,
+    ScalarFunction,
+    scalar_range,
+)
+from kan_md.backbones.readout import ReadoutConfig, count_parameters, make_readout, parse_readout
+from kan_md.backbones.sites import FunctionSlot, check_sites, readout_generator
+from kan_md.errors import user_error
+
+WEIGHTS_ONLY_OVERRIDE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def import_mace() -> ModuleType:
+    """Import ``mace.modules`` without what the import does besides.
+
+    It sets an environment variable that makes torch unpickle any file, and prints what is not
+    installed.
+
+    Raises:
+        KanMdError: mace-torch is not installed.
+    """
+    before = os.environ.get(WEIGHTS_ONLY_OVERRIDE)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import mace.modules
+    except ImportError as error:
+        raise user_error(
+            "the mace backbone needs mace-torch",
+            found=str(error),
+            allowed=None,
+            remedy="pip install kan-md[mace] && pip install --no-deps mace-torch==0.3.16",
+        ) from error
+    finally:
+        if before is None:
+            os.environ.pop(WEIGHTS_ONLY_OVERRIDE, None)
+        else:
+            os.environ[WEIGHTS_ONLY_OVERRIDE] = before
+    return mace.modules
+
+
+@model_builder
+def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
+    *,
+    type_names: Sequence[str],
+    r_max: float,
+    readout: ReadoutConfig | Mapping | None = None,
+    avg_num_neighbors: float,
+    hidden_irreps: str = "128x0e + 128x1o",
+    MLP_irreps: str | None = None,  # noqa: N803 - upstream's name
+    num_interactions: int = 2,
+    max_ell: int = 3,
+    correlation: int | Sequence[int] = 3,
+    num_bessel: int = 8,
+    num_polynomial_cutoff: int = 5,
+    radial_MLP: Sequence[int] = (64, 64, 64),  # noqa: N803
+    radial_type: str = "bessel",
+    distance_transform: str = "None",
+    interaction_cls: str = "RealAgnosticResidualInteractionBlock",
+    interaction_cls_first: str = "RealAgnosticInteractionBlock",
+    readout_cls: str = "NonLinearReadoutBlock",
+    gate: str = "silu",
+    pair_repulsion: bool = False,
+    apply_cutoff: bool = True,
+    edge_irreps: str | None = None,
+    use_edge_irreps_first: bool = False,
+    use_reduced_cg: bool = True,
+    use_so3: bool = False,
+    use_agnostic_product: bool = False,
+    use_last_readout_only: bool = False,
+    keep_last_layer_irreps: bool = False,
+    atomic_numbers: Mapping[str, int] | None = None,
+    per_type_energy_scales: float | Mapping[str, float] | None = None,
+    per_type_energy_shifts: float | Mapping[str, float] | None = None,
+    per_type_energy_scales_trainable: bool = False,
+    per_type_energy_shifts_trainable: bool = False,
+    do_derivatives: bool = True,
+) -> torch.nn.Module:
+    """MACE with KAN readouts; a target for ``nequip-train`` configurations.
+
+    Names and meanings are those of :class:`mace.modules.MACE`, with classes, gate and irreps given
+    by name, and of nequip's builders where these have the same (``type_names``, ``per_type_*``:
+    E_i = scale · readouts + shift, the shift being the reference energy of the type).
+
+    Args:
+        type_names: names of the atom types.
+        r_max: cutoff, Å.
+        readout: see :class:`kan_md.backbones.readout.ReadoutConfig`.
+        avg_num_neighbors: what messages are divided by.
+        hidden_irreps: features of an atom between layers.
+        MLP_irreps: width of upstream's MLP readout, e.g. ``16x0e``. Where ``None``, an ``mlp``
+            readout is as wide as brings it closest to the parameter count of the ``kan`` readouts
+            of the same settings.
+        num_interactions: number of layers.
+        max_ell: highest order of the spherical harmonics.
+        correlation: body order minus one, of all layers or one each.
+        num_bessel: number of radial functions.
+        num_polynomial_cutoff: exponent of the cutoff.
+        radial_MLP: widths of the radial network.
+        radial_type: ``bessel``, ``gaussian`` or ``chebyshev``.
+        distance_transform: ``None``, ``Agnesi`` or ``Soft``, as a string.
+        interaction_cls: class of the interactions after the first.
+        interaction_cls_first: class of the first interaction.
+        readout_cls: class of the last readout of an ``mlp``.
+        gate: nonlinearity of the MLP readout.
+        pair_repulsion: add the Ziegler-Biersack-Littmark repulsion.
+        apply_cutoff: cut off the radial functions rather than the convolution's weights.
+        edge_irreps: features that take part in the convolution, all where ``None``.
+        use_edge_irreps_first: cut them down in the first layer, too.
+        use_reduced_cg: use the reduced Clebsch-Gordan basis.
+        use_so3: ignore parity.
+        use_agnostic_product: product weights that do not depend on the element.
+        use_last_readout_only: no readouts before the last layer.
+        keep_last_layer_irreps: keep all irreps in the last layer.
+        atomic_numbers: of types that are not named after elements.
+        per_type_energy_scales: factor of the readouts' sum.
+        per_type_energy_shifts: reference energy, eV.
+        per_type_energy_scales_trainable: whether the factor is trained.
+        per_type_energy_shifts_trainable: whether the reference energy is trained.
+        do_derivatives: whether forces and stress are computed.
+
+    Returns:
+        ``ForceStressOutput`` around the energy model.
+    """
+    modules = import_mace()
+    readout = parse_readout(readout)
+    check_sites(readout, ("output",), backbone="mace")
+    type_names = list(type_names)
+    numbers = [
+        (atomic_numbers or {}).get(name, numbers_by_symbol.get(name, 0)) for name in type_names
+    ]
+    hidden = Irreps(hidden_irreps)
+    upstream = modules.ScaleShiftMACE(
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+        r_max=float(r_max),
+        num_bessel=num_bessel,
+        num_polynomial_cutoff=num_polynomial_cutoff,
+        max_ell=max_ell,
+        interaction_cls=_by_name(modules.interaction_classes, interaction_cls, "interaction_cls"),
+        interaction_cls_first=_by_name(
+            modules.interaction_classes, interaction_cls_first, "interaction_cls_first"
+        ),
+        num_interactions=num_interactions,
+        num_elements=len(type_names),
+        hidden_irreps=hidden,
+        MLP_irreps=_mlp_irreps(MLP_irreps, hidden, readout, num_interactions),
+        atomic_energies=torch.zeros(len(type_names)).numpy(),
+        avg_num_neighbors=float(avg_num_neighbors),
+        atomic_numbers=numbers,
+        correlation=correlation,
+        gate=_by_name(modules.gate_dict, gate, "gate"),
+        pair_repulsion=pair_repulsion,
+        apply_cutoff=apply_cutoff,
+        use_reduced_cg=use_reduced_cg,
+        use_so3=use_so3,
+        use_agnostic_product=use_agnostic_product,
+        use_last_readout_only=use_last_readout_only,
+        distance_transform=distance_transform,
+        edge_irreps=None if edge_irreps is None else Irreps(edge_irreps),
+        use_edge_irreps_first=use_edge_irreps_first,
+        radial_MLP=list(radial_MLP),
+        radial_type=radial_type,
+        readout_cls=_by_name(modules.readout_classes, readout_cls, "readout_cls"),
+        keep_last_layer_irreps=keep_last_layer_irreps,
+    )
+    network = _energy_modules(upstream, readout, linear_readout=modules.LinearReadoutBlock)
+    network["per_type_energy_scale_shift"] = PerTypeScaleShift(
+        type_names=type_names,
+        field=AtomicDataDict.PER_ATOM_ENERGY_KEY,
+        scales=_plain(per_type_energy_scales),
+        shifts=_plain(per_type_energy_shifts),
+        scales_trainable=per_type_energy_scales_trainable,
+        shifts_trainable=per_type_energy_shifts_trainable,
+        irreps_in=_last(network).irreps_out,
+    )
+    network["total_energy_sum"] = AtomwiseReduce(
+        field=AtomicDataDict.PER_ATOM_ENERGY_KEY,
+        out_field=AtomicDataDict.TOTAL_ENERGY_KEY,
+        irreps_in=_last(network).irreps_out,
+    )
+    return ForceStressOutput(SequentialGraphNetwork(network), do_derivatives)
+
+
+def _energy_modules(
+    upstream: torch.nn.Module, readout: ReadoutConfig, *, linear_readout: type
+) -> dict[str, torch.nn.Module]:
+    """Wire up the blocks of a ``mace.modules.MACE`` until the atomic energy."""
+    num_types, num_layers = len(upstream.atomic_numbers), len(upstream.interactions)
+    network: dict[str, torch.nn.Module] = {
+        "node_embedding": MACENodeEmbedding(
+            upstream.node_embedding,
+            num_types=num_types,
+            num_features=upstream.node_embedding.linear.irreps_out.dim,
+        )
+    }
+    network["edge_embedding"] = MACEEdgeEmbedding(
+        upstream.spherical_harmonics,
+        upstream.radial_embedding,
+        atomic_numbers=upstream.atomic_numbers,
+        apply_cutoff=upstream.apply_cutoff,
+        irreps_in=_last(network).irreps_out,
+    )
+    generator = readout_generator()
+    first_readout = num_layers - len(upstream.readouts)
+    for index in range(num_layers):
+        network[f"layer{index}"] = MACELayer(
+            upstream.interactions[index],
+            upstream.products[index],
+            irreps_in=_last(network).irreps_out,
+        )
+        if index < first_readout:
+            continue
+        block, beside = _readout_parts(
+            upstream.readouts[index - first_readout],
+            readout,
+            features=_last(network).irreps_out[AtomicDataDict.NODE_FEATURES_KEY],
+            last=index == num_layers - 1,
+            linear_readout=linear_readout,
+            generator=generator,
+        )
+        network[f"readout{index}"] = MACEReadout(block, beside, irreps_in=_last(network).irreps_out)
+    if hasattr(upstream, "pair_repulsion_fn"):
+        network["pair_repulsion"] = MACEPairRepulsion(
+            upstream.pair_repulsion_fn,
+            atomic_numbers=upstream.atomic_numbers,
+            irreps_in=_last(network).irreps_out,
+        )
+    return network
+
+
+def _readout_parts(
+    block: torch.nn.Module,
+    readout: ReadoutConfig,
+    *,
+    features: Irreps,
+    last: bool,
+    linear_readout: type,
+    generator: torch.Generator,
+) -> tuple[torch.nn.Module | None, ScalarFunction | None]:
+    """Upstream's block and the function beside it, one of which may be absent."""
+    if readout.kind == "kan":
+        function = make_readout(scalar_range(features)[1], 1, readout, generator=generator)
+        return None if last else block, ScalarFunction(function, irreps_in=features)
+    if readout.kind == "linear" and last:
+        return linear_readout(features), None
+    return block, None
+
+
+def _mlp_irreps(
+    given: str | None, hidden: Irreps, readout: ReadoutConfig, num_interactions: int
+) -> Irreps:
+    """Width of upstream's MLP readout: as given, or matched to the KAN readouts' parameters."""
+    if given is not None:
+        return Irreps(given)
+    if len(readout.hidden) > 1 and readout.kind == "mlp":
+        raise user_error(
+            "readout.hidden of a mace mlp",
+            found=list(readout.hidden),
+            allowed="one width: upstream's MLP has one hidden layer",
+            remedy="give one width",
+        )
+    if readout.hidden and readout.kind == "mlp":
+        return Irreps([(readout.hidden[0], (0, 1))])
+    scalars = scalar_range(hidden)[1]
+    as_kan = readout.model_copy(update={"kind": "kan"})
+    kan = make_readout(scalars, 1, as_kan, generator=torch.Generator())
+    width = round(num_interactions * count_parameters(kan) / (scalars + 1))
+    return Irreps([(max(1, width), (0, 1))])
+
+
+def _last(network: Mapping[str, torch.nn.Module]) -> torch.nn.Module:
+    return list(network.values())[-1]
+
+
+def _by_name(choices: Mapping[str, object], name: str, argument: str) -> object:
+    if name not in choices:
+        raise user_error(
+            f"{argument} of mace",
+            found=repr(name),
+            allowed=", ".join(choices),
+            remedy=f"set model.{argument}",
+        )
+    return choices[name]
+
+
+def _plain(values: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
+    """Hydra's mappings as plain ones."""
+    return dict(values) if isinstance(values, Mapping) else values
+
+
+def sites(model: torch.nn.Module) -> dict[str, list[FunctionSlot]]:
+    """Slots of a MACE model that hold a function of scalars, by site."""
+    readouts = [m for m in model.modules() if isinstance(m, MACEReadout)]
+    return {
+        "output": [FunctionSlot(m.beside, "function") for m in readouts if m.beside is not None]
+    }
+
+
+def num_layers(model: torch.nn.Module) -> int:
+    """Hops that an atom's energy depends on: one per interaction."""
+    return sum(isinstance(module, MACELayer) for module in model.modules())
