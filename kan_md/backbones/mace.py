@@ -88,13 +88,13 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
     readout: ReadoutConfig | Mapping | None = None,
     avg_num_neighbors: float,
     hidden_irreps: str = "128x0e + 128x1o",
-    MLP_irreps: str | None = None,  # noqa: N803 - upstream's name
+    MLP_irreps: str | None = None,
     num_interactions: int = 2,
     max_ell: int = 3,
     correlation: int | Sequence[int] = 3,
     num_bessel: int = 8,
     num_polynomial_cutoff: int = 5,
-    radial_MLP: Sequence[int] = (64, 64, 64),  # noqa: N803
+    radial_MLP: Sequence[int] = (64, 64, 64),
     radial_type: str = "bessel",
     distance_transform: str = "None",
     interaction_cls: str = "RealAgnosticResidualInteractionBlock",
