@@ -117,12 +117,17 @@ class KANLayer(torch.nn.Module):
                 ordered = ordered and low <= 0.0 <= high
                 allowed = "(lower, upper) with lower <= 0 <= upper and lower < upper"
             _check("grid_range", (low, high), ordered, allowed)
+        step, zero = self.snap(lower, upper)
+        self.grid_step.copy_(step)
+        self.grid_zero.copy_(zero)
+
+    def snap(self, lower: torch.Tensor, upper: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Step and position of zero, float64, of the grids that :meth:`set_grid` would place."""
         step = (upper - lower).double() / self.steps
         zero = -lower.double() / step
         if self.zero_preserving and self.basis == "bspline":
             zero = torch.round(2.0 * zero) / 2.0
-        self.grid_step.copy_(step)
-        self.grid_zero.copy_(zero)
+        return step, zero
 
     def grid_ends(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Lower and upper ends of the grids, [in_features] each, in units of g x."""
@@ -145,11 +150,9 @@ class KANLayer(torch.nn.Module):
             )
 
         # the first input stands for all: start grids are equal
-        s = points.unsqueeze(-1) / self.grid_step[:1].double()
-        zero = self.grid_zero[:1].double()
-        features, low, high = self.expand(s, zero)
-        slope = self.end_slopes(zero) / self.norm
-        values = features / self.norm + low.unsqueeze(-1) * slope[0] + high.unsqueeze(-1) * slope[1]
+        values = self.basis_functions(
+            points.unsqueeze(-1), self.grid_step[:1].double(), self.grid_zero[:1].double()
+        )
         scale = spread(values.squeeze(1))
         self.coefficients.copy_(
             scale * _normal(self.coefficients.shape, generator).to(self.coefficients)
@@ -171,7 +174,7 @@ class KANLayer(torch.nn.Module):
         Returns:
             [..., out_features].
         """
-        shape = x.shape[:-1]
+        leading = x.shape[:-1]
         x = x.reshape(-1, self.in_features)
         gain = self.input_gain
         if gain is not None:
@@ -185,7 +188,35 @@ class KANLayer(torch.nn.Module):
         base_weight = self.base_weight
         if base_weight is not None:
             y = y + torch.nn.functional.silu(x) @ base_weight.t()
-        return y.reshape(shape + (self.out_features,))
+        return y.reshape(leading + y.shape[-1:])
+
+    def univariate(self, x: torch.Tensor) -> torch.Tensor:
+        """The terms φ_oi(x_i) of the sum: [num_points, in_features, out_features]."""
+        z = x if self.input_gain is None else x * self.input_gain
+        values = self.basis_functions(z, self.grid_step, self.grid_zero)
+        terms = torch.einsum("nim,oim->nio", values, self.coefficients)
+        if self.base_weight is not None:
+            base = torch.nn.functional.silu(z)
+            terms = terms + torch.einsum("ni,oi->nio", base, self.base_weight)
+        return terms
+
+    def basis_functions(
+        self, z: torch.Tensor, step: torch.Tensor, zero: torch.Tensor
+    ) -> torch.Tensor:
+        """What the coefficients multiply, tails included, on grids of one's choice.
+
+        Args:
+            z: [num_points, num_inputs], gain times input.
+            step: [num_inputs], grid spacing.
+            zero: [num_inputs], position of z = 0 in steps from the lower end.
+
+        Returns:
+            [num_points, num_inputs, num_basis].
+        """
+        features, low, high = self.expand(z / step, zero)
+        slope = self.end_slopes(zero)
+        features = features + low.unsqueeze(-1) * slope[0] + high.unsqueeze(-1) * slope[1]
+        return features / self.norm
 
     def expand(
         self, s: torch.Tensor, zero: torch.Tensor

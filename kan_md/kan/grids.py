@@ -1,0 +1,256 @@
+"""Fit the grids of KAN layers to the inputs that they see, keeping the functions they compute.
+
+This is a step between two training steps, never part of a forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from kan_md.errors import user_error
+from kan_md.kan.layer import KANLayer
+from kan_md.kan.network import KAN
+
+RANK_TOLERANCE = 1e-8
+"""Singular values below this share of the largest one do not count in a refit."""
+
+_POINTS_PER_FUNCTION = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridFit:
+    """What became of one layer's grids.
+
+    Attributes:
+        lower: [in_features], lower ends now, in units of gain times input.
+        upper: [in_features], upper ends now.
+        moved: [in_features], which grids changed.
+        rank: [in_features], rank of each refit, at most num_basis.
+        change: largest |φ_after - φ_before| over the activations and functions, relative to the
+            root mean square of the layer's functions there.
+    """
+
+    lower: torch.Tensor
+    upper: torch.Tensor
+    moved: torch.Tensor
+    rank: torch.Tensor
+    change: float
+
+
+def blended_range(
+    z: torch.Tensor, *, blend: float = 0.5, quantile: float = 0.01
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ends of a grid for each column of z: quantiles blended with the extremes, 0 included.
+
+    lower = (1 - blend) quantile(z, q) + blend min(z), upper likewise. Knots stay equally spaced,
+    which is what makes them cheap to find; the blend decides how much of the grid the outliers get.
+
+    Args:
+        z: [num_samples, num_inputs].
+        blend: 0 for the quantiles alone, 1 for the extremes alone.
+        quantile: q, the share of the samples left out at either end when ``blend`` is 0.
+
+    Raises:
+        KanMdError: ``blend`` outside [0, 1], ``quantile`` outside [0, 0.5), no samples, or samples
+            that are not finite.
+    """
+    if not 0.0 <= blend <= 1.0:
+        raise user_error("blend", found=blend, allowed="0 to 1", remedy="set blend")
+    if not 0.0 <= quantile < 0.5:
+        raise user_error("quantile", found=quantile, allowed="0 to 0.5", remedy="set quantile")
+    if z.shape[0] == 0 or not bool(torch.isfinite(z).all()):
+        found = "none" if z.shape[0] == 0 else "NaN or infinity"
+        raise user_error(
+            "activations to fit a grid to",
+            found=found,
+            allowed="finite numbers",
+            remedy="check the structures of the batch and the learning rate",
+        )
+    ordered = z.double().sort(dim=0).values
+    lower = (1.0 - blend) * _quantile(ordered, quantile) + blend * ordered[0]
+    upper = (1.0 - blend) * _quantile(ordered, 1.0 - quantile) + blend * ordered[-1]
+    return lower.clamp(max=0.0), upper.clamp(min=0.0)
+
+
+@torch.no_grad()
+def fit_layer(
+    layer: KANLayer,
+    x: torch.Tensor,
+    *,
+    blend: float = 0.5,
+    quantile: float = 0.01,
+    tolerance: float = 1e-6,
+) -> GridFit:
+    """Move the grids of a layer to the inputs x and refit the coefficients.
+
+    For every input the grid of :func:`blended_range` is tried first, then, for B-splines, the grid
+    whose step is the present one halved as often as still covers that range, with the present
+    knots among its own: there the old function can be written exactly. The first one that
+    changes no function by more than ``tolerance`` at any of the samples is taken. If there is none
+    (a grid that has to grow, or a Gaussian or Fourier expansion, is in general not representable on
+    another grid) this input's grid stays. ``tolerance=math.inf`` takes the blended range with the
+    least-squares refit, whatever it changes: for a start, when the functions are random numbers.
+
+    The refit solves on equally spaced points rather than on the samples, first over the new grid,
+    then over the samples' range, by a singular value decomposition that leaves out what the
+    points do not determine: repeated or few samples do no harm.
+
+    Args:
+        layer: changed in place: grid_step, grid_zero, coefficients.
+        x: [num_samples, in_features], inputs of the layer.
+        blend: see :func:`blended_range`.
+        quantile: see :func:`blended_range`.
+        tolerance: largest change, relative to the root mean square of the layer's functions.
+
+    Raises:
+        KanMdError: see :func:`blended_range`.
+    """
+    z = x.detach().reshape(-1, layer.in_features).double()
+    if layer.input_gain is not None:
+        z = z * layer.input_gain.double()
+    lower, upper = blended_range(z, blend=blend, quantile=quantile)
+    step, zero = layer.grid_step.double(), layer.grid_zero.double()
+    old = layer.coefficients.double()
+    before = torch.einsum("nim,oim->noi", layer.basis_functions(z, step, zero), old)
+    scale = before.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+
+    moved = torch.zeros(layer.in_features, dtype=torch.bool, device=z.device)
+    rank = torch.full_like(moved, layer.num_basis, dtype=torch.int64)
+    new_step, new_zero, new = step.clone(), zero.clone(), old.clone()
+    change = torch.zeros_like(step)
+    wide = upper - lower > 1e-3 * layer.steps * step  # not for inputs that are always about zero
+    for candidate_step, candidate_zero in _candidates(layer, lower, upper, step, zero):
+        refitted, refit_rank = _refit(layer, z, candidate_step, candidate_zero)
+        values = layer.basis_functions(z, candidate_step, candidate_zero)
+        after = torch.einsum("nim,oim->noi", values, refitted)
+        deviation = (after - before).abs().amax(dim=(0, 1)) / scale
+        taken = wide & ~moved & (deviation <= tolerance)
+        new_step = torch.where(taken, candidate_step, new_step)
+        new_zero = torch.where(taken, candidate_zero, new_zero)
+        new = torch.where(taken.unsqueeze(-1), refitted, new)
+        rank = torch.where(taken, refit_rank, rank)
+        change = torch.where(taken, deviation, change)
+        moved |= taken
+    layer.grid_step.copy_(new_step)
+    layer.grid_zero.copy_(new_zero)
+    layer.coefficients.copy_(new)
+    low, high = layer.grid_ends()
+    return GridFit(lower=low, upper=high, moved=moved, rank=rank, change=float(change.max()))
+
+
+@torch.no_grad()
+def move_grid(layer: KANLayer, grid_step: torch.Tensor, grid_zero: torch.Tensor) -> None:
+    """Put a layer on given grids, with the coefficients that come nearest to its functions.
+
+    For a second set of weights, such as a moving average, that has to follow the first.
+
+    Args:
+        layer: changed in place.
+        grid_step: [in_features].
+        grid_zero: [in_features].
+    """
+    step, zero = grid_step.double(), grid_zero.double()
+    same = (grid_step == layer.grid_step) & (grid_zero == layer.grid_zero)
+    ends = torch.stack([-zero * step, (layer.steps - zero) * step])
+    refitted, _ = _refit(layer, ends, step, zero)
+    keep = same.unsqueeze(-1)
+    layer.coefficients.copy_(torch.where(keep, layer.coefficients.double(), refitted))
+    layer.grid_step.copy_(grid_step)
+    layer.grid_zero.copy_(grid_zero)
+
+
+@torch.no_grad()
+def fit_grids(
+    kan: KAN,
+    x: torch.Tensor,
+    *,
+    blend: float = 0.5,
+    quantile: float = 0.01,
+    tolerance: float = 1e-6,
+) -> list[GridFit]:
+    """Fit the layers of a network one after the other, each to what the one before gives.
+
+    Args:
+        kan: changed in place.
+        x: [num_samples, widths[0]], inputs of the network.
+        blend: see :func:`blended_range`.
+        quantile: see :func:`blended_range`.
+        tolerance: see :func:`fit_layer`.
+
+    Returns:
+        One entry per layer.
+    """
+    fits = []
+    for layer in kan.layers:
+        fits.append(fit_layer(layer, x, blend=blend, quantile=quantile, tolerance=tolerance))
+        x = layer(x)
+    return fits
+
+
+def _candidates(
+    layer: KANLayer,
+    lower: torch.Tensor,
+    upper: torch.Tensor,
+    step: torch.Tensor,
+    zero: torch.Tensor,
+) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    """Grids (step, zero) to try, best first, for all inputs at a time."""
+    width = torch.where(upper > lower, upper - lower, layer.steps * step)
+    lower = torch.where(upper > lower, lower, -zero * step)
+    yield layer.snap(lower, lower + width)
+    if layer.basis != "bspline":
+        return
+    halvings = torch.zeros_like(step)
+    nested_zero = zero.clone()
+    for m in range(1, 11):
+        finer = step / 2.0**m
+        start = torch.ceil(-lower / finer)
+        # any whole number keeps the old knots where zero is a multiple of ½, as it is here
+        covers = (layer.steps - start) * finer >= lower + width
+        halvings = torch.where(covers, float(m), halvings)
+        nested_zero = torch.where(covers, start, nested_zero)
+    if layer.zero_preserving:
+        yield step / 2.0**halvings, nested_zero
+
+
+def _refit(
+    layer: KANLayer, z: torch.Tensor, step: torch.Tensor, zero: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coefficients [out, in, num_basis] on a new grid that come nearest to the present functions.
+
+    Also the rank [in] of the least-squares problem over the new grid.
+    """
+    present = layer.grid_step.double(), layer.grid_zero.double()
+    old = layer.coefficients.double()
+    share = torch.linspace(0.0, 1.0, _POINTS_PER_FUNCTION * layer.num_basis, dtype=torch.float64)
+    share = share.to(z.device).unsqueeze(-1)
+    new = torch.zeros_like(old)
+    rank = torch.zeros(layer.in_features, dtype=torch.int64, device=z.device)
+    largest = torch.zeros(layer.in_features, 1, dtype=z.dtype, device=z.device)
+    grid_ends = (-zero * step, (layer.steps - zero) * step)
+    for number, (low, high) in enumerate((grid_ends, (z.amin(0), z.amax(0)))):
+        points = low + share * (high - low)
+        target = torch.einsum("nim,oim->ino", layer.basis_functions(points, *present), old)
+        design = layer.basis_functions(points, step, zero).transpose(0, 1)  # [in, points, basis]
+        left, singular, right = torch.linalg.svd(design, full_matrices=False)
+        if number == 0:
+            largest = singular[:, :1]  # of the whole grid: a range of one point has no scale itself
+        counts = singular > RANK_TOLERANCE * largest
+        inverse = torch.where(counts, 1.0 / singular.clamp_min(math.ulp(0.0)), 0.0)
+        residual = target - design @ new.permute(1, 2, 0)
+        projected = left.transpose(1, 2) @ residual  # [in, basis, out]
+        new = new + (right.transpose(1, 2) @ (inverse.unsqueeze(-1) * projected)).permute(2, 0, 1)
+        rank = counts.sum(-1) if number == 0 else rank
+    return new, rank
+
+
+def _quantile(ordered: torch.Tensor, share: float) -> torch.Tensor:
+    """Linear interpolation between order statistics; torch.quantile is limited to 16M numbers."""
+    position = share * (ordered.shape[0] - 1)
+    below = math.floor(position)
+    above = min(below + 1, ordered.shape[0] - 1)
+    return torch.lerp(ordered[below], ordered[above], position - below)

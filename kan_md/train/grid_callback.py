@@ -1,0 +1,199 @@
+"""Fit KAN grids to the activations of a training batch, between two optimiser steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from nequip.train import EMALightningModule
+
+from kan_md.errors import user_error
+from kan_md.kan.grids import GridFit, blended_range, fit_layer, move_grid
+from kan_md.kan.layer import KANLayer
+
+
+class GridFitCallback(Callback):
+    """Move the grids of all KAN layers to the inputs they see, at a few early steps.
+
+    The inputs of the batch that is trained at each of ``steps`` decide; the grids move when that
+    step is done. At step 0, where the functions are still random numbers, the best least-squares
+    refit is taken; later only grids move on which the functions can be kept to ``tolerance`` (see
+    :func:`kan_md.kan.grids.fit_layer`).
+
+    An exponential moving average (nequip's ``EMALightningModule``) follows onto the new grids with
+    functions of its own. The optimiser forgets its moments of refitted coefficients, because they
+    belong to the old basis. Of several processes the first decides for all.
+
+    Args:
+        steps: values of ``trainer.global_step`` at which to fit.
+        blend: see :func:`kan_md.kan.grids.blended_range`.
+        quantile: see :func:`kan_md.kan.grids.blended_range`.
+        tolerance: largest relative change of a function after step 0.
+        max_samples: rows of a layer's inputs to look at, taken at equal distances.
+
+    Raises:
+        KanMdError: an argument outside its range; on training, inputs that are not finite, or a
+            compiled model, whose layers cannot be watched.
+
+    Attributes:
+        fits: result of each fit, by step and name of the layer.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[int] = (0, 100, 300),
+        *,
+        blend: float = 0.5,
+        quantile: float = 0.01,
+        tolerance: float = 1e-6,
+        max_samples: int = 4096,
+    ) -> None:
+        if list(steps) != sorted(set(steps)) or any(step < 0 for step in steps):
+            raise user_error(
+                "steps of the grid fit",
+                found=list(steps),
+                allowed="increasing integers from 0",
+                remedy="set steps",
+            )
+        if max_samples < 2:
+            raise user_error(
+                "max_samples of the grid fit",
+                found=max_samples,
+                allowed="integers from 2",
+                remedy="set max_samples",
+            )
+        blended_range(torch.zeros(1, 1), blend=blend, quantile=quantile)  # checks both
+        self.steps = tuple(steps)
+        self.blend = blend
+        self.quantile = quantile
+        self.tolerance = tolerance
+        self.max_samples = max_samples
+        self.fits: dict[int, dict[str, GridFit]] = {}
+        self._done: set[int] = set()
+        self._inputs: dict[str, list[torch.Tensor]] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps that are done, so that a resumed run does not repeat them."""
+        return {"done": sorted(self._done)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self._done = set(state_dict["done"])
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Watch the inputs of the KAN layers if this is a step to fit at."""
+        if trainer.global_step not in self.steps or trainer.global_step in self._done:
+            return
+        self._done.add(trainer.global_step)
+        for name, layer in _kan_layers(pl_module).items():
+            self._inputs[name] = []
+            self._hooks.append(layer.register_forward_pre_hook(self._recorder(name)))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Fit the grids to what was seen in this batch."""
+        self._unhook()
+        inputs, self._inputs = self._inputs, {}
+        if not inputs:
+            return
+        layers = _kan_layers(pl_module)
+        before = {name: _grid(layer) for name, layer in layers.items()}
+        at_start = max(self._done) == 0
+        fits = {}
+        for name, layer in layers.items():
+            if not inputs[name]:
+                raise user_error(
+                    f"KAN layer {name} was not seen in a training step",
+                    found="a compiled model",
+                    allowed=None,
+                    remedy="train it in eager mode or leave out the grid fit",
+                )
+            fits[name] = fit_layer(
+                layer,
+                _thin(torch.cat(inputs[name]), self.max_samples),
+                blend=self.blend,
+                quantile=self.quantile,
+                tolerance=math.inf if at_start else self.tolerance,
+            )
+        self.fits[max(self._done)] = fits
+        _share(trainer, layers)
+        if isinstance(pl_module, EMALightningModule):
+            _move_average(pl_module, layers, before)
+        for name, layer in layers.items():
+            if bool(fits[name].moved.any()):
+                for optimizer in trainer.optimizers:
+                    optimizer.state.pop(layer.coefficients, None)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Stop watching; the step was not completed."""
+        self._unhook()
+        self._inputs = {}
+
+    def _recorder(self, name: str):
+        def record(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            x = args[0].detach()
+            self._inputs[name].append(_thin(x.reshape(-1, x.shape[-1]), self.max_samples).clone())
+
+        return record
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+
+Grid = tuple[torch.Tensor, torch.Tensor]
+
+
+def _kan_layers(module: torch.nn.Module) -> dict[str, KANLayer]:
+    return {name: m for name, m in module.named_modules() if isinstance(m, KANLayer)}
+
+
+def _grid(layer: KANLayer) -> Grid:
+    return layer.grid_step.clone(), layer.grid_zero.clone()
+
+
+def _set_grid(layer: KANLayer, grid: Grid) -> None:
+    layer.grid_step.copy_(grid[0])
+    layer.grid_zero.copy_(grid[1])
+
+
+def _thin(x: torch.Tensor, rows: int) -> torch.Tensor:
+    return x[:: max(1, math.ceil(x.shape[0] / rows))]
+
+
+@torch.no_grad()
+def _share(trainer: Trainer, layers: dict[str, KANLayer]) -> None:
+    """Give every process the grids and coefficients of the first one."""
+    mine = [(*_grid(layer), layer.coefficients.detach()) for layer in layers.values()]
+    for layer, (step, zero, coefficients) in zip(
+        layers.values(), trainer.strategy.broadcast(mine, src=0), strict=True
+    ):
+        _set_grid(layer, (step, zero))
+        layer.coefficients.copy_(coefficients)
+
+
+def _move_average(
+    pl_module: EMALightningModule, layers: dict[str, KANLayer], before: dict[str, Grid]
+) -> None:
+    """Put the averaged coefficients, still those of the old grids, onto the new ones."""
+    after = {name: _grid(layer) for name, layer in layers.items()}
+    pl_module.ema.swap_parameters(pl_module.model)
+    for name, layer in layers.items():
+        _set_grid(layer, before[name])
+        move_grid(layer, *after[name])
+    pl_module.ema.swap_parameters(pl_module.model)
