@@ -6,8 +6,9 @@ from nequip.nn import GraphModel
 
 from kan_md.errors import user_error
 from kan_md_deploy.passes.base import Pass, PassContext
+from kan_md_deploy.passes.centre_factored import CentreFactored
 
-PASSES: tuple[Pass, ...] = ()
+PASSES: tuple[Pass, ...] = (CentreFactored(),)
 
 
 def choose_passes(passes: str) -> list[Pass]:

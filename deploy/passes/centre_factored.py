@@ -1,0 +1,409 @@
+"""Allegro without tensors on edges: everything equivariant is contracted once per centre.
+
+Upstream's layer l multiplies the tensor features V of an edge with the environment A of its centre,
+
+    V_l[e,u,k] = Σ_ij V_{l-1}[e,u,i] A_l[c,u,j] W_l[u,i,j,k]
+    A_l[c,u,j] = n_c Σ_{e around c} w_l[e,u,l(j)] Y[e,j],        V_0[e,u,i] = w_0[e,u,l(i)] Y[e,i].
+
+Only the scalar k = 0 of each V_l is used by an edge. V_l is linear in V_0 with a matrix that is the
+same for all edges of a centre, M_l[c,u,i,k] = Σ_j A_l[c,u,j] W_l[u,i,j,k], so
+
+    V_l[e,u,0] = Σ_i V_0[e,u,i] P_l[c,u,i],        P_l = M_1 M_2 … M_{l-1} M_l[...,0],
+
+products taken from the right. What remains per edge are two small matrix products per layer, done
+as one batched product per centre: edges are sorted by centre and padded to the largest count.
+Ghosts have no edges of their own and take no part.
+
+Linear maps that follow each other are multiplied out in float64: the last one of a latent network
+with the first ones of all networks that read it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from math import sqrt
+
+import torch
+from allegro.nn import Allegro_Module, TwoBodySphericalHarmonicTensorEmbed
+from nequip.data import AtomicDataDict
+from nequip.nn import AvgNumNeighborsNorm, GraphModel
+
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.functions import Split, as_module, split_function
+from kan_md_deploy.passes.harmonics import HarmonicsChain, is_plain_harmonics
+
+_REPLACED = (
+    "edge_norm",
+    "radial_chemical_embed",
+    "scalar_embed_mlp",
+    "tensor_embed",
+    "allegro",
+    "edge_readout",
+    "edge_eng_sum",
+)
+
+
+class CentreFactored:
+    """The pass; see the module."""
+
+    name = "centre_factored"
+    needs_operators = False
+
+    def applies_to(self, model: GraphModel, context: PassContext) -> bool:
+        """Whether the model is an Allegro in upstream's layout, without a pair potential."""
+        names = [name for name, _ in model.model.func.named_children()]
+        return (
+            context.backend == "torchscript"
+            and tuple(names[: len(_REPLACED)]) == _REPLACED
+            and "pair_potential" not in names
+            and isinstance(model.model.func.allegro, Allegro_Module)
+        )
+
+    def apply(self, model: GraphModel, context: PassContext) -> dict:
+        """Replace all modules on edges by one :class:`FactoredAllegro`."""
+        energy = model.model.func
+        rest = OrderedDict(energy.named_children())
+        fused = FactoredAllegro({name: rest.pop(name) for name in _REPLACED})
+        model.model.func = _EnergyModel(fused, list(rest.values()))
+        return {"bound": 0.0}
+
+
+class _EnergyModel(torch.nn.Module):
+    """The fused edge part, then upstream's modules on atoms."""
+
+    def __init__(self, edges: torch.nn.Module, atoms: list[torch.nn.Module]):
+        super().__init__()
+        self.edges = edges
+        self.atoms = torch.nn.ModuleList(atoms)
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        data = self.edges(data)
+        for module in self.atoms:
+            data = module(data)
+        return data
+
+
+class TwoBody(torch.nn.Module):
+    """The part of Allegro that knows only a pair's distance and types, up to its last linear map.
+
+    Args:
+        length: upstream's ``edge_norm``.
+        embed: upstream's ``radial_chemical_embed``.
+        function: the scalar embedding network; its last linear map is left to the reader.
+        dtype: of the weights.
+    """
+
+    def __init__(
+        self,
+        length: torch.nn.Module,
+        embed: torch.nn.Module,
+        *,
+        function: Split,
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        self.length = length
+        self.embed = embed
+        self.first = as_module(function.first, dtype)
+        self.body = function.body
+        self._field = AtomicDataDict.EDGE_EMBEDDING_KEY
+
+    def forward(self, data: AtomicDataDict.Type) -> torch.Tensor:
+        """Features [num_edges, width]."""
+        data = self.embed(self.length(data))
+        return self.body(self.first(data[self._field]))
+
+
+class Fan(torch.nn.Module):
+    """Several linear maps of the same rows, as one.
+
+    Args:
+        weights: [in, width_n] each.
+        dtype: of the weights.
+    """
+
+    def __init__(self, weights: list[torch.Tensor], *, dtype: torch.dtype):
+        super().__init__()
+        self.widths: list[int] = [weight.size(1) for weight in weights]
+        self.register_buffer("weight", torch.cat(weights, dim=1).to(dtype))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Map [rows, in] to one [rows, width_n] per map."""
+        return torch.split(torch.mm(x, self.weight), self.widths, dim=1)
+
+
+class Layer(torch.nn.Module):
+    """One Allegro layer: environment of the centres, scalars of the edges, latent network.
+
+    Args:
+        product: [channels, i, j, k], weights of the tensor product times Wigner 3j symbols.
+        latent: the latent network, split.
+        reads: [channels, hidden], the part of its first map that acts on the tensors' scalars;
+            None where the network is opaque.
+        fan: all linear maps of its result.
+        opaque: for each later network that reads the result, whether it is opaque.
+    """
+
+    def __init__(
+        self,
+        product: torch.Tensor,
+        latent: Split,
+        *,
+        reads: torch.Tensor | None,
+        fan: Fan,
+        opaque: list[bool],
+    ):
+        super().__init__()
+        channels, self.dim_in, self.dim_basis, self.dim_out = product.shape
+        flat = product.permute(0, 2, 1, 3).reshape(channels, self.dim_basis, -1)
+        self.register_buffer("product", flat.contiguous())
+        self.body = latent.body
+        self.opaque_latent = reads is None
+        self.register_buffer("reads", product.new_zeros(0) if reads is None else reads)
+        self.fan = fan
+        self.opaque: list[bool] = opaque
+
+    def matrix(self, environment: torch.Tensor) -> torch.Tensor:
+        """M_l of the module: [channels, centres, j] to [channels, centres, i, k]."""
+        matrix = torch.bmm(environment, self.product)
+        return matrix.view(matrix.size(0), matrix.size(1), self.dim_in, self.dim_out)
+
+    def hidden(self, known: torch.Tensor, scalars: torch.Tensor) -> torch.Tensor:
+        """Latent network up to its last linear map, from what earlier parts contributed."""
+        if self.opaque_latent:
+            return self.body(torch.cat([known, scalars], dim=1))
+        return self.body(torch.addmm(known, scalars, self.reads))
+
+
+class FactoredAllegro(torch.nn.Module):
+    """All of Allegro that lives on edges; see the module.
+
+    Args:
+        parts: upstream's modules by their names in the energy model.
+    """
+
+    def __init__(self, parts: dict[str, torch.nn.Module]):
+        super().__init__()
+        allegro: Allegro_Module = parts["allegro"]
+        embed: TwoBodySphericalHarmonicTensorEmbed = parts["tensor_embed"]
+        self.dtype = allegro.tps[0].w3j.dtype
+        self.channels = allegro.num_tensor_features
+        self.harmonics = _harmonics(embed, self.dtype)
+        irreps = embed.irreps_out[embed.tensor_basis_out_field]
+        self.num_irreps = len(irreps)
+        member = torch.zeros(len(irreps), irreps.dim, dtype=self.dtype)  # component i is in irrep l
+        for number, components in enumerate(irreps.slices()):
+            member[number, components] = 1.0
+        self.register_buffer("member", member)
+        self._fold(parts)
+        self.register_buffer("environment_norm", _norm(allegro.avg_num_neighbors_norm))
+        self.register_buffer("energy_norm", _norm(parts["edge_eng_sum"].norm_module) / sqrt(2.0))
+        self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
+        self._index = AtomicDataDict.EDGE_INDEX_KEY
+        self._types = AtomicDataDict.ATOM_TYPE_KEY
+        self._energy = AtomicDataDict.PER_ATOM_ENERGY_KEY
+
+    def _fold(self, parts: dict[str, torch.nn.Module]) -> None:
+        """Split all networks and multiply out the linear maps between them."""
+        allegro: Allegro_Module = parts["allegro"]
+        width = allegro.num_scalar_features
+        embedding = allegro.irreps_in[allegro.scalar_in_field].num_irreps
+        two_body = split_function(parts["scalar_embed_mlp"].mlp_module, out_features=embedding)
+        weights_out = allegro._env_weighter.weight_numel
+        latents = [
+            split_function(
+                latent,
+                out_features=width + (weights_out if index < len(allegro.latents) - 1 else 0),
+            )
+            for index, latent in enumerate(allegro.latents)
+        ]
+        readout = split_function(parts["edge_readout"].mlp_module, out_features=1)
+        readers = [*latents, readout]
+        opaque = [reader.first is None for reader in readers]
+
+        def maps(scalars: torch.Tensor, source: int) -> list[torch.Tensor]:
+            """Maps of one source's scalars into every network that reads them."""
+            rows = slice(source * width, (source + 1) * width)
+            return [
+                scalars if reader.first is None else scalars @ reader.first[rows]
+                for reader in readers[source:]
+            ]
+
+        last = _last(two_body)
+        projection = _linear_weight(allegro.first_layer_env_embed_projection)
+        tensor = last @ _linear_weight(parts["tensor_embed"].env_embed_linear)
+        weights = [
+            self._by_irrep(tensor, parts["tensor_embed"]._edge_weighter),
+            self._by_irrep(last @ projection[:, width:], allegro._env_weighter),
+            *maps(last @ projection[:, :width], 0),
+        ]
+        self.two_body = TwoBody(
+            parts["edge_norm"],
+            parts["radial_chemical_embed"],
+            function=two_body,
+            dtype=self.dtype,
+        )
+        self.fan = Fan(weights, dtype=self.dtype)
+        layers = []
+        for index, (latent, product) in enumerate(zip(latents, allegro.tps, strict=True)):
+            last = _last(latent)
+            weights = maps(last[:, :width], index + 1)
+            if index < len(latents) - 1:
+                weights.insert(0, self._by_irrep(last[:, width:], allegro._env_weighter))
+            layers.append(
+                Layer(
+                    _dense_weights(product),
+                    latent,
+                    reads=None if latent.first is None else latent.first[-self.channels :],
+                    fan=Fan(weights, dtype=self.dtype),
+                    opaque=opaque[index + 1 :],
+                ).to(self.dtype)
+            )
+        self.layers = torch.nn.ModuleList(layers)
+        self.readout = torch.nn.Sequential(readout.body, as_module(readout.last, self.dtype))
+
+    def _by_irrep(self, weight: torch.Tensor, weighter: torch.nn.Module) -> torch.Tensor:
+        """Reorder columns from upstream's (channel, irrep) to (irrep, channel)."""
+        if not weighter.weight_individual_irreps:
+            return (weighter.alpha * weight).repeat(1, self.num_irreps)
+        split = weight.view(weight.size(0), self.channels, self.num_irreps)
+        return weighter.alpha * split.transpose(1, 2).reshape(weight.size(0), -1)
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Add atomic energies [num_atoms, 1] to the dict, before scale and shift."""
+        vectors = data[self._vectors]
+        types = data[self._types].view(-1)
+        energy = torch.zeros(types.size(0), 1, dtype=vectors.dtype, device=vectors.device)
+        if vectors.size(0) == 0:
+            data[self._energy] = energy + vectors.sum()  # keeps the gradient defined
+            return data
+        centre = data[self._index][0]  # [num_edges], sorted
+        num_centres = int(centre[-1]) + 1
+        count = torch.bincount(centre, minlength=num_centres)
+        first = torch.cumsum(count, 0) - count
+        num_slots = int(count.max())
+        slot = torch.arange(num_slots, device=centre.device)
+        # A free slot repeats the last edge; its harmonics are zeroed.
+        edge_of_slot = (first.unsqueeze(1) + slot).clamp(max=centre.size(0) - 1).view(-1)
+        taken = (slot < count.unsqueeze(1)).unsqueeze(2).to(self.member.dtype)
+        shift = torch.arange(num_centres, device=centre.device) * num_slots - first
+        slot_of_edge = torch.arange(centre.size(0), device=centre.device) + shift[centre]
+
+        edge_energy = self._edge_energy(
+            data, vectors, edge_of_slot, slot_of_edge, taken, types[:num_centres]
+        )
+        norm = self.energy_norm if self.energy_norm.size(0) == 1 else self.energy_norm[types]
+        energy = energy.index_add(0, centre, edge_energy.to(vectors.dtype))
+        data[self._energy] = energy * norm
+        return data
+
+    def _edge_energy(
+        self,
+        data: AtomicDataDict.Type,
+        vectors: torch.Tensor,
+        edge_of_slot: torch.Tensor,
+        slot_of_edge: torch.Tensor,
+        taken: torch.Tensor,
+        types: torch.Tensor,
+    ) -> torch.Tensor:
+        """Energies [num_edges, 1] of edges."""
+        length = vectors.square().sum(1, keepdim=True).sqrt()
+        basis = self.harmonics((vectors / length).to(self.member.dtype))
+        num_centres, num_slots = taken.size(0), taken.size(1)
+        basis = basis[edge_of_slot].view(num_centres, num_slots, -1) * taken
+        norm = self.environment_norm
+        if norm.size(0) > 1:
+            norm = norm[types]  # [centres, 1]
+
+        pieces = self.fan(self.two_body(data))
+        tensor_weights = pieces[0][edge_of_slot].view(num_centres, num_slots, -1)
+        edge_weights = pieces[1]
+        known = pieces[2:]
+        matrices: list[torch.Tensor] = []
+        for number, layer in enumerate(self.layers):
+            padded = edge_weights[edge_of_slot].view(num_centres, num_slots, -1)
+            matrix = layer.matrix(self._environment(padded, basis, norm))
+            factor = matrix[:, :, :, 0].unsqueeze(3)  # [channels, centres, i, 1]
+            for back in range(len(matrices)):
+                factor = torch.matmul(matrices[len(matrices) - 1 - back], factor)
+            matrices.append(matrix)
+            scalars = self._scalars(factor.squeeze(3), basis, tensor_weights)
+            hidden = layer.hidden(known[0], scalars.view(-1, self.channels)[slot_of_edge])
+            pieces = layer.fan(hidden)
+            if number < len(self.layers) - 1:
+                edge_weights = pieces[0]
+                pieces = pieces[1:]
+            joined: list[torch.Tensor] = []
+            for reader, opaque in enumerate(layer.opaque):
+                if opaque:
+                    joined.append(torch.cat([known[reader + 1], pieces[reader]], dim=1))
+                else:
+                    joined.append(known[reader + 1] + pieces[reader])
+            known = joined
+        return self.readout(known[0])
+
+    def _environment(
+        self, weights: torch.Tensor, basis: torch.Tensor, norm: torch.Tensor
+    ) -> torch.Tensor:
+        """A_l of the module, [channels, centres, j].
+
+        Args:
+            weights: [centres, slots, irreps * channels].
+            basis: [centres, slots, j], zero in free slots.
+            norm: [1 or centres, 1].
+        """
+        all_pairs = torch.bmm(weights.transpose(1, 2), basis)
+        all_pairs = all_pairs.view(-1, self.num_irreps, self.channels, basis.size(2))
+        own = (all_pairs * self.member.unsqueeze(1)).sum(1)  # [centres, channels, j]
+        return (own * norm.unsqueeze(2)).transpose(0, 1)
+
+    def _scalars(
+        self, factor: torch.Tensor, basis: torch.Tensor, tensor_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """V_l[..., 0] of the module, [centres, slots, channels].
+
+        Args:
+            factor: P_l, [channels, centres, i].
+            basis: [centres, slots, i].
+            tensor_weights: [centres, slots, irreps * channels].
+        """
+        by_irrep = factor.permute(1, 2, 0).unsqueeze(2) * self.member.t().unsqueeze(2)
+        projected = torch.bmm(basis, by_irrep.reshape(factor.size(1), factor.size(2), -1))
+        weighted = projected * tensor_weights
+        return weighted.view(
+            weighted.size(0), weighted.size(1), self.num_irreps, self.channels
+        ).sum(2)
+
+
+def _harmonics(embed: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    if is_plain_harmonics(embed.sh):
+        return HarmonicsChain(embed.sh.irreps_out.lmax, dtype=dtype)
+    return embed.sh
+
+
+def _norm(module: AvgNumNeighborsNorm) -> torch.Tensor:
+    return module.norm_const.detach().clone()
+
+
+def _last(function: Split) -> torch.Tensor:
+    if function.last is not None:
+        return function.last
+    return torch.eye(function.out_features, dtype=torch.float64)
+
+
+def _linear_weight(function: torch.nn.Module) -> torch.Tensor:
+    first = split_function(function, out_features=0).first
+    assert first is not None, "upstream makes this map linear"
+    return first
+
+
+def _dense_weights(product: torch.nn.Module) -> torch.Tensor:
+    """Weights times Wigner 3j symbols of upstream's Contracter, [channels, i, j, k] float64."""
+    dense = torch.einsum(
+        product._weight_w3j_einstr, product.weights.detach().double(), product.w3j.double()
+    )
+    if not product.path_channel_coupling:
+        dense = dense.expand(product.mul, *dense.shape)
+    if product.w3j_is_ij_diagonal:  # [channels, i, k]
+        dense = torch.diag_embed(dense.transpose(1, 2)).permute(0, 2, 3, 1)
+    return dense
