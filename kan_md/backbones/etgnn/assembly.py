@@ -73,7 +73,7 @@ class TensorAssembly(torch.nn.Module):
             edge_scalars: [num_edges, edge forms], envelope included.
             triplet_scalars: [num_triplets, triplet forms], envelopes included.
             atom_scalars: [num_atoms, 1]; zeros for odd ranks.
-            unit: [num_edges, 3].
+            unit: [num_all_edges, 3]; edges of ghosts come after the ``num_edges`` of local atoms.
             centre: [num_edges] int64.
             near: [num_triplets] int64.
             far: [num_triplets] int64.
@@ -83,17 +83,18 @@ class TensorAssembly(torch.nn.Module):
         """
         num_atoms = atom_scalars.size(0)
         triplet_scalars = triplet_scalars * self.triplet_norm
+        legs = torch.index_select(unit, 0, far)  # [num_triplets, 3]; may start at ghosts
+        unit = unit[: centre.size(0)]
         if self.rank == 0:
             edge = edge_scalars + sum_to(triplet_scalars, near, unit.size(0))
             return sum_to(edge, centre, num_atoms) * self.edge_norm + atom_scalars
         if self.rank == 1:
-            legs = torch.index_select(unit, 0, far)
             edge = edge_scalars * unit + sum_to(triplet_scalars * legs, near, unit.size(0))
             return sum_to(edge, centre, num_atoms) * self.edge_norm
         if self.rank == 2:
-            edge = self._matrix(edge_scalars, triplet_scalars, unit, near, far)
+            edge = self._matrix(edge_scalars, triplet_scalars, unit, legs, near)
         else:
-            edge = self._rank_three(edge_scalars, triplet_scalars, unit, near, far)
+            edge = self._rank_three(edge_scalars, triplet_scalars, unit, legs, near)
         total = sum_to(edge.flatten(1), centre, num_atoms) * self.edge_norm
         if self.rank == 2:
             total = self._finish_matrix(total.view(-1, 3, 3), atom_scalars)
@@ -104,11 +105,10 @@ class TensorAssembly(torch.nn.Module):
         edge_scalars: torch.Tensor,
         triplet_scalars: torch.Tensor,
         unit: torch.Tensor,
+        legs: torch.Tensor,
         near: torch.Tensor,
-        far: torch.Tensor,
     ) -> torch.Tensor:
         """Rank 2 on edges, [num_edges, 3, 3]."""
-        legs = torch.index_select(unit, 0, far)  # [num_triplets, 3]
         weighted = triplet_scalars.unsqueeze(-1) * legs.unsqueeze(1)  # [num_triplets, forms, 3]
         sums = sum_to(weighted, near, unit.size(0))  # [num_edges, forms, 3]
         edge = outer(edge_scalars * unit + sums[:, 0], unit)
@@ -132,12 +132,11 @@ class TensorAssembly(torch.nn.Module):
         edge_scalars: torch.Tensor,
         triplet_scalars: torch.Tensor,
         unit: torch.Tensor,
+        legs: torch.Tensor,
         near: torch.Tensor,
-        far: torch.Tensor,
     ) -> torch.Tensor:
         """Rank 3 on edges, [num_edges, 3, 3, 3]."""
         identity = torch.eye(3, dtype=unit.dtype, device=unit.device).expand(unit.size(0), 3, 3)
-        legs = torch.index_select(unit, 0, far)
         places = 2 if self.symmetric else 3
         single = sum_to(  # Σ_k t q, [num_edges, places, 3]
             triplet_scalars[:, :places].unsqueeze(-1) * legs.unsqueeze(1), near, unit.size(0)

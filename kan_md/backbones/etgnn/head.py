@@ -77,7 +77,7 @@ class TensorHead(torch.nn.Module):
             t: [num_triplets, triplet_features].
             edge_envelope: [num_edges, 1].
             triplet_envelope: [num_triplets, 1], product of both legs' envelopes.
-            unit: [num_edges, 3].
+            unit: [num_all_edges, 3]; edges of ghosts come after the ``num_edges`` of local atoms.
             centre: [num_edges] int64.
             near: [num_triplets] int64.
             far: [num_triplets] int64.
