@@ -1,0 +1,33 @@
+"""``kan-md lmp``: run LAMMPS with the plug-in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``lmp`` to the command line."""
+    app.command("lmp", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+        lmp
+    )
+
+
+def lmp(
+    context: typer.Context,
+    ranks: Annotated[
+        int, typer.Option("--ranks", "-n", min=1, help="MPI ranks; write it before ARGS.")
+    ] = 1,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="OpenMP threads per rank.")
+    ] = None,
+) -> None:
+    """Run LAMMPS with pair_style allegro, nequip and mace; all other ARGS go to lmp.
+
+    Example: kan-md lmp -n 2 -in in.lammps
+    """
+    from kan_md.lammps.run import run_lammps
+
+    result = run_lammps(context.args, ranks=ranks, threads=threads, capture=False)
+    raise typer.Exit(result.returncode)

@@ -1,0 +1,89 @@
+// What the pieces of the torch side share: the only header that mentions torch.
+
+#pragma once
+
+#include "archive.h"
+#include "compiled_model.h"
+#include "error.h"
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+#include <c10/util/Exception.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace kan_md {
+
+std::unique_ptr<CompiledModel> open_torchscript(const Archive &archive, const Manifest &manifest,
+                                                const DeviceRequest &request);
+std::unique_ptr<CompiledModel> open_aotinductor(const Archive &archive, const Manifest &manifest,
+                                                const DeviceRequest &request);
+std::unique_ptr<CompiledModel> open_upstream_torchscript(const Archive &archive,
+                                                         const DeviceRequest &request);
+std::unique_ptr<CompiledModel> open_upstream_aotinductor(const Archive &archive,
+                                                         const DeviceRequest &request);
+
+// The device to run on: the file's own, unless the user asked for another. A GPU is chosen by the
+// rank's number on its node. Throws Error where there is none.
+c10::Device choose_device(const std::string &file_device, const DeviceRequest &request);
+
+bool gpu_available();
+
+// Intra-operator threads of torch.
+void set_torch_threads(int num_threads);
+
+// Runs `body`, turning torch's exceptions into Error with the first line of their message.
+template <typename Body> auto translate_torch_errors(const std::string &doing, Body &&body)
+{
+  try {
+    return body();
+  } catch (const c10::Error &error) {
+    std::string message = error.what_without_backtrace();
+    throw Error("torch failed while " + doing + ": " + message.substr(0, message.find("\n\n")));
+  }
+}
+
+// The graph as tensors on `device`. The memory stays the graph's where the device is the CPU.
+struct GraphTensors {
+  at::Tensor edge_vectors, edge_index, atom_types, num_local, positions;
+};
+
+GraphTensors to_tensors(const Graph &graph, c10::Device device);
+
+// A graph that never has fewer than two nodes and edges, for programs that were compiled for "two or
+// more": the added pair of nodes owns no energy and is out of each other's reach.
+const Graph &padded(const Graph &graph, double r_max, Graph &storage);
+
+// Copies model outputs to the host as float64 and remembers them.
+class OutputStore {
+ public:
+  Array keep(const at::Tensor &tensor);
+  void clear() { tensors_.clear(); }
+
+ private:
+  std::vector<at::Tensor> tensors_;
+};
+
+// ---- files of nequip-compile -------------------------------------------------------------------
+
+using Metadata = std::map<std::string, std::string>;
+
+// What such a file says of itself; learn_from_probes adds what it does not say.
+Manifest upstream_manifest(const Metadata &metadata, const std::string &backend);
+
+// Finds the energy of each isolated atom, and whether messages pass between atoms: whether an atom's
+// energy changes with the neighbour of its neighbour.
+void learn_from_probes(CompiledModel &model, Manifest &manifest);
+
+// Inputs of nequip-compile's models. The cell is the unit matrix and edge_cell_shift the vector from
+// the node to the image in Å, so that edge vectors come out right without knowing the lattice.
+struct UpstreamInputs {
+  at::Tensor pos, edge_index, atom_types, cell, edge_cell_shift;
+};
+
+UpstreamInputs upstream_inputs(const Graph &graph, c10::Device device);
+
+}    // namespace kan_md

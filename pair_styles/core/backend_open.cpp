@@ -1,0 +1,72 @@
+// Decides what a model file is by its content, and opens it.
+
+#include "backend.h"
+#include "contract.h"
+#include "seal.h"
+
+#include <dlfcn.h>
+
+#include <string>
+
+namespace kan_md {
+
+namespace {
+
+// Operators of kan-md's own, in a library beside this one; registered with torch when it loads.
+void load_operator_library(const Archive &archive)
+{
+  const bool needed = archive.mentions("code/", "ops.kan_md.") ||
+      archive.mentions("data/aotinductor/", "kan_md::");
+  if (!needed) return;
+  static const std::string failure = [] {
+    Dl_info here;
+    dladdr(reinterpret_cast<const void *>(&load_operator_library), &here);
+    std::string path = here.dli_fname ? here.dli_fname : "";
+    path = path.substr(0, path.find_last_of('/') + 1) + "libkan_md_ops.so";
+    return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) ? std::string() : std::string(dlerror());
+  }();
+  if (!failure.empty())
+    throw Error("model file uses kan-md's operators, which need their library", failure, "",
+                "run kan-md build --force");
+}
+
+void refuse_other_files(const Archive &archive)
+{
+  const bool torchscript = archive.contains("/code/") || archive.contains("/constants.pkl");
+  const bool package = archive.contains("data/aotinductor/");
+  if (archive.contains("/code/__torch__/mace/"))
+    throw Error("model file must be of kan-md deploy or nequip-compile",
+                "a file of mace_create_lammps_model", "",
+                "run kan-md convert on the .model file it was made from, then kan-md deploy");
+  if (!torchscript && !package)
+    throw Error("model file must be a compiled model",
+                archive.contains("data.pkl") ? "a checkpoint (torch.save) that is not compiled"
+                                             : "a zip archive of another kind",
+                "", "make one with kan-md deploy");
+}
+
+}    // namespace
+
+// Found by name where this is a library of its own.
+extern "C" CompiledModel *kan_md_open_model(const std::string &path, const DeviceRequest &request)
+{
+  const Archive archive(path);
+  const std::string key(contract::manifest_key);
+  std::string entry = archive.find("/" + key);
+  if (entry.empty()) entry = archive.find(key);
+  if (entry.empty()) {
+    refuse_other_files(archive);
+    archive.verify();
+    return (archive.contains("data/aotinductor/") ? open_upstream_aotinductor(archive, request)
+                                                  : open_upstream_torchscript(archive, request))
+        .release();
+  }
+  check_seal(archive);
+  const Manifest manifest = Manifest::from_text(archive.read(entry));
+  load_operator_library(archive);
+  return (manifest.backend == "aotinductor" ? open_aotinductor(archive, manifest, request)
+                                            : open_torchscript(archive, manifest, request))
+      .release();
+}
+
+}    // namespace kan_md

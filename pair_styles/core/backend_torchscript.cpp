@@ -1,0 +1,128 @@
+// The only file of the plug-in that knows TorchScript.
+
+#include "backend.h"
+
+#include <torch/csrc/autograd/generated/variable_factories.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/serialization/import.h>
+
+namespace kan_md {
+
+namespace {
+
+// The profiling executor specialises a graph after its first calls, so that the same positions would
+// give other last bits at the third step than at the first, and a restart would not continue
+// bit for bit. Without it every call runs the same code.
+void use_one_executor_for_all_calls()
+{
+  torch::jit::getProfilingMode() = false;
+}
+
+torch::jit::Module load_module(const Archive &archive, c10::Device device,
+                               torch::jit::ExtraFilesMap &extra)
+{
+  use_one_executor_for_all_calls();
+  return translate_torch_errors("loading the TorchScript model", [&] {
+    auto module = torch::jit::load(archive.path(), device, extra);
+    module.eval();
+    return module;
+  });
+}
+
+class TorchScriptModel final : public CompiledModel {
+ public:
+  TorchScriptModel(const Archive &archive, const Manifest &manifest, const DeviceRequest &request) :
+      manifest_(manifest), device_(choose_device(manifest.device, request))
+  {
+    torch::jit::ExtraFilesMap extra;
+    module_ = load_module(archive, device_, extra);
+  }
+
+  const Manifest &manifest() const override { return manifest_; }
+  std::string description() const override { return "TorchScript on " + device_.str(); }
+  void set_num_threads(int num_threads) override { set_torch_threads(num_threads); }
+
+  std::vector<Array> run(const Graph &graph) override
+  {
+    return translate_torch_errors("evaluating the model", [&] {
+      const GraphTensors t = to_tensors(graph, device_);
+      const c10::IValue result =
+          module_.forward({t.edge_vectors, t.edge_index, t.atom_types, t.num_local});
+      store_.clear();
+      std::vector<Array> outputs;
+      for (const c10::IValue &value : result.toTupleRef().elements())
+        outputs.push_back(store_.keep(value.toTensor()));
+      return outputs;
+    });
+  }
+
+ private:
+  Manifest manifest_;
+  c10::Device device_;
+  torch::jit::Module module_;
+  OutputStore store_;
+};
+
+// ---- files of nequip-compile --mode torchscript ------------------------------------------------
+
+class UpstreamTorchScriptModel final : public CompiledModel {
+ public:
+  UpstreamTorchScriptModel(const Archive &archive, const DeviceRequest &request) :
+      device_(choose_device(gpu_available() ? "cuda" : "cpu", request))
+  {
+    torch::jit::ExtraFilesMap extra{
+        {"r_max", ""}, {"type_names", ""}, {"model_dtype", ""}, {"per_edge_type_cutoff", ""}};
+    module_ = load_module(archive, device_, extra);
+    manifest_ = upstream_manifest({extra.begin(), extra.end()}, "torchscript");
+    learn_from_probes(*this, manifest_);
+  }
+
+  const Manifest &manifest() const override { return manifest_; }
+  std::string description() const override
+  {
+    return "TorchScript of nequip-compile on " + device_.str();
+  }
+  void set_num_threads(int num_threads) override { set_torch_threads(num_threads); }
+
+  std::vector<Array> run(const Graph &graph) override
+  {
+    return translate_torch_errors("evaluating the model", [&] {
+      const UpstreamInputs in = upstream_inputs(padded(graph, manifest_.r_max, padding_), device_);
+      c10::Dict<std::string, at::Tensor> input;
+      input.insert("pos", in.pos);
+      input.insert("edge_index", in.edge_index);
+      input.insert("atom_types", in.atom_types);
+      input.insert("cell", in.cell);
+      input.insert("edge_cell_shift", in.edge_cell_shift);
+      const auto output = module_.forward({input}).toGenericDict();
+      store_.clear();
+      return std::vector<Array>{store_.keep(output.at("atomic_energy").toTensor()),
+                                store_.keep(output.at("forces").toTensor()),
+                                store_.keep(output.at("virial").toTensor().reshape({3, 3}))};
+    });
+  }
+
+ private:
+  Manifest manifest_;
+  c10::Device device_;
+  torch::jit::Module module_;
+  OutputStore store_;
+  Graph padding_;
+};
+
+}    // namespace
+
+std::unique_ptr<CompiledModel> open_torchscript(const Archive &archive, const Manifest &manifest,
+                                                const DeviceRequest &request)
+{
+  return std::make_unique<TorchScriptModel>(archive, manifest, request);
+}
+
+std::unique_ptr<CompiledModel> open_upstream_torchscript(const Archive &archive,
+                                                         const DeviceRequest &request)
+{
+  return std::make_unique<UpstreamTorchScriptModel>(archive, request);
+}
+
+}    // namespace kan_md

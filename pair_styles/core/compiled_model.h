@@ -1,0 +1,50 @@
+// A compiled model behind one interface. No torch and no LAMMPS types appear here.
+
+#pragma once
+
+#include "graph.h"
+#include "manifest.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace kan_md {
+
+// A row-major float64 array on the host, owned by the model until its next run.
+struct Array {
+  const double *data = nullptr;
+  std::vector<std::int64_t> shape;
+};
+
+struct DeviceRequest {
+  std::string device = "auto";    // auto (the file's own) | cpu | cuda
+  int local_rank = 0;             // rank among those of this node: picks the GPU
+};
+
+class CompiledModel {
+ public:
+  virtual ~CompiledModel() = default;
+
+  virtual const Manifest &manifest() const = 0;
+
+  // Where it runs, for the line at start, e.g. "TorchScript on cpu".
+  virtual std::string description() const = 0;
+
+  // Evaluates the model. Outputs in the order of the contract: for a potential atomic_energy
+  // [num_nodes, 1] and edge_forces [num_edges, 3]; for Convention::NODE_FORCES atomic_energy,
+  // forces [num_nodes, 3], virial [3, 3]; for a tensor model those that the manifest lists.
+  // Requires num_edges > 0. Throws Error.
+  virtual std::vector<Array> run(const Graph &graph) = 0;
+
+  // Number of threads that the model's operators may use.
+  virtual void set_num_threads(int num_threads) = 0;
+};
+
+// Opens a model file, whatever its extension: kan-md TorchScript or AOTInductor, or a file of
+// nequip-compile. Loads libtorch at the first call. Throws Error.
+std::unique_ptr<CompiledModel> load_compiled_model(const std::string &path,
+                                                   const DeviceRequest &request);
+
+}    // namespace kan_md

@@ -1,0 +1,39 @@
+// What a deployed file promises: the C++ side of kan_md/contract.py. A test holds the two together.
+
+#pragma once
+
+#include <array>
+#include <string_view>
+
+namespace kan_md::contract {
+
+inline constexpr int version = 1;
+inline constexpr std::string_view manifest_key = "kan_md_manifest";
+
+// forward(edge_vectors, edge_index, atom_types, num_local)
+inline constexpr std::array<std::string_view, 4> input_fields = {
+    "edge_vectors",    // [num_edges, 3] float64, r_neighbour - r_centre, Å
+    "edge_index",      // [2, num_edges] int64, row 0 centre, row 1 neighbour, sorted by centre
+    "atom_types",      // [num_atoms] int64, index into type_names
+    "num_local",       // [1] int64, atoms [0, num_local) own their energy
+};
+
+inline constexpr std::array<std::string_view, 2> output_fields = {
+    "atomic_energy",    // [num_atoms, 1] float64, eV
+    "edge_forces",      // [num_edges, 3] float64, d(sum of local energies)/d(edge_vectors), eV/Å
+};
+
+inline constexpr std::array<std::string_view, 4> backbones = {"allegro", "nequip", "mace", "etgnn"};
+inline constexpr std::array<std::string_view, 2> backends = {"torchscript", "aotinductor"};
+inline constexpr std::array<std::string_view, 2> kinds = {"potential", "tensor"};
+
+inline constexpr std::array<std::string_view, 24> manifest_keys = {
+    "kan_md_version", "torch_version", "backend",       "device",
+    "dtype",          "backbone",      "r_max",         "num_layers",
+    "type_names",     "atomic_numbers", "masses",       "cutoffs",
+    "isolated_energies", "min_distances", "kind",       "readout",
+    "passes",         "outputs",       "energy_error",  "force_error",
+    "num_reference_frames", "threads", "model_sha256",  "contract_version",
+};
+
+}    // namespace kan_md::contract

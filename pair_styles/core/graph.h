@@ -1,0 +1,85 @@
+// The graph that a model sees: nodes and directed edges out of LAMMPS' full neighbour list.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kan_md {
+
+// Which atoms become nodes.
+enum class Layout {
+  // Owned atoms are centres, ghosts appear as neighbours only. Exact for strictly local models on
+  // any number of ranks.
+  LOCAL_WITH_GHOSTS,
+  // One rank: every ghost is the node of its owner, the edge vector points to the image. Exact for
+  // message passing, in boxes of any size.
+  PERIODIC_IMAGES,
+  // Several ranks: ghosts out to num_layers hops are nodes and, but for the last hop, centres. Only
+  // owned atoms' energies count; ghosts' forces return to their owners. Exact for message passing.
+  HALO,
+};
+
+const char *name_of(Layout layout);
+
+struct Graph {
+  std::int64_t num_local = 0;    // nodes [0, num_local) own their energy
+  std::int64_t num_nodes = 0;
+  std::int64_t num_edges = 0;
+  std::vector<double> edge_vectors;           // [num_edges, 3] r_neighbour - r_centre, Å
+  std::vector<std::int64_t> edge_index;       // [2, num_edges] centres (ascending), neighbours
+  std::vector<std::int64_t> atom_types;       // [num_nodes] model types
+  std::vector<double> positions;              // [num_nodes, 3] Å
+  std::vector<int> node_atoms;                // [num_nodes] index of the atom in LAMMPS
+  std::int64_t num_close_edges = 0;           // edges shorter than any pair seen in training
+};
+
+// The same nodes with the edges of the first centres only, about `num_edges` of them.
+Graph first_centres(const Graph &graph, std::int64_t num_edges);
+
+// LAMMPS' arrays, borrowed for one call.
+struct AtomView {
+  const double *const *x;       // [num_all][3]
+  const int *type;              // [num_all] LAMMPS types, from 1
+  int num_all;                  // owned and ghost atoms
+  const int *ilist;             // owned atoms of this pair style
+  int inum;
+  const int *numneigh;          // by atom index; of ghosts too where the list was asked for
+  const int *const *firstneigh;
+  int neigh_mask;               // clears the bits that LAMMPS packs into a neighbour index
+};
+
+// Cutoffs and names of one pair style, by LAMMPS type.
+struct TypeTable {
+  std::vector<int> model_type;            // [ntypes + 1], -1 where unmapped
+  std::vector<double> cutoff_sq;          // [(ntypes + 1)^2], centre type first
+  std::vector<double> min_distance_sq;    // the same
+  int stride = 0;                         // ntypes + 1
+};
+
+class GraphBuilder {
+ public:
+  GraphBuilder(Layout layout, int num_layers) : layout_(layout), num_layers_(num_layers) {}
+
+  Layout layout() const { return layout_; }
+
+  // Builds the graph of the present positions. `owner` [num_all] maps ghosts to owned atoms and is
+  // read in layout PERIODIC_IMAGES only. Throws Error where a position is not a number.
+  const Graph &build(const AtomView &atoms, const TypeTable &types, const int *owner,
+                     int num_threads);
+
+ private:
+  void add_centres(int begin, const AtomView &atoms, const TypeTable &types, const int *owner,
+                   int num_threads);
+  int node_of(int atom);
+
+  Layout layout_;
+  int num_layers_;
+  Graph graph_;
+  std::vector<int> nodes_;            // [num_all] node of an atom, or -1
+  std::vector<std::int64_t> first_edge_;
+  std::vector<std::int64_t> centres_, neighbours_;
+};
+
+}    // namespace kan_md

@@ -1,0 +1,151 @@
+#include "manifest.h"
+
+#include "contract.h"
+#include "error.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <sstream>
+
+namespace kan_md {
+
+namespace {
+
+const std::string AGAIN = "deploy the model again with this version of kan-md";
+
+using Fields = std::map<std::string, std::string>;
+
+Fields split_lines(const std::string &text)
+{
+  Fields fields;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    const auto at = line.find('=');
+    if (at == std::string::npos) throw Error("manifest line must be key=value", line, "", AGAIN);
+    fields[line.substr(0, at)] = line.substr(at + 1);
+  }
+  return fields;
+}
+
+void check_keys(const Fields &fields)
+{
+  for (const auto key : contract::manifest_keys)
+    if (!fields.count(std::string(key)))
+      throw Error("manifest must have every key", "none named " + std::string(key), "", AGAIN);
+  for (const auto &[key, value] : fields)
+    if (std::find(contract::manifest_keys.begin(), contract::manifest_keys.end(), key) ==
+        contract::manifest_keys.end())
+      throw Error("manifest must have known keys only", key, "", AGAIN);
+}
+
+template <typename T> std::vector<T> list_of(const Fields &fields, const std::string &key)
+{
+  std::vector<T> values;
+  std::istringstream words(fields.at(key));
+  for (std::string word; words >> word;) {
+    if constexpr (std::is_same_v<T, std::string>) {
+      values.push_back(word);
+    } else {
+      std::size_t used = 0;
+      double number = 0.0;
+      try {
+        number = std::stod(word, &used);
+      } catch (const std::logic_error &) {    // rethrown as our own error below
+        used = 0;
+      }
+      if (used != word.size() || !std::isfinite(number))
+        throw Error("manifest entry " + key + " must be finite numbers", word, "", AGAIN);
+      values.push_back(static_cast<T>(number));
+    }
+  }
+  return values;
+}
+
+template <typename T> T number_of(const Fields &fields, const std::string &key)
+{
+  const auto values = list_of<T>(fields, key);
+  if (values.size() != 1)
+    throw Error("manifest entry " + key + " must be one number", "'" + fields.at(key) + "'", "", AGAIN);
+  return values[0];
+}
+
+template <typename Names> std::string one_of(const Fields &fields, const std::string &key,
+                                             const Names &allowed)
+{
+  const std::string &value = fields.at(key);
+  std::string known;
+  for (const auto name : allowed) {
+    if (name == value) return value;
+    known += (known.empty() ? "" : ", ") + std::string(name);
+  }
+  throw Error("manifest entry " + key, value, known, AGAIN);
+}
+
+void check_size(std::size_t size, std::size_t expected, const std::string &key)
+{
+  if (size != expected)
+    throw Error("manifest entry " + key + " must have " + std::to_string(expected) + " values",
+                std::to_string(size), "", AGAIN);
+}
+
+}    // namespace
+
+int Manifest::type_of(const std::string &name) const
+{
+  const auto found = std::find(type_names.begin(), type_names.end(), name);
+  return found == type_names.end() ? -1 : static_cast<int>(found - type_names.begin());
+}
+
+std::string Manifest::known_types() const
+{
+  std::string names;
+  for (const auto &name : type_names) names += (names.empty() ? "" : ", ") + name;
+  return names;
+}
+
+Manifest Manifest::from_text(const std::string &text)
+{
+  const Fields fields = split_lines(text);
+  const auto version = fields.find("contract_version");
+  const std::string found = version == fields.end() ? "none" : version->second;
+  if (found != std::to_string(contract::version))
+    throw Error("contract version of the file", found, std::to_string(contract::version), AGAIN);
+  check_keys(fields);
+
+  Manifest m;
+  m.kan_md_version = fields.at("kan_md_version");
+  m.torch_version = fields.at("torch_version");
+  m.kind = one_of(fields, "kind", contract::kinds);
+  m.backend = one_of(fields, "backend", contract::backends);
+  m.device = fields.at("device");
+  m.dtype = fields.at("dtype");
+  m.backbone = one_of(fields, "backbone", contract::backbones);
+  m.r_max = number_of<double>(fields, "r_max");
+  m.num_layers = number_of<int>(fields, "num_layers");
+  m.threads = number_of<int>(fields, "threads");
+  m.type_names = list_of<std::string>(fields, "type_names");
+  m.atomic_numbers = list_of<int>(fields, "atomic_numbers");
+  m.masses = list_of<double>(fields, "masses");
+  m.cutoffs = list_of<double>(fields, "cutoffs");
+  m.min_distances = list_of<double>(fields, "min_distances");
+  m.isolated_energies = list_of<double>(fields, "isolated_energies");
+  m.readout = fields.at("readout");
+  m.passes = fields.at("passes");
+  m.outputs = fields.at("outputs");
+
+  const std::size_t types = m.type_names.size();
+  if (types == 0) throw Error("manifest entry type_names must name a type", "none", "", AGAIN);
+  check_size(m.masses.size(), types, "masses");
+  check_size(m.atomic_numbers.size(), types, "atomic_numbers");
+  check_size(m.cutoffs.size(), types * types, "cutoffs");
+  check_size(m.min_distances.size(), types * types, "min_distances");
+  if (m.kind == "potential") check_size(m.isolated_energies.size(), types, "isolated_energies");
+  if (!(m.r_max > 0.0))
+    throw Error("manifest entry r_max must be > 0 Å", fields.at("r_max"), "", AGAIN);
+  if (m.num_layers < 1)
+    throw Error("manifest entry num_layers must be >= 1", fields.at("num_layers"), "", AGAIN);
+  return m;
+}
+
+}    // namespace kan_md

@@ -1,0 +1,97 @@
+/* ----------------------------------------------------------------------
+   kan-md: machine-learned potentials in LAMMPS, pair styles allegro, nequip, mace
+   This file is distributed under the GNU General Public License, version 2 or later.
+------------------------------------------------------------------------- */
+
+// All LAMMPS call-backs of the three pair styles; a style adds its name and its graph layouts.
+
+#ifndef LMP_PAIR_KAN_H
+#define LMP_PAIR_KAN_H
+
+#include "core/compiled_model.h"
+#include "core/graph.h"
+
+#include "pair.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace LAMMPS_NS {
+
+class PairKAN : public Pair {
+ public:
+  PairKAN(class LAMMPS *lmp, const char *style);
+  ~PairKAN() override;
+
+  void settings(int, char **) override;
+  void coeff(int, char **) override;
+  void init_style() override;
+  double init_one(int, int) override;
+  void compute(int, int) override;
+  void finish() override;
+  double memory_usage() override;
+
+  int pack_forward_comm(int, int *, double *, int, int *) override;
+  void unpack_forward_comm(int, int, double *) override;
+  int pack_reverse_comm(int, int, double *) override;
+  void unpack_reverse_comm(int, int *, double *) override;
+
+ protected:
+  // Layout for a model of this many hops on this many ranks.
+  virtual kan_md::Layout choose_layout(int num_layers, int num_ranks) const = 0;
+
+ private:
+  // Runs `body`; what it throws becomes one LAMMPS error on this rank, or, where every rank runs
+  // it (`together`), on all.
+  template <typename Body> void guard(Body &&body);
+  template <typename Body> void guard_together(Body &&body);
+  std::string explain(const std::string &problem) const;
+
+  void allocate();
+  void load_model(const std::string &file);
+  void map_types(int narg, char **arg);
+  void check_model() const;
+  void check_masses() const;
+  void check_special_bonds() const;
+  void request_ghosts();
+  double halo_cutoff() const;
+
+  void find_owners();
+  const kan_md::Graph &build_graph();
+  void evaluate(const kan_md::Graph &graph);
+  void add_isolated_energies(const kan_md::Graph &graph);
+  void add_energies(const kan_md::Graph &graph, const kan_md::Array &energies);
+  void add_edge_forces(const kan_md::Graph &graph, const kan_md::Array &edge_forces);
+  void add_node_forces(const kan_md::Graph &graph, const kan_md::Array &forces,
+                       const kan_md::Array &virial_3x3);
+  void return_ghost_forces();
+  void report_start(const kan_md::Graph &graph);
+  double forecast_memory(const kan_md::Graph &graph);
+  void warn_of_close_atoms(const kan_md::Graph &graph);
+
+  // Forces and per-atom virials of the nodes, one copy per thread.
+  struct Tally {
+    std::vector<double> force, virial;    // [threads][num_nodes][3], [threads][num_nodes][9]
+    std::vector<double> total;            // [threads][9]
+  };
+
+  std::string style_, file_;
+  bool check_mass_;
+  kan_md::DeviceRequest device_;
+  std::unique_ptr<kan_md::CompiledModel> model_;
+  std::unique_ptr<kan_md::GraphBuilder> builder_;
+  kan_md::TypeTable types_;
+  Tally tally_;
+  std::vector<int> owner_;                // [num_all], layout PERIODIC_IMAGES
+  std::vector<double> ghost_return_;      // [num_all][width], newton off
+  int return_width_;
+  double user_cutghost_, own_cutghost_;
+  bool start_reported_;
+  bigint close_edges_;                    // summed over steps, this rank
+  bool warned_of_close_, warned_of_virial_;
+};
+
+}    // namespace LAMMPS_NS
+
+#endif

@@ -1,0 +1,30 @@
+/* ----------------------------------------------------------------------
+   kan-md: machine-learned potentials in LAMMPS, pair styles allegro, nequip, mace
+   This file is distributed under the GNU General Public License, version 2 or later.
+------------------------------------------------------------------------- */
+
+#ifdef PAIR_CLASS
+// clang-format off
+PairStyle(mace,PairMACE);
+// clang-format on
+#else
+
+#ifndef LMP_PAIR_MACE_H
+#define LMP_PAIR_MACE_H
+
+#include "pair_kan.h"
+
+namespace LAMMPS_NS {
+
+class PairMACE : public PairKAN {
+ public:
+  explicit PairMACE(class LAMMPS *lmp) : PairKAN(lmp, "mace") {}
+
+ protected:
+  kan_md::Layout choose_layout(int num_layers, int num_ranks) const override;
+};
+
+}    // namespace LAMMPS_NS
+
+#endif
+#endif
