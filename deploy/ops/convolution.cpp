@@ -1,0 +1,393 @@
+// Message-passing convolution of NequIP and MACE as one operator, with its reverse.
+//
+// out_i[p, m3, k] = sum_j sum_{m1 m2} C^p_{m1 m2 m3} R^p_k(r_ij) Y_{l2 m2}(r̂_ij) H_j[m1, k]
+//
+// The sum over neighbours is taken before the Clebsch-Gordan contraction, channels are the vector
+// direction, and a thread walks one cache line of channels through all its centres before the next,
+// so that the table slice of that line stays in its L2 cache.
+
+#include "convolution_kernels.h"
+#include "convolution_plan.h"
+#include "neighbours.h"
+#include "ops.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+
+#include <omp.h>
+
+#include <vector>
+
+namespace kan_md::ops {
+namespace {
+
+void check(const ConvolutionPlan &plan, const at::Tensor &edge_vectors, const at::Tensor &x,
+           const at::Tensor &edge_index, const at::Tensor &atom_types, const at::Tensor &table,
+           const at::Tensor &cutoffs)
+{
+  const int64_t num_edges = edge_index.size(1), num_atoms = x.size(0);
+  TORCH_CHECK(edge_vectors.dim() == 2 && edge_vectors.size(0) == num_edges &&
+                  edge_vectors.size(1) == 3,
+              "kan_md::convolution: edge_vectors must be [", num_edges, ", 3], got ",
+              edge_vectors.sizes());
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == plan.in_dim, "kan_md::convolution: x must be [num_atoms, ",
+              plan.in_dim, "], got ", x.sizes());
+  TORCH_CHECK(atom_types.numel() == num_atoms, "kan_md::convolution: ", num_atoms, " atoms but ",
+              atom_types.numel(), " atom_types");
+  TORCH_CHECK(table.dim() == 2 && table.size(1) == plan.table_size,
+              "kan_md::convolution: table must be [num_pairs, ", plan.table_size, "], got ",
+              table.sizes());
+  TORCH_CHECK(cutoffs.scalar_type() == at::kDouble && cutoffs.numel() == table.size(0),
+              "kan_md::convolution: one float64 cutoff per table, got ", cutoffs.numel(), " for ",
+              table.size(0));
+  TORCH_CHECK(table.scalar_type() == x.scalar_type(),
+              "kan_md::convolution: table and x differ in dtype");
+  TORCH_CHECK(num_atoms < INT32_MAX, "kan_md::convolution: too many atoms, got ", num_atoms);
+}
+
+int64_t checked_num_types(const at::Tensor &atom_types, int64_t num_pairs)
+{
+  const int64_t num_types = std::lround(std::sqrt(static_cast<double>(num_pairs)));
+  TORCH_CHECK(num_types * num_types == num_pairs,
+              "kan_md: tables come one per ordered pair of types, got ", num_pairs);
+  if (num_pairs == 1) return 1;
+  const int64_t *types = atom_types.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < atom_types.numel(); ++i)
+    TORCH_CHECK(types[i] >= 0 && types[i] < num_types, "kan_md: atom type ", types[i],
+                " of atom ", i, ", there are ", num_types);
+  return num_types;
+}
+
+// features: [atom, 2l+1, block] of one block of channels, the rest of the line filled with zeros.
+template <typename T>
+void pack_block(const Group &group, const T *x, int64_t in_dim, int64_t block_number,
+                int64_t begin, int64_t end, T *features)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  const int64_t rows = 2 * group.l1 + 1, from = block_number * kBlock;
+  const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
+  for (int64_t i = begin; i < end; ++i)
+    for (int64_t m = 0; m < rows; ++m) {
+      const T *source = x + i * in_dim + group.in_offset + m * group.channels + from;
+      T *target = features + (i * rows + m) * kBlock;
+      std::copy_n(source, width, target);
+      std::fill(target + width, target + kBlock, T(0));
+    }
+}
+
+// The graph and model data that both directions read.
+template <typename T> struct Inputs {
+  const ConvolutionPlan &plan;
+  const CentreRanges &ranges;
+  const EdgeTerms<T> &edges;
+  const T *packed;    // per group and block: [num_atoms, 2l+1, block]
+  const T *table;
+  int64_t num_atoms;
+
+  const T *features(const Group &group, int64_t block) const
+  {
+    return packed + packed_at(group, block);
+  }
+  int64_t packed_at(const Group &group, int64_t block) const
+  {
+    return (group.packed_offset + block * (2 * group.l1 + 1)) * num_atoms * Simd<T>::kBlock;
+  }
+  // First knot row of an edge, all paths of the group.
+  const T *row(const Group &group, int64_t block, int64_t row_size, int64_t e) const
+  {
+    return table + edges.pair.get()[e] * plan.table_size + group.table_offset +
+        (block * plan.num_knots + edges.knot.get()[e]) * row_size;
+  }
+};
+
+template <typename T> int64_t row_size_of(const Group &group)
+{
+  return static_cast<int64_t>(group.paths.size()) * kKnotValues * Simd<T>::kBlock;
+}
+
+template <typename T>
+void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64_t begin,
+                   int64_t end, std::vector<const T *> &rows, T *radial, T *phi, T *out)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  const int64_t row_size = row_size_of<T>(group), from = block * kBlock;
+  const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
+  const T *features = in.features(group, block);
+  const int num_harmonics = in.edges.num_harmonics;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t first = in.ranges.first[i], count = in.ranges.first[i + 1] - first;
+    T *row_out = out + i * in.plan.out_dim + from;
+    rows.resize(count);
+    for (int64_t e = 0; e < count; ++e) rows[e] = in.row(group, block, row_size, first + e);
+    for (size_t p = 0; p < group.paths.size(); ++p) {
+      const Path &path = group.paths[p];
+      radial_of_path<T>(count, rows.data(), p * kKnotValues * kBlock, row_size,
+                        in.edges.weights.get() + first * kSplineWeights, radial);
+      forward_kernel<T>(path.l1, path.l2)(
+          count, radial, features, in.edges.neighbour.get() + first,
+          in.edges.harmonics.get() + first * num_harmonics + path.l2 * path.l2, num_harmonics,
+          phi);
+      T target[(4 * kMaxL + 1) * kBlock];
+      const int num_targets = 2 * path.l3 + 1;
+      std::fill_n(target, num_targets * kBlock, T(0));
+      for (const Coupling &c : path.couplings) {
+        const T value = static_cast<T>(c.value);
+        for (int k = 0; k < kBlock; ++k)
+          target[c.target * kBlock + k] += value * phi[c.source * kBlock + k];
+      }
+      for (int m = 0; m < num_targets; ++m)
+        std::copy_n(target + m * kBlock, width, row_out + path.out_offset + m * group.channels);
+    }
+  }
+}
+
+template <typename T>
+void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64_t begin,
+                   int64_t end, const T *out_grad, T *phi_grad, T *feature_grad, T *harmonics_grad,
+                   T *edge_harmonics_grad, T *edge_radial_grad)
+{
+  constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
+  const int64_t row_size = row_size_of<T>(group), from = block * kBlock;
+  const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
+  const int64_t stride = (2 * group.l1 + 1) * kBlock;
+  const T *features = in.features(group, block);
+  const int num_harmonics = in.edges.num_harmonics;
+  const size_t num_paths = group.paths.size();
+  ReverseKernel<T> kernels[64];
+  TORCH_INTERNAL_ASSERT(num_paths <= 64);
+  for (size_t p = 0; p < num_paths; ++p)
+    kernels[p] = reverse_kernel<T>(group.paths[p].l1, group.paths[p].l2);
+
+  for (int64_t i = begin; i < end; ++i) {
+    std::fill_n(phi_grad, group.num_sources * kBlock, T(0));
+    for (const Path &path : group.paths) {
+      T target[(4 * kMaxL + 1) * kBlock] = {};
+      for (int m = 0; m <= 2 * path.l3; ++m)
+        std::copy_n(out_grad + i * in.plan.out_dim + path.out_offset + m * group.channels + from,
+                    width, target + m * kBlock);
+      T *source = phi_grad + path.source_offset * kBlock;
+      for (const Coupling &c : path.couplings) {
+        const T value = static_cast<T>(c.value);
+        for (int k = 0; k < kBlock; ++k)
+          source[c.source * kBlock + k] += value * target[c.target * kBlock + k];
+      }
+    }
+    for (int64_t e = in.ranges.first[i]; e < in.ranges.first[i + 1]; ++e) {
+      const T *row = in.row(group, block, row_size, e);
+      const int64_t j = in.edges.neighbour.get()[e];
+      const T *w = in.edges.weights.get() + e * kSplineWeights;
+      const T *s = in.edges.slopes.get() + e * kSplineWeights;
+      const T *y = in.edges.harmonics.get() + e * num_harmonics;
+      T radial_grad[kLanes] = {};
+      std::fill_n(harmonics_grad, num_harmonics * kLanes, T(0));
+      for (size_t p = 0; p < num_paths; ++p) {
+        const Path &path = group.paths[p];
+        const T *low = row + p * kKnotValues * kBlock;
+        const int lm = path.l2 * path.l2;
+        kernels[p](w, s, low, low + row_size, features + j * stride, y + lm,
+                   phi_grad + path.source_offset * kBlock, feature_grad + j * stride,
+                   harmonics_grad + lm * kLanes, radial_grad);
+      }
+      edge_radial_grad[e] += sum<T>(load(radial_grad));
+      T *g = edge_harmonics_grad + e * num_harmonics;
+      for (int m = 0; m < num_harmonics; ++m) g[m] += sum<T>(load(harmonics_grad + m * kLanes));
+    }
+  }
+}
+
+// Contiguous copies of what the kernels read by pointer.
+struct Arguments {
+  at::Tensor edge_vectors, x, edge_index, atom_types, table, cutoffs;
+  Arguments(const at::Tensor &edge_vectors_, const at::Tensor &x_, const at::Tensor &edge_index_,
+            const at::Tensor &atom_types_, const at::Tensor &table_, const at::Tensor &cutoffs_) :
+      edge_vectors(edge_vectors_.contiguous()), x(x_.contiguous()),
+      edge_index(edge_index_.contiguous()), atom_types(atom_types_.contiguous()),
+      table(table_.contiguous()), cutoffs(cutoffs_.contiguous())
+  {
+  }
+};
+
+template <typename T, typename R>
+at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  const int64_t num_atoms = arg.x.size(0), num_edges = arg.edge_index.size(1);
+  const int64_t num_pairs = arg.table.size(0);
+  const int64_t num_types = checked_num_types(arg.atom_types, num_pairs);
+  const int num_threads = at::get_num_threads();
+  const CentreRanges ranges(arg.edge_index, num_atoms, num_threads);
+  EdgeTerms<T> edges(num_edges, plan.l_max, false);
+  Scratch<T> packed(plan.packed_rows * num_atoms * kBlock);
+  at::Tensor out = at::empty({num_atoms, plan.out_dim}, arg.x.options());
+  const Inputs<T> in{plan,         ranges, edges, packed.get(), arg.table.const_data_ptr<T>(),
+                     num_atoms};
+  int64_t most_neighbours = 0;
+  for (int64_t i = 0; i < num_atoms; ++i)
+    most_neighbours = std::max(most_neighbours, ranges.first[i + 1] - ranges.first[i]);
+
+  const int64_t *index = arg.edge_index.const_data_ptr<int64_t>();
+  const R *vectors = arg.edge_vectors.const_data_ptr<R>();
+  const T *x = arg.x.const_data_ptr<T>();
+  T *out_data = out.mutable_data_ptr<T>();
+#pragma omp parallel num_threads(num_threads)
+  {
+    // The runtime may grant fewer threads than there are parts.
+    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads()) {
+      const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
+      edges.fill(vectors, index, index + num_edges, arg.atom_types.const_data_ptr<int64_t>(),
+                 arg.cutoffs.const_data_ptr<double>(), num_pairs, num_types, plan.num_knots,
+                 ranges.first[begin], ranges.first[end]);
+      for (const Group &group : plan.groups)
+        for (int64_t b = 0; b < group.num_blocks; ++b)
+          pack_block<T>(group, x, plan.in_dim, b, begin, end,
+                        packed.get() + in.packed_at(group, b));
+    }
+#pragma omp barrier
+    std::vector<const T *> rows;
+    Scratch<T> radial(most_neighbours * kBlock), phi((2 * kMaxL + 1) * (2 * kMaxL + 1) * kBlock);
+    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads())
+      for (const Group &group : plan.groups)
+        for (int64_t b = 0; b < group.num_blocks; ++b)
+          forward_block<T>(in, group, b, ranges.part[k], ranges.part[k + 1], rows, radial.get(),
+                           phi.get(), out_data);
+  }
+  return out;
+}
+
+// Sum of the threads' feature gradients, back in the layout of x.
+template <typename T>
+void unpack_gradient(const Inputs<T> &in, const T *gradients, int64_t gradient_size,
+                     int num_threads, int64_t begin, int64_t end, T *x_grad)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  for (const Group &group : in.plan.groups)
+    for (int64_t b = 0; b < group.num_blocks; ++b) {
+      const int64_t rows = 2 * group.l1 + 1, from = b * kBlock;
+      const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t m = 0; m < rows; ++m) {
+          const T *source = gradients + in.packed_at(group, b) + (i * rows + m) * kBlock;
+          T *target = x_grad + i * in.plan.in_dim + group.in_offset + m * group.channels + from;
+          for (int64_t k = 0; k < width; ++k) {
+            T total = source[k];
+            for (int thread = 1; thread < num_threads; ++thread)
+              total += source[thread * gradient_size + k];
+            target[k] = total;
+          }
+        }
+    }
+}
+
+template <typename T, typename R>
+std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arguments &arg,
+                                           const ConvolutionPlan &plan)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  const int64_t num_atoms = arg.x.size(0), num_edges = arg.edge_index.size(1);
+  const int64_t num_pairs = arg.table.size(0);
+  const int64_t num_types = checked_num_types(arg.atom_types, num_pairs);
+  const int num_threads = at::get_num_threads();
+  const CentreRanges ranges(arg.edge_index, num_atoms, num_threads);
+  EdgeTerms<T> edges(num_edges, plan.l_max, true);
+  const int64_t packed_size = plan.packed_rows * num_atoms * kBlock;
+  Scratch<T> packed(packed_size), feature_grads(packed_size * num_threads);
+  Scratch<T> harmonics_grad(num_edges * edges.num_harmonics), radial_grad(num_edges);
+  at::Tensor vector_grad = at::empty_like(arg.edge_vectors), x_grad = at::zeros_like(arg.x);
+  const Inputs<T> in{plan,         ranges, edges, packed.get(), arg.table.const_data_ptr<T>(),
+                     num_atoms};
+
+  const int64_t *index = arg.edge_index.const_data_ptr<int64_t>();
+  const R *vectors = arg.edge_vectors.const_data_ptr<R>();
+  const T *x = arg.x.const_data_ptr<T>(), *upstream = out_grad.const_data_ptr<T>();
+  R *vector_grad_data = vector_grad.mutable_data_ptr<R>();
+  T *x_grad_data = x_grad.mutable_data_ptr<T>();
+#pragma omp parallel num_threads(num_threads)
+  {
+    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads()) {
+      const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
+      const int64_t first = ranges.first[begin], last = ranges.first[end];
+      edges.fill(vectors, index, index + num_edges, arg.atom_types.const_data_ptr<int64_t>(),
+                 arg.cutoffs.const_data_ptr<double>(), num_pairs, num_types, plan.num_knots, first,
+                 last);
+      for (const Group &group : plan.groups)
+        for (int64_t b = 0; b < group.num_blocks; ++b)
+          pack_block<T>(group, x, plan.in_dim, b, begin, end,
+                        packed.get() + in.packed_at(group, b));
+      std::fill_n(feature_grads.get() + k * packed_size, packed_size, T(0));
+      std::fill(harmonics_grad.get() + first * edges.num_harmonics,
+                harmonics_grad.get() + last * edges.num_harmonics, T(0));
+      std::fill(radial_grad.get() + first, radial_grad.get() + last, T(0));
+    }
+#pragma omp barrier
+    Scratch<T> phi_grad(plan.max_sources * kBlock);
+    Scratch<T> harmonics_lanes(edges.num_harmonics * Simd<T>::kLanes);
+    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads()) {
+      const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
+      for (const Group &group : plan.groups)
+        for (int64_t b = 0; b < group.num_blocks; ++b)
+          reverse_block<T>(in, group, b, begin, end, upstream, phi_grad.get(),
+                           feature_grads.get() + k * packed_size + in.packed_at(group, b),
+                           harmonics_lanes.get(), harmonics_grad.get(), radial_grad.get());
+      gradient_for<T, R>(plan.l_max, vectors, harmonics_grad.get(), radial_grad.get(),
+                         ranges.first[begin], ranges.first[end], vector_grad_data);
+    }
+#pragma omp barrier
+    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads())
+      unpack_gradient<T>(in, feature_grads.get(), packed_size, num_threads, ranges.part[k],
+                         ranges.part[k + 1], x_grad_data);
+  }
+  return {vector_grad, x_grad};
+}
+
+template <typename Result, typename Call>
+Result dispatch(at::ScalarType feature_type, at::ScalarType vector_type, const Call &call)
+{
+  TORCH_CHECK((feature_type == at::kFloat || feature_type == at::kDouble) &&
+                  (vector_type == at::kFloat || vector_type == at::kDouble),
+              "kan_md::convolution: float32 or float64, got ", feature_type, " and ", vector_type);
+  if (feature_type == at::kFloat)
+    return vector_type == at::kFloat ? call(float{}, float{}) : call(float{}, double{});
+  return vector_type == at::kFloat ? call(double{}, float{}) : call(double{}, double{});
+}
+
+}    // namespace
+
+at::Tensor convolution(const at::Tensor &edge_vectors, const at::Tensor &x,
+                       const at::Tensor &edge_index, const at::Tensor &atom_types,
+                       const at::Tensor &table, const at::Tensor &cutoffs,
+                       const at::Tensor &couplings, c10::IntArrayRef irreps_in,
+                       c10::IntArrayRef paths, int64_t num_knots)
+{
+  const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
+                             kBlockBytes / x.element_size());
+  check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
+  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs);
+  return dispatch<at::Tensor>(x.scalar_type(), edge_vectors.scalar_type(), [&](auto t, auto r) {
+    return forward<decltype(t), decltype(r)>(arg, plan);
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor>
+convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
+                     const at::Tensor &x, const at::Tensor &edge_index,
+                     const at::Tensor &atom_types, const at::Tensor &table,
+                     const at::Tensor &cutoffs, const at::Tensor &couplings,
+                     c10::IntArrayRef irreps_in, c10::IntArrayRef paths, int64_t num_knots)
+{
+  const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
+                             kBlockBytes / x.element_size());
+  check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
+  TORCH_CHECK(out_grad.dim() == 2 && out_grad.size(0) == x.size(0) &&
+                  out_grad.size(1) == plan.out_dim && out_grad.scalar_type() == x.scalar_type(),
+              "kan_md::convolution_backward: out_grad must be [num_atoms, ", plan.out_dim,
+              "], got ", out_grad.sizes());
+  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs);
+  const at::Tensor upstream = out_grad.contiguous();
+  return dispatch<std::tuple<at::Tensor, at::Tensor>>(
+      x.scalar_type(), edge_vectors.scalar_type(), [&](auto t, auto r) {
+        return reverse<decltype(t), decltype(r)>(upstream, arg, plan);
+      });
+}
+
+}    // namespace kan_md::ops

@@ -1,0 +1,195 @@
+"""How the operators want their constants: channel blocks, table order, monomial programs.
+
+The C++ kernels work on cache lines of channels, 64 bytes each. Tables are stored so that a kernel
+that walks one line of channels through all atoms reads one contiguous slice:
+
+    one pair's table: for each input irreps, for each block of its channels,
+                      [num_knots, paths of these irreps, 3, block]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+BLOCK_BYTES = 64
+KNOT_VALUES = 3
+"""f, h f', h² f'' at every knot."""
+
+
+def block_of(dtype: torch.dtype) -> int:
+    """Channels in a cache line."""
+    return BLOCK_BYTES // torch.empty(0, dtype=dtype).element_size()
+
+
+@dataclass(frozen=True)
+class ConvolutionSpec:
+    """Irreps and paths of one convolution.
+
+    Features are m-major: per irreps [2l+1, channels], channels fastest.
+
+    Attributes:
+        irreps_in: (channels, l) of the neighbours' features.
+        paths: (input, l2, l3): index of the input irreps, degree of the harmonics, degree of the
+            result; sorted by input.
+    """
+
+    irreps_in: tuple[tuple[int, int], ...]
+    paths: tuple[tuple[int, int, int], ...]
+
+    def channels_of(self, path: int) -> int:
+        """Channels of a path: those of its input."""
+        return self.irreps_in[self.paths[path][0]][0]
+
+    @property
+    def in_dim(self) -> int:
+        """Width of the features."""
+        return sum(channels * (2 * degree + 1) for channels, degree in self.irreps_in)
+
+    @property
+    def out_dim(self) -> int:
+        """Width of the result: per path [2 l3 + 1, channels]."""
+        return sum(self.channels_of(p) * (2 * path[2] + 1) for p, path in enumerate(self.paths))
+
+    @property
+    def num_functions(self) -> int:
+        """Radial functions: one per path and channel."""
+        return sum(self.channels_of(p) for p in range(len(self.paths)))
+
+    @property
+    def flat_irreps(self) -> list[int]:
+        """``irreps_in`` as the operator's list."""
+        return [number for pair in self.irreps_in for number in pair]
+
+    @property
+    def flat_paths(self) -> list[int]:
+        """``paths`` as the operator's list."""
+        return [number for path in self.paths for number in path]
+
+    def groups(self) -> list[tuple[int, list[int]]]:
+        """Channels and numbers of the paths of each input that has any."""
+        found: dict[int, list[int]] = {}
+        for number, path in enumerate(self.paths):
+            found.setdefault(path[0], []).append(number)
+        return [(self.irreps_in[i][0], numbers) for i, numbers in found.items()]
+
+
+def pack_table(values: torch.Tensor, spec: ConvolutionSpec) -> torch.Tensor:
+    """Order a table for the convolution.
+
+    Args:
+        values: [num_pairs, num_knots, 3, num_functions], functions path by path.
+        spec: irreps and paths.
+
+    Returns:
+        [num_pairs, table_size].
+    """
+    num_pairs, num_knots = values.shape[:2]
+    block = block_of(values.dtype)
+    by_path = torch.split(values, [spec.channels_of(p) for p in range(len(spec.paths))], dim=3)
+    pieces = []
+    for channels, numbers in spec.groups():
+        padded = -(-channels // block) * block
+        group = values.new_zeros(num_pairs, num_knots, len(numbers), KNOT_VALUES, padded)
+        for position, number in enumerate(numbers):
+            group[:, :, position, :, :channels] = by_path[number]
+        group = group.unflatten(4, (-1, block)).permute(0, 4, 1, 2, 3, 5)
+        pieces.append(group.reshape(num_pairs, -1))
+    return torch.cat(pieces, dim=1).contiguous()
+
+
+def unpack_table(table: torch.Tensor, spec: ConvolutionSpec, num_knots: int) -> torch.Tensor:
+    """Undo :func:`pack_table`: [num_pairs, num_knots, 3, num_functions]."""
+    num_pairs, block = table.size(0), block_of(table.dtype)
+    by_path: dict[int, torch.Tensor] = {}
+    start = 0
+    for channels, numbers in spec.groups():
+        num_blocks = -(-channels // block)
+        size = num_blocks * num_knots * len(numbers) * KNOT_VALUES * block
+        group = table[:, start : start + size].view(
+            num_pairs, num_blocks, num_knots, len(numbers), KNOT_VALUES, block
+        )
+        start += size
+        group = group.permute(0, 2, 3, 4, 1, 5).flatten(4)[..., :channels]
+        for position, number in enumerate(numbers):
+            by_path[number] = group[:, :, position]
+    return torch.cat([by_path[number] for number in range(len(spec.paths))], dim=3)
+
+
+Monomial = tuple[int, ...]
+"""Components, ascending, of one product; one to three of them."""
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """Outputs as sums of monomials, in the order in which the operator walks them.
+
+    Attributes:
+        program: int32, per output ``n_i { i, has_i, n_j { j, has_ij, n_k { k } } }``.
+        terms: (output, monomial) per coefficient.
+    """
+
+    program: torch.Tensor
+    terms: tuple[tuple[int, Monomial], ...]
+
+
+def make_polynomial(outputs: list[list[Monomial]]) -> Polynomial:
+    """Nest the monomials of each output.
+
+    The nest costs one operation per monomial and one per distinct prefix. Components are free to
+    take any place in the nest; the most frequent ones go outside, which keeps the prefixes few.
+
+    Args:
+        outputs: monomials of each output, components ascending.
+    """
+    program: list[int] = []
+    terms: list[tuple[int, Monomial]] = []
+    for output, monomials in enumerate(outputs):
+        counts = Counter(i for monomial in monomials for i in set(monomial))
+        rank = {i: (-count, i) for i, count in counts.items()}
+        nest: dict[int, dict[int, list[int]]] = {}
+        plain: dict[Monomial, Monomial] = {}
+        for monomial in monomials:
+            key = tuple(sorted(monomial, key=rank.__getitem__))
+            plain[key] = tuple(sorted(monomial))
+            inner = nest.setdefault(key[0], {})
+            if len(key) > 1:
+                innermost = inner.setdefault(key[1], [])
+                if len(key) > 2:
+                    innermost.append(key[2])
+        program.append(len(nest))
+        for i, inner in nest.items():
+            program += [i, int((i,) in plain), len(inner)]
+            if (i,) in plain:
+                terms.append((output, plain[(i,)]))
+            for j, innermost in inner.items():
+                program += [j, int((i, j) in plain), len(innermost)]
+                if (i, j) in plain:
+                    terms.append((output, plain[(i, j)]))
+                program += innermost
+                terms += [(output, plain[(i, j, k)]) for k in innermost]
+    return Polynomial(torch.tensor(program, dtype=torch.int32), tuple(terms))
+
+
+def pack_coefficients(values: torch.Tensor) -> torch.Tensor:
+    """Order coefficients for the polynomial operator.
+
+    Args:
+        values: [num_types, num_terms, channels].
+
+    Returns:
+        [num_types, num_blocks, num_terms, block].
+    """
+    num_types, num_terms, channels = values.shape
+    block = block_of(values.dtype)
+    num_blocks = -(-channels // block)
+    padded = values.new_zeros(num_types, num_terms, num_blocks * block)
+    padded[:, :, :channels] = values
+    return padded.view(num_types, num_terms, num_blocks, block).transpose(1, 2).contiguous()
+
+
+def unpack_coefficients(packed: torch.Tensor, channels: int) -> torch.Tensor:
+    """Undo :func:`pack_coefficients`."""
+    return packed.transpose(1, 2).flatten(2)[..., :channels]

@@ -1,0 +1,200 @@
+// Registration with torch: schemas, CPU kernels, and the reverse passes as autograd functions.
+//
+// The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
+// is no second derivative: deployed files need forces only; training uses the plain torch modules.
+
+#include "ops.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+namespace kan_md::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+template <typename Signature> auto operator_handle(const char *name)
+{
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+class Convolution : public torch::autograd::Function<Convolution> {
+ public:
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &edge_vectors,
+                            const at::Tensor &x, const at::Tensor &edge_index,
+                            const at::Tensor &atom_types, const at::Tensor &table,
+                            const at::Tensor &cutoffs, const at::Tensor &couplings,
+                            std::vector<int64_t> irreps_in, std::vector<int64_t> paths,
+                            int64_t num_knots)
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    static const auto op = operator_handle<decltype(convolution)>("kan_md::convolution");
+    ctx->save_for_backward(
+        {edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings});
+    ctx->saved_data["irreps_in"] = irreps_in;
+    ctx->saved_data["paths"] = paths;
+    ctx->saved_data["num_knots"] = num_knots;
+    return op.call(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings, irreps_in,
+                   paths, num_knots);
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads)
+  {
+    static const auto op =
+        operator_handle<decltype(convolution_backward)>("kan_md::convolution_backward");
+    const variable_list s = ctx->get_saved_variables();
+    const auto [vector_grad, x_grad] =
+        op.call(grads[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6],
+                ctx->saved_data["irreps_in"].toIntVector(),
+                ctx->saved_data["paths"].toIntVector(), ctx->saved_data["num_knots"].toInt());
+    variable_list result(10);
+    result[0] = vector_grad;
+    result[1] = x_grad;
+    return result;
+  }
+};
+
+class Polynomial : public torch::autograd::Function<Polynomial> {
+ public:
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &a,
+                            const at::Tensor &atom_types, const at::Tensor &coefficients,
+                            const at::Tensor &program, int64_t num_outputs)
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    static const auto op = operator_handle<decltype(polynomial)>("kan_md::polynomial");
+    ctx->save_for_backward({a, atom_types, coefficients, program});
+    return op.call(a, atom_types, coefficients, program, num_outputs);
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads)
+  {
+    static const auto op =
+        operator_handle<decltype(polynomial_backward)>("kan_md::polynomial_backward");
+    const variable_list s = ctx->get_saved_variables();
+    variable_list result(5);
+    result[0] = op.call(grads[0], s[0], s[1], s[2], s[3]);
+    return result;
+  }
+};
+
+class PiecewiseCubic : public torch::autograd::Function<PiecewiseCubic> {
+ public:
+  static variable_list forward(AutogradContext *ctx, const at::Tensor &x,
+                               const at::Tensor &coefficients, const at::Tensor &lower,
+                               const at::Tensor &inverse_step)
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    static const auto op = operator_handle<decltype(piecewise_cubic)>("kan_md::piecewise_cubic");
+    const auto [y, slope] = op.call(x, coefficients, lower, inverse_step);
+    ctx->save_for_backward({slope});
+    ctx->mark_non_differentiable({slope});
+    return {y, slope};
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads)
+  {
+    const at::Tensor slope = ctx->get_saved_variables()[0];    // [n, in, out]
+    variable_list result(4);
+    result[0] = slope.size(2) == 1 ? grads[0] * slope.squeeze(2)
+                                   : at::matmul(slope, grads[0].unsqueeze(2)).squeeze(2);
+    return result;
+  }
+};
+
+class RadialTable : public torch::autograd::Function<RadialTable> {
+ public:
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &lengths,
+                            const at::Tensor &pairs, const at::Tensor &table,
+                            const at::Tensor &cutoffs)
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    static const auto op = operator_handle<decltype(radial_table)>("kan_md::radial_table");
+    ctx->save_for_backward({lengths, pairs, table, cutoffs});
+    return op.call(lengths, pairs, table, cutoffs);
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list grads)
+  {
+    static const auto op =
+        operator_handle<decltype(radial_table_backward)>("kan_md::radial_table_backward");
+    const variable_list s = ctx->get_saved_variables();
+    variable_list result(4);
+    result[0] = op.call(grads[0], s[0], s[1], s[2], s[3]);
+    return result;
+  }
+};
+
+at::Tensor convolution_autograd(const at::Tensor &edge_vectors, const at::Tensor &x,
+                                const at::Tensor &edge_index, const at::Tensor &atom_types,
+                                const at::Tensor &table, const at::Tensor &cutoffs,
+                                const at::Tensor &couplings, c10::IntArrayRef irreps_in,
+                                c10::IntArrayRef paths, int64_t num_knots)
+{
+  return Convolution::apply(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings,
+                            irreps_in.vec(), paths.vec(), num_knots);
+}
+
+at::Tensor polynomial_autograd(const at::Tensor &a, const at::Tensor &atom_types,
+                               const at::Tensor &coefficients, const at::Tensor &program,
+                               int64_t num_outputs)
+{
+  return Polynomial::apply(a, atom_types, coefficients, program, num_outputs);
+}
+
+std::tuple<at::Tensor, at::Tensor> piecewise_cubic_autograd(const at::Tensor &x,
+                                                            const at::Tensor &coefficients,
+                                                            const at::Tensor &lower,
+                                                            const at::Tensor &inverse_step)
+{
+  const variable_list out = PiecewiseCubic::apply(x, coefficients, lower, inverse_step);
+  return {out[0], out[1]};
+}
+
+at::Tensor radial_table_autograd(const at::Tensor &lengths, const at::Tensor &pairs,
+                                 const at::Tensor &table, const at::Tensor &cutoffs)
+{
+  return RadialTable::apply(lengths, pairs, table, cutoffs);
+}
+
+}    // namespace
+}    // namespace kan_md::ops
+
+TORCH_LIBRARY(kan_md, m)
+{
+  m.def("convolution(Tensor edge_vectors, Tensor x, Tensor edge_index, Tensor atom_types, "
+        "Tensor table, Tensor cutoffs, Tensor couplings, int[] irreps_in, int[] paths, "
+        "int num_knots) -> Tensor");
+  m.def("convolution_backward(Tensor out_grad, Tensor edge_vectors, Tensor x, Tensor edge_index, "
+        "Tensor atom_types, Tensor table, Tensor cutoffs, Tensor couplings, int[] irreps_in, "
+        "int[] paths, int num_knots) -> (Tensor, Tensor)");
+  m.def("polynomial(Tensor a, Tensor atom_types, Tensor coefficients, Tensor program, "
+        "int num_outputs) -> Tensor");
+  m.def("polynomial_backward(Tensor out_grad, Tensor a, Tensor atom_types, Tensor coefficients, "
+        "Tensor program) -> Tensor");
+  m.def("piecewise_cubic(Tensor x, Tensor coefficients, Tensor lower, Tensor inverse_step) -> "
+        "(Tensor, Tensor)");
+  m.def("radial_table(Tensor lengths, Tensor pairs, Tensor table, Tensor cutoffs) -> Tensor");
+  m.def("radial_table_backward(Tensor out_grad, Tensor lengths, Tensor pairs, Tensor table, "
+        "Tensor cutoffs) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(kan_md, CPU, m)
+{
+  m.impl("convolution", kan_md::ops::convolution);
+  m.impl("convolution_backward", kan_md::ops::convolution_backward);
+  m.impl("polynomial", kan_md::ops::polynomial);
+  m.impl("polynomial_backward", kan_md::ops::polynomial_backward);
+  m.impl("piecewise_cubic", kan_md::ops::piecewise_cubic);
+  m.impl("radial_table", kan_md::ops::radial_table);
+  m.impl("radial_table_backward", kan_md::ops::radial_table_backward);
+}
+
+TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
+{
+  m.impl("convolution", kan_md::ops::convolution_autograd);
+  m.impl("polynomial", kan_md::ops::polynomial_autograd);
+  m.impl("piecewise_cubic", kan_md::ops::piecewise_cubic_autograd);
+  m.impl("radial_table", kan_md::ops::radial_table_autograd);
+}

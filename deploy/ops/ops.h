@@ -1,0 +1,74 @@
+// Operators of libkan_md_ops, as plain C++ functions; library.cpp registers them with torch.
+
+#ifndef KAN_MD_OPS_OPS_H
+#define KAN_MD_OPS_OPS_H
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
+
+#include <tuple>
+
+namespace kan_md::ops {
+
+// Message passing of one layer, summed per centre and Clebsch-Gordan contracted there.
+//
+//   edge_vectors [num_edges, 3] Å, float32 or float64; edge_index [2, num_edges], sorted by centre
+//   x            [num_atoms, in_dim], per input irreps [2l+1, channels] ("m-major")
+//   table        [num_pairs, table_size], quintic Hermite knots, see layout.py
+//   cutoffs      [num_pairs] float64 Å
+//   couplings    [n, 5] float64 (path, m1, m2, m3, value)
+//   irreps_in    (channels, l) per input; paths (input, l2, l3) per path
+// Returns [num_atoms, out_dim], per path [2 l3 + 1, channels].
+at::Tensor convolution(const at::Tensor &edge_vectors, const at::Tensor &x,
+                       const at::Tensor &edge_index, const at::Tensor &atom_types,
+                       const at::Tensor &table, const at::Tensor &cutoffs,
+                       const at::Tensor &couplings, c10::IntArrayRef irreps_in,
+                       c10::IntArrayRef paths, int64_t num_knots);
+
+// (dE/d edge_vectors, dE/dx) of the above.
+std::tuple<at::Tensor, at::Tensor>
+convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
+                     const at::Tensor &x, const at::Tensor &edge_index,
+                     const at::Tensor &atom_types, const at::Tensor &table,
+                     const at::Tensor &cutoffs, const at::Tensor &couplings,
+                     c10::IntArrayRef irreps_in, c10::IntArrayRef paths, int64_t num_knots);
+
+// MACE's symmetric contraction as a polynomial of degree <= 3 in the components, per channel.
+//
+//   a            [num_atoms, num_components, channels]
+//   coefficients [num_types, num_blocks, num_terms, block]
+//   program      [n] int32, nested monomials, see layout.py
+// Returns [num_atoms, num_outputs, channels].
+at::Tensor polynomial(const at::Tensor &a, const at::Tensor &atom_types,
+                      const at::Tensor &coefficients, const at::Tensor &program,
+                      int64_t num_outputs);
+
+at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
+                               const at::Tensor &atom_types, const at::Tensor &coefficients,
+                               const at::Tensor &program);
+
+// Sum of piecewise cubic univariate functions: y[n, o] = sum_i phi_oi(x[n, i]).
+//
+//   x            [num_rows, in]
+//   coefficients [in, num_pieces, out, 4], powers of the place inside the piece; the first and the
+//                last piece reach to infinity
+//   lower        [in] left end of the second piece; inverse_step [in]
+// Returns y [num_rows, out] and the slopes d phi/dx [num_rows, in, out].
+std::tuple<at::Tensor, at::Tensor> piecewise_cubic(const at::Tensor &x,
+                                                   const at::Tensor &coefficients,
+                                                   const at::Tensor &lower,
+                                                   const at::Tensor &inverse_step);
+
+// Radial functions from tables: out[e, k] = R^{pair(e)}_k(r_e).
+//
+//   lengths [num_edges] Å; pairs [num_edges] int64; table [num_pairs, num_knots, 3, num_functions]
+at::Tensor radial_table(const at::Tensor &lengths, const at::Tensor &pairs,
+                        const at::Tensor &table, const at::Tensor &cutoffs);
+
+at::Tensor radial_table_backward(const at::Tensor &out_grad, const at::Tensor &lengths,
+                                 const at::Tensor &pairs, const at::Tensor &table,
+                                 const at::Tensor &cutoffs);
+
+}    // namespace kan_md::ops
+
+#endif

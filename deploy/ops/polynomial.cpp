@@ -1,0 +1,259 @@
+// MACE's symmetric contraction as a sparse polynomial, evaluated by nested Horner sums:
+//
+//   out_m = sum_i A_i (p_i + sum_j A_j (p_ij + sum_l p_ijl A_l)),   i <= j <= l,
+//
+// one fused multiply-add per monomial, vectorised over channels. The reverse pass walks the same
+// nest once: dA_i += g inner_i, dA_j += g A_i inner_ij, dA_l += g A_i A_j p_ijl.
+//
+// program, per output:  n_i { i, has_p_i, n_j { j, has_p_ij, n_l { l } } }
+// with the coefficients in the order in which this nest meets them.
+
+#include "ops.h"
+#include "simd.h"
+
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+
+#include <omp.h>
+
+#include <algorithm>
+
+namespace kan_md::ops {
+namespace {
+
+constexpr int kMaxComponents = 64;
+
+// a: [num_components, block] of one atom; out: [num_outputs, block].
+template <typename T>
+void evaluate(const T *a, const T *p, const int32_t *program, int64_t num_outputs, T *out)
+{
+  constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes, kVecs = Simd<T>::kVecs;
+  for (int64_t m = 0; m < num_outputs; ++m) {
+    Vec<T> total[kVecs] = {};
+    for (int32_t n_i = *program++; n_i > 0; --n_i) {
+      const T *a_i = a + *program++ * kBlock;
+      Vec<T> inner_i[kVecs] = {};
+      if (*program++) {
+        for (int v = 0; v < kVecs; ++v) inner_i[v] = load(p + v * kLanes);
+        p += kBlock;
+      }
+      for (int32_t n_j = *program++; n_j > 0; --n_j) {
+        const T *a_j = a + *program++ * kBlock;
+        Vec<T> inner_ij[kVecs] = {};
+        if (*program++) {
+          for (int v = 0; v < kVecs; ++v) inner_ij[v] = load(p + v * kLanes);
+          p += kBlock;
+        }
+        for (int32_t n_l = *program++; n_l > 0; --n_l, p += kBlock) {
+          const T *a_l = a + *program++ * kBlock;
+          for (int v = 0; v < kVecs; ++v)
+            inner_ij[v] += load(p + v * kLanes) * load(a_l + v * kLanes);
+        }
+        for (int v = 0; v < kVecs; ++v) inner_i[v] += load(a_j + v * kLanes) * inner_ij[v];
+      }
+      for (int v = 0; v < kVecs; ++v) total[v] += load(a_i + v * kLanes) * inner_i[v];
+    }
+    for (int v = 0; v < kVecs; ++v) store(out + m * kBlock + v * kLanes, total[v]);
+  }
+}
+
+template <typename T> inline void add(T *p, Vec<T> v) { store(p, load(p) + v); }
+
+// g: [num_outputs, block] upstream; a_grad: [num_components, block], added to.
+template <typename T>
+void evaluate_reverse(const T *a, const T *p, const int32_t *program, int64_t num_outputs,
+                      const T *g, T *a_grad)
+{
+  constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes, kVecs = Simd<T>::kVecs;
+  for (int64_t m = 0; m < num_outputs; ++m) {
+    Vec<T> up[kVecs];
+    for (int v = 0; v < kVecs; ++v) up[v] = load(g + m * kBlock + v * kLanes);
+    for (int32_t n_i = *program++; n_i > 0; --n_i) {
+      const int64_t i = *program++ * kBlock;
+      Vec<T> inner_i[kVecs] = {}, up_i[kVecs];
+      if (*program++) {
+        for (int v = 0; v < kVecs; ++v) inner_i[v] = load(p + v * kLanes);
+        p += kBlock;
+      }
+      for (int v = 0; v < kVecs; ++v) up_i[v] = up[v] * load(a + i + v * kLanes);
+      for (int32_t n_j = *program++; n_j > 0; --n_j) {
+        const int64_t j = *program++ * kBlock;
+        Vec<T> inner_ij[kVecs] = {}, up_ij[kVecs];
+        if (*program++) {
+          for (int v = 0; v < kVecs; ++v) inner_ij[v] = load(p + v * kLanes);
+          p += kBlock;
+        }
+        for (int v = 0; v < kVecs; ++v) up_ij[v] = up_i[v] * load(a + j + v * kLanes);
+        for (int32_t n_l = *program++; n_l > 0; --n_l, p += kBlock) {
+          const int64_t l = *program++ * kBlock;
+          for (int v = 0; v < kVecs; ++v) {
+            const Vec<T> c = load(p + v * kLanes);
+            inner_ij[v] += c * load(a + l + v * kLanes);
+            add(a_grad + l + v * kLanes, up_ij[v] * c);
+          }
+        }
+        for (int v = 0; v < kVecs; ++v) {
+          inner_i[v] += load(a + j + v * kLanes) * inner_ij[v];
+          add(a_grad + j + v * kLanes, up_i[v] * inner_ij[v]);
+        }
+      }
+      for (int v = 0; v < kVecs; ++v) add(a_grad + i + v * kLanes, up[v] * inner_i[v]);
+    }
+  }
+}
+
+// Walk the program once: its length, its number of terms and its components must be consistent.
+void check_program(const at::Tensor &program, int64_t num_outputs, int64_t num_components,
+                   int64_t num_terms)
+{
+  const int32_t *at = program.const_data_ptr<int32_t>(), *end = at + program.numel();
+  int64_t terms = 0;
+  auto next = [&]() -> int32_t {
+    TORCH_CHECK(at < end, "kan_md::polynomial: program ends early");
+    return *at++;
+  };
+  auto component = [&]() {
+    const int32_t i = next();
+    TORCH_CHECK(i >= 0 && i < num_components, "kan_md::polynomial: component ", i,
+                ", there are ", num_components);
+  };
+  for (int64_t m = 0; m < num_outputs; ++m)
+    for (int32_t n_i = next(); n_i > 0; --n_i) {
+      component();
+      terms += next() != 0;
+      for (int32_t n_j = next(); n_j > 0; --n_j) {
+        component();
+        terms += next() != 0;
+        for (int32_t n_l = next(); n_l > 0; --n_l, ++terms) component();
+      }
+    }
+  TORCH_CHECK(at == end && terms == num_terms, "kan_md::polynomial: program of ", terms,
+              " terms, coefficients of ", num_terms);
+}
+
+void check(const at::Tensor &a, const at::Tensor &atom_types, const at::Tensor &coefficients,
+           const at::Tensor &program, int64_t num_outputs)
+{
+  TORCH_CHECK(a.dim() == 3 && a.size(1) <= kMaxComponents,
+              "kan_md::polynomial: a must be [num_atoms, components <= ", kMaxComponents,
+              ", channels], got ", a.sizes());
+  const int64_t block = kBlockBytes / a.element_size();
+  TORCH_CHECK(coefficients.dim() == 4 && coefficients.size(1) == blocks(a.size(2), block) &&
+                  coefficients.size(3) == block && coefficients.scalar_type() == a.scalar_type(),
+              "kan_md::polynomial: coefficients must be [num_types, ", blocks(a.size(2), block),
+              ", num_terms, ", block, "] of the dtype of a, got ", coefficients.sizes());
+  TORCH_CHECK(program.scalar_type() == at::kInt && program.is_contiguous(),
+              "kan_md::polynomial: program must be int32");
+  TORCH_CHECK(atom_types.numel() == a.size(0), "kan_md::polynomial: ", a.size(0), " atoms but ",
+              atom_types.numel(), " atom_types");
+  check_program(program, num_outputs, a.size(1), coefficients.size(2));
+  const int64_t *types = atom_types.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < atom_types.numel(); ++i)
+    TORCH_CHECK(types[i] >= 0 && types[i] < coefficients.size(0), "kan_md: atom type ", types[i],
+                " of atom ", i, ", there are ", coefficients.size(0));
+}
+
+// rows of one atom and one block of channels, zero beyond the last channel.
+template <typename T>
+void pack(const T *source, int64_t rows, int64_t channels, int64_t from, T *target)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  const int64_t width = std::min<int64_t>(kBlock, channels - from);
+  for (int64_t m = 0; m < rows; ++m) {
+    std::copy_n(source + m * channels + from, width, target + m * kBlock);
+    std::fill(target + m * kBlock + width, target + (m + 1) * kBlock, T(0));
+  }
+}
+
+template <typename T>
+void unpack(const T *source, int64_t rows, int64_t channels, int64_t from, T *target)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  const int64_t width = std::min<int64_t>(kBlock, channels - from);
+  for (int64_t m = 0; m < rows; ++m)
+    std::copy_n(source + m * kBlock, width, target + m * channels + from);
+}
+
+template <typename T>
+at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
+                   const at::Tensor &coefficients, const at::Tensor &program, int64_t num_outputs)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  const int64_t num_atoms = a.size(0), rows = a.size(1), channels = a.size(2);
+  const int64_t num_blocks = coefficients.size(1), terms = coefficients.size(2);
+  at::Tensor out = at::empty({num_atoms, num_outputs, channels}, a.options());
+  const T *a_data = a.const_data_ptr<T>(), *p = coefficients.const_data_ptr<T>();
+  T *out_data = out.mutable_data_ptr<T>();
+  const int64_t *types = atom_types.const_data_ptr<int64_t>();
+  const int32_t *code = program.const_data_ptr<int32_t>();
+#pragma omp parallel num_threads(at::get_num_threads())
+  {
+    alignas(kBlockBytes) T in[kMaxComponents * kBlock], result[kMaxComponents * kBlock];
+    for (int64_t b = 0; b < num_blocks; ++b)
+#pragma omp for schedule(static) nowait
+      for (int64_t i = 0; i < num_atoms; ++i) {
+        pack(a_data + i * rows * channels, rows, channels, b * kBlock, in);
+        evaluate(in, p + (types[i] * num_blocks + b) * terms * kBlock, code, num_outputs, result);
+        unpack(result, num_outputs, channels, b * kBlock, out_data + i * num_outputs * channels);
+      }
+  }
+  return out;
+}
+
+template <typename T>
+at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Tensor &atom_types,
+                   const at::Tensor &coefficients, const at::Tensor &program)
+{
+  constexpr int kBlock = Simd<T>::kBlock;
+  const int64_t num_atoms = a.size(0), rows = a.size(1), channels = a.size(2);
+  const int64_t num_blocks = coefficients.size(1), terms = coefficients.size(2);
+  const int64_t num_outputs = out_grad.size(1);
+  at::Tensor a_grad = at::empty_like(a);
+  const T *a_data = a.const_data_ptr<T>(), *p = coefficients.const_data_ptr<T>();
+  const T *up = out_grad.const_data_ptr<T>();
+  T *grad_data = a_grad.mutable_data_ptr<T>();
+  const int64_t *types = atom_types.const_data_ptr<int64_t>();
+  const int32_t *code = program.const_data_ptr<int32_t>();
+#pragma omp parallel num_threads(at::get_num_threads())
+  {
+    alignas(kBlockBytes) T in[kMaxComponents * kBlock], g[kMaxComponents * kBlock];
+    alignas(kBlockBytes) T grad[kMaxComponents * kBlock];
+    for (int64_t b = 0; b < num_blocks; ++b)
+#pragma omp for schedule(static) nowait
+      for (int64_t i = 0; i < num_atoms; ++i) {
+        pack(a_data + i * rows * channels, rows, channels, b * kBlock, in);
+        pack(up + i * num_outputs * channels, num_outputs, channels, b * kBlock, g);
+        std::fill_n(grad, rows * kBlock, T(0));
+        evaluate_reverse(in, p + (types[i] * num_blocks + b) * terms * kBlock, code, num_outputs,
+                         g, grad);
+        unpack(grad, rows, channels, b * kBlock, grad_data + i * rows * channels);
+      }
+  }
+  return a_grad;
+}
+
+}    // namespace
+
+at::Tensor polynomial(const at::Tensor &a, const at::Tensor &atom_types,
+                      const at::Tensor &coefficients, const at::Tensor &program,
+                      int64_t num_outputs)
+{
+  check(a, atom_types, coefficients, program, num_outputs);
+  TORCH_CHECK(num_outputs <= kMaxComponents, "kan_md::polynomial: at most ", kMaxComponents,
+              " outputs, got ", num_outputs);
+  const at::Tensor a_ = a.contiguous(), p = coefficients.contiguous();
+  return a.scalar_type() == at::kFloat ? forward<float>(a_, atom_types, p, program, num_outputs)
+                                       : forward<double>(a_, atom_types, p, program, num_outputs);
+}
+
+at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
+                               const at::Tensor &atom_types, const at::Tensor &coefficients,
+                               const at::Tensor &program)
+{
+  check(a, atom_types, coefficients, program, out_grad.size(1));
+  const at::Tensor a_ = a.contiguous(), p = coefficients.contiguous(), g = out_grad.contiguous();
+  return a.scalar_type() == at::kFloat ? reverse<float>(g, a_, atom_types, p, program)
+                                       : reverse<double>(g, a_, atom_types, p, program);
+}
+
+}    // namespace kan_md::ops

@@ -1,0 +1,199 @@
+"""Plain torch twins of the C++ operators: same arguments, same numbers, any derivative.
+
+They say what an operator computes, and the tests hold the operators to them. They make tensors of
+[num_edges, channels] and more, which is what the operators are there to avoid.
+"""
+
+from __future__ import annotations
+
+from math import factorial, sqrt
+
+import torch
+
+from kan_md_deploy.ops.layout import ConvolutionSpec, unpack_coefficients, unpack_table
+
+
+def spherical_harmonics(unit: torch.Tensor, l_max: int) -> torch.Tensor:
+    """Real spherical harmonics in e3nn's convention (component normalisation, polar axis y).
+
+    Y_lm = N_lm Q_lm(y) Re|Im (z + ix)^|m| with Q_lm the m-th derivative of Legendre's polynomial
+    P_l (Abramowitz & Stegun 8.6.6).
+
+    Args:
+        unit: [n, 3] unit vectors.
+        l_max: highest degree.
+
+    Returns:
+        [n, (l_max + 1)²].
+    """
+    x, y, z = unit.unbind(1)
+    real, imag = [torch.ones_like(x)], [torch.zeros_like(x)]
+    for _ in range(l_max):
+        real.append(z * real[-1] - x * imag[-1])
+        imag.append(z * imag[-1] + x * real[-2])
+    columns = []
+    for degree in range(l_max + 1):
+        row = [torch.empty(0)] * (2 * degree + 1)
+        for m in range(degree + 1):
+            ratio = factorial(degree - m) / factorial(degree + m)
+            norm = sqrt((2 * degree + 1) * (1 if m == 0 else 2) * ratio)
+            polar = norm * _legendre_derivative(y, degree, m)
+            row[degree + m] = polar * real[m]
+            if m > 0:
+                row[degree - m] = polar * imag[m]
+        columns += row
+    return torch.stack(columns, dim=1)
+
+
+def _legendre_derivative(y: torch.Tensor, degree: int, m: int) -> torch.Tensor:
+    """d^m P_l / dy^m from the explicit sum of P_l (Abramowitz & Stegun 22.3.8)."""
+    total = torch.zeros_like(y)
+    for k in range(degree // 2 + 1):
+        power = degree - 2 * k
+        if power < m:
+            break
+        factor = (-1) ** k * factorial(2 * degree - 2 * k)
+        factor /= 2**degree * factorial(k) * factorial(degree - k) * factorial(power)
+        total = total + factor * factorial(power) / factorial(power - m) * y ** (power - m)
+    return total
+
+
+def hermite(
+    lengths: torch.Tensor, pairs: torch.Tensor, table: torch.Tensor, cutoffs: torch.Tensor
+) -> torch.Tensor:
+    """Quintic Hermite interpolation; the twin of ``kan_md::radial_table``.
+
+    Args:
+        lengths: [num_edges], Å.
+        pairs: [num_edges], row of the table.
+        table: [num_pairs, num_knots, 3, num_functions] of f, h f', h² f''.
+        cutoffs: [num_pairs] float64, Å; zero beyond.
+
+    Returns:
+        [num_edges, num_functions] in the table's dtype.
+    """
+    num_knots = table.size(1)
+    cutoff = cutoffs[pairs]
+    place = lengths.double() * ((num_knots - 1) / cutoff)
+    knot = place.detach().long().clamp(0, num_knots - 2)
+    t = (place - knot).to(table.dtype).unsqueeze(1)
+    up = t**3 * (10 - 15 * t + 6 * t**2)
+    weights = (
+        1 - up,
+        t - 6 * t**3 + 8 * t**4 - 3 * t**5,
+        (t**2 - 3 * t**3 + 3 * t**4 - t**5) / 2,
+        up,
+        -4 * t**3 + 7 * t**4 - 3 * t**5,
+        (t**3 - 2 * t**4 + t**5) / 2,
+    )
+    rows = torch.cat([table[pairs, knot], table[pairs, knot + 1]], dim=1)  # [e, 6, functions]
+    value = sum(w * rows[:, s] for s, w in enumerate(weights))
+    inside = (lengths.double() < cutoff).unsqueeze(1)
+    return torch.where(inside, value, torch.zeros_like(value))
+
+
+def convolution(
+    edge_vectors: torch.Tensor,
+    x: torch.Tensor,
+    edge_index: torch.Tensor,
+    atom_types: torch.Tensor,
+    table: torch.Tensor,
+    cutoffs: torch.Tensor,
+    couplings: torch.Tensor,
+    irreps_in: list[int],
+    paths: list[int],
+    num_knots: int,
+) -> torch.Tensor:
+    """out_i[p, m3] = Σ_j Σ_{m1 m2} C^p R^p(r_ij) Y_{m2}(r̂_ij) H_j[m1], per channel.
+
+    The arguments are those of ``kan_md::convolution``, see ops.h.
+
+    Returns:
+        [num_atoms, out_dim], per path [2 l3 + 1, channels].
+    """
+    spec = ConvolutionSpec(
+        tuple(zip(irreps_in[::2], irreps_in[1::2], strict=True)),
+        tuple(zip(paths[::3], paths[1::3], paths[2::3], strict=True)),
+    )
+    centre, neighbour = edge_index[0], edge_index[1]
+    lengths = edge_vectors.norm(dim=1)
+    num_types = round(sqrt(table.size(0)))
+    pairs = torch.zeros_like(centre)
+    if table.size(0) > 1:
+        pairs = atom_types[centre] * num_types + atom_types[neighbour]
+    radial = hermite(lengths, pairs, unpack_table(table, spec, num_knots), cutoffs)
+    unit = (edge_vectors / lengths.unsqueeze(1)).to(x.dtype)
+    harmonics = spherical_harmonics(unit, max((path[1] for path in spec.paths), default=0))
+    widths = [channels * (2 * degree + 1) for channels, degree in spec.irreps_in]
+    inputs = torch.split(x, widths, dim=1)
+    result = []
+    start = 0
+    for number, (i, l2, l3) in enumerate(spec.paths):
+        channels, l1 = spec.irreps_in[i]
+        tensor = x.new_zeros(2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1)
+        for _, m1, m2, m3, value in couplings[couplings[:, 0] == number].tolist():
+            tensor[int(m1), int(m2), int(m3)] = value
+        feature = inputs[i].view(-1, 2 * l1 + 1, channels)[neighbour]
+        y = harmonics[:, l2 * l2 : (l2 + 1) ** 2]
+        message = torch.einsum("abc,eak,eb->eck", tensor, feature, y)
+        message = message * radial[:, start : start + channels].unsqueeze(1)
+        start += channels
+        total = x.new_zeros(x.size(0), 2 * l3 + 1, channels)
+        result.append(total.index_add(0, centre, message).flatten(1))
+    return torch.cat(result, dim=1)
+
+
+def polynomial(
+    a: torch.Tensor,
+    atom_types: torch.Tensor,
+    coefficients: torch.Tensor,
+    program: torch.Tensor,
+    num_outputs: int,
+) -> torch.Tensor:
+    """Sum of monomials in the components of ``a``, per channel; the twin of ``kan_md::polynomial``.
+
+    Returns:
+        [num_atoms, num_outputs, channels].
+    """
+    per_atom = unpack_coefficients(coefficients, a.size(2))[atom_types]  # [atoms, terms, channels]
+    code = iter(program.tolist())
+    term = iter(per_atom.unbind(1))
+    outputs = []
+    for _ in range(num_outputs):
+        total = torch.zeros_like(a[:, 0])
+        for _ in range(next(code)):
+            first = a[:, next(code)]
+            if next(code):
+                total = total + next(term) * first
+            for _ in range(next(code)):
+                second = first * a[:, next(code)]
+                if next(code):
+                    total = total + next(term) * second
+                for _ in range(next(code)):
+                    total = total + next(term) * second * a[:, next(code)]
+        outputs.append(total)
+    return torch.stack(outputs, dim=1)
+
+
+def piecewise_cubic(
+    x: torch.Tensor, coefficients: torch.Tensor, lower: torch.Tensor, inverse_step: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Σ_i φ_oi(x_i) and its slopes; the twin of ``kan_md::piecewise_cubic``.
+
+    Args:
+        x: [num_rows, in].
+        coefficients: [in, num_pieces, out, 4], powers of the place inside a piece; the first and
+            the last piece reach to infinity.
+        lower: [in], left end of the second piece.
+        inverse_step: [in], one over the width of a piece.
+
+    Returns:
+        y [num_rows, out] and dφ/dx [num_rows, in, out].
+    """
+    place = (x - lower) * inverse_step + 1
+    piece = place.detach().clamp(0, coefficients.size(1) - 1).long()
+    u = (place - piece).unsqueeze(2)
+    c = coefficients[torch.arange(x.size(1), device=x.device), piece]  # [rows, in, out, 4]
+    value = c[..., 0] + u * (c[..., 1] + u * (c[..., 2] + u * c[..., 3]))
+    slope = c[..., 1] + u * (2 * c[..., 2] + 3 * u * c[..., 3])
+    return value.sum(1), slope * inverse_step.unsqueeze(1)

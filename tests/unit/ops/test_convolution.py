@@ -1,0 +1,287 @@
+"""The fused convolution against its plain torch twin, and the twin against e3nn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from e3nn import o3
+from ops_support import RandomGraph, random_graph
+
+from kan_md_deploy.ops import twins
+from kan_md_deploy.ops.layout import ConvolutionSpec, pack_table, unpack_table
+
+CUTOFF = 2.2
+NUM_KNOTS = 9
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
+
+NEQUIP_LIKE = ConvolutionSpec(
+    ((19, 0), (8, 1), (3, 2)),
+    (
+        (0, 0, 0),
+        (0, 1, 1),
+        (0, 2, 2),
+        (1, 0, 1),
+        (1, 1, 0),
+        (1, 1, 2),
+        (1, 2, 1),
+        (2, 1, 1),
+        (2, 2, 0),
+    ),
+)
+MACE_LIKE = ConvolutionSpec(((16, 0), (16, 1)), ((0, 0, 0), (0, 3, 3), (1, 2, 3), (1, 3, 2)))
+HIGH_L = ConvolutionSpec(((5, 4),), ((0, 4, 0), (0, 3, 4), (0, 4, 4)))
+SPECS = {"nequip": NEQUIP_LIKE, "mace": MACE_LIKE, "high_l": HIGH_L}
+
+
+def couplings_of(spec: ConvolutionSpec) -> torch.Tensor:
+    rows = []
+    for number, (i, l2, l3) in enumerate(spec.paths):
+        tensor = o3.wigner_3j(spec.irreps_in[i][1], l2, l3, dtype=torch.float64)
+        for m1, m2, m3 in tensor.nonzero().tolist():
+            rows.append([number, m1, m2, m3, tensor[m1, m2, m3].item()])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def arguments(spec: ConvolutionSpec, graph: RandomGraph, dtype: torch.dtype, *, num_pairs: int):
+    values = torch.randn(num_pairs, NUM_KNOTS, 3, spec.num_functions, dtype=dtype)
+    x = torch.randn(len(graph.atom_types), spec.in_dim, dtype=dtype)
+    cutoffs = CUTOFF - 0.1 * torch.arange(num_pairs, dtype=torch.float64)
+    return (
+        graph.edge_vectors,
+        x,
+        graph.edge_index,
+        graph.atom_types,
+        pack_table(values, spec),
+        cutoffs,
+        couplings_of(spec),
+        spec.flat_irreps,
+        spec.flat_paths,
+        NUM_KNOTS,
+    )
+
+
+def value_and_gradients(function, args, weight=None):
+    vectors = args[0].detach().requires_grad_(True)
+    x = args[1].detach().requires_grad_(True)
+    out = function(vectors, x, *args[2:])
+    weight = torch.randn_like(out) if weight is None else weight
+    grads = torch.autograd.grad((out * weight).sum(), [vectors, x])
+    return weight, [out.detach(), *grads]
+
+
+def assert_equal(found, expected, dtype):
+    for f, e in zip(found, expected, strict=True):
+        assert f.shape == e.shape
+        assert f.dtype == e.dtype
+        scale = e.abs().max().clamp_min(1.0) if e.numel() else 1.0
+        torch.testing.assert_close(f / scale, e / scale, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("num_pairs", [1, 4])
+@pytest.mark.parametrize("name", SPECS)
+def test_operator_equals_twin_in_value_and_gradient(operators, name, num_pairs, dtype):
+    args = arguments(SPECS[name], random_graph(7, 60), dtype, num_pairs=num_pairs)
+    weight, expected = value_and_gradients(twins.convolution, args)
+    assert_equal(value_and_gradients(operators.convolution, args, weight)[1], expected, dtype)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [(3, 0), (1, 12), (1, 0), (0, 0), (40, 3)],
+    ids=["no edges", "single centre", "one atom", "no atoms", "empty centres"],
+)
+def test_sparse_graphs(operators, graph):
+    if graph == (0, 0):
+        empty = torch.zeros(2, 0, dtype=torch.int64)
+        graph = RandomGraph(torch.zeros(0, 3, dtype=torch.float64), empty, empty[0])
+    else:
+        graph = random_graph(*graph)
+    args = arguments(NEQUIP_LIKE, graph, torch.float64, num_pairs=4)
+    weight, expected = value_and_gradients(twins.convolution, args)
+    found = value_and_gradients(operators.convolution, args, weight)[1]
+    assert_equal(found, expected, torch.float64)
+
+
+def test_thread_count_does_not_matter(operators):
+    args = arguments(MACE_LIKE, random_graph(11, 150), torch.float64, num_pairs=1)
+    before = torch.get_num_threads()
+    weight, expected = value_and_gradients(operators.convolution, args)
+    try:
+        torch.set_num_threads(3)
+        found = value_and_gradients(operators.convolution, args, weight)[1]
+    finally:
+        torch.set_num_threads(before)
+    assert_equal(found, expected, torch.float64)
+
+
+def test_zero_beyond_the_cutoff(operators):
+    graph = random_graph(4, 20)
+    longer = graph.edge_vectors * (1.001 * CUTOFF / graph.edge_vectors.norm(dim=1, keepdim=True))
+    args = arguments(MACE_LIKE, graph._replace(edge_vectors=longer), torch.float64, num_pairs=1)
+    _, results = value_and_gradients(operators.convolution, args)
+    assert all(not result.any() for result in results)
+
+
+def test_float32_vectors_are_taken(operators):
+    args = list(arguments(MACE_LIKE, random_graph(5, 40), torch.float32, num_pairs=1))
+    args[0] = args[0].float()
+    weight, expected = value_and_gradients(twins.convolution, args)
+    found = value_and_gradients(operators.convolution, args, weight)[1]
+    assert_equal(found, expected, torch.float32)
+
+
+def test_rotating_the_input_rotates_the_output(operators):
+    spec = MACE_LIKE
+    args = list(arguments(spec, random_graph(6, 50), torch.float64, num_pairs=1))
+    rotation = o3.rand_matrix(dtype=torch.float64)
+    degrees_in = [degree for _, degree in spec.irreps_in]
+    degrees_out = [path[2] for path in spec.paths]
+
+    def rotate(features, degrees):
+        pieces = torch.split(features, [16 * (2 * degree + 1) for degree in degrees], dim=1)
+        turned = []
+        for piece, degree in zip(pieces, degrees, strict=True):
+            rows = piece.view(-1, 2 * degree + 1, 16)
+            turned.append(torch.einsum("ab,nbk->nak", wigner(degree, rotation), rows).flatten(1))
+        return torch.cat(turned, dim=1)
+
+    expected = rotate(operators.convolution(*args), degrees_out)
+    args[0] = args[0] @ rotation.T
+    args[1] = rotate(args[1], degrees_in)
+    torch.testing.assert_close(operators.convolution(*args), expected, rtol=0, atol=1e-10)
+
+
+def wigner(degree, rotation):
+    """D with Y(Rr) = D Y(r), by least squares: e3nn's own is only good to single precision."""
+    unit = torch.nn.functional.normalize(torch.randn(50, 3, dtype=torch.float64), dim=1)
+    before, after = (
+        o3.spherical_harmonics(degree, v, normalize=False) for v in (unit, unit @ rotation.T)
+    )
+    return torch.linalg.lstsq(before, after).solution.T
+
+
+@pytest.mark.parametrize("l_max", range(5))
+def test_harmonics_of_the_twin_are_e3nns(l_max):
+    unit = torch.nn.functional.normalize(torch.randn(20, 3, dtype=torch.float64), dim=1)
+    expected = o3.spherical_harmonics(
+        list(range(l_max + 1)), unit, normalize=False, normalization="component"
+    )
+    torch.testing.assert_close(twins.spherical_harmonics(unit, l_max), expected, rtol=0, atol=1e-12)
+
+
+def test_twin_is_e3nns_tensor_product_with_interpolated_weights():
+    irreps_in = o3.Irreps("16x0e + 16x1o")
+    spec = ConvolutionSpec(((16, 0), (16, 1)), ((0, 1, 1), (1, 1, 0), (1, 1, 2), (1, 2, 1)))
+    product = o3.TensorProduct(
+        irreps_in,
+        o3.Irreps("0e + 1o + 2e"),
+        o3.Irreps("16x1o + 16x0e + 16x2e + 16x1o"),
+        [
+            (0, 1, 0, "uvu", True),
+            (1, 1, 1, "uvu", True),
+            (1, 1, 2, "uvu", True),
+            (1, 2, 3, "uvu", True),
+        ],
+        path_normalization="none",
+        irrep_normalization="none",
+        shared_weights=False,
+        internal_weights=False,
+    ).double()
+    graph = random_graph(5, 30, num_types=1)
+    args = arguments(spec, graph, torch.float64, num_pairs=1)
+    found = twins.convolution(*args)
+
+    lengths = graph.edge_vectors.norm(dim=1)
+    values = unpack_table(args[4], spec, NUM_KNOTS)
+    weights = twins.hermite(lengths, torch.zeros(30, dtype=torch.int64), values, args[5])
+    harmonics = o3.spherical_harmonics(
+        [0, 1, 2], graph.edge_vectors, normalize=True, normalization="component"
+    )
+    x = args[1]
+    u_major = torch.cat([x[:, :16], x[:, 16:].view(-1, 3, 16).transpose(1, 2).flatten(1)], dim=1)
+    messages = product(u_major[graph.edge_index[1]], harmonics, weights)
+    expected = torch.zeros(5, messages.size(1), dtype=torch.float64)
+    expected.index_add_(0, graph.edge_index[0], messages)
+    pieces = torch.split(expected, [48, 16, 80, 48], dim=1)
+    m_major = [p.view(5, 16, -1).transpose(1, 2).flatten(1) for p in pieces]
+    # e3nn rounds the 3j symbols of its product to single precision before .double()
+    torch.testing.assert_close(found, torch.cat(m_major, dim=1), rtol=0, atol=1e-6)
+
+
+def test_twin_has_a_second_derivative():
+    spec = ConvolutionSpec(((2, 0), (2, 1)), ((0, 1, 1), (1, 1, 0)))
+    args = arguments(spec, random_graph(3, 6, length=2.0), torch.float64, num_pairs=1)
+
+    def function(vectors, x):
+        return twins.convolution(vectors, x, *args[2:])
+
+    inputs = (args[0].requires_grad_(True), args[1].requires_grad_(True))
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_operator_scripts_and_differentiates_inside_torchscript(operators):
+    args = arguments(MACE_LIKE, random_graph(5, 40), torch.float64, num_pairs=1)
+    weight, expected = value_and_gradients(operators.convolution, args)
+    scripted = torch.jit.script(_ScriptedConvolution(args))
+    for _ in range(3):  # the profiling executor rewrites the graph in the first calls
+        found = scripted(args[0], args[1], args[2], args[3], weight)
+    assert_equal(found, expected[1:2], torch.float64)
+
+
+class _ScriptedConvolution(torch.nn.Module):
+    def __init__(self, args):
+        super().__init__()
+        self.table, self.cutoffs, self.couplings = args[4], args[5], args[6]
+        self.irreps: list[int] = args[7]
+        self.paths: list[int] = args[8]
+        self.num_knots = NUM_KNOTS
+
+    def forward(
+        self,
+        vectors: torch.Tensor,
+        x: torch.Tensor,
+        index: torch.Tensor,
+        types: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        vectors = vectors.detach().requires_grad_(True)
+        out = torch.ops.kan_md.convolution(
+            vectors,
+            x,
+            index,
+            types,
+            self.table,
+            self.cutoffs,
+            self.couplings,
+            self.irreps,
+            self.paths,
+            self.num_knots,
+        )
+        grad = torch.autograd.grad([(out * weight).sum()], [vectors])[0]
+        assert grad is not None
+        return [grad]
+
+
+def test_unsorted_edges_are_refused(operators):
+    graph = random_graph(4, 10)
+    args = list(arguments(MACE_LIKE, graph, torch.float64, num_pairs=1))
+    args[2] = torch.tensor([[1, 0], [0, 1]])
+    args[0] = args[0][:2]
+    with pytest.raises(RuntimeError, match="sorted by centre"):
+        operators.convolution(*args)
+
+
+def test_unknown_type_is_refused(operators):
+    graph = random_graph(4, 10)
+    args = list(arguments(MACE_LIKE, graph, torch.float64, num_pairs=4))
+    args[3] = torch.full_like(args[3], 2)
+    with pytest.raises(RuntimeError, match="atom type 2"):
+        operators.convolution(*args)
+
+
+def test_packing_a_table_loses_nothing():
+    values = torch.randn(2, 5, 3, NEQUIP_LIKE.num_functions)
+    packed = pack_table(values, NEQUIP_LIKE)
+    assert torch.equal(unpack_table(packed, NEQUIP_LIKE, 5), values)

@@ -1,0 +1,206 @@
+"""Polynomial, piecewise cubic, radial table: operator against twin, twin against definition."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from scipy.interpolate import CubicSpline
+
+from kan_md_deploy.ops import twins
+from kan_md_deploy.ops.layout import make_polynomial, pack_coefficients
+from kan_md_deploy.ops.tables import make_table
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def value_and_gradient(function, x, weight=None):
+    x = x.detach().requires_grad_(True)
+    out = function(x)
+    weight = torch.randn_like(out) if weight is None else weight
+    return weight, out.detach(), torch.autograd.grad((out * weight).sum(), x)[0]
+
+
+def assert_same(operator, twin, x):
+    weight, expected, gradient = value_and_gradient(twin, x)
+    _, found, found_gradient = value_and_gradient(operator, x, weight)
+    for f, e in ((found, expected), (found_gradient, gradient)):
+        assert f.dtype == e.dtype
+        scale = e.abs().max().clamp_min(1.0) if e.numel() else 1.0
+        torch.testing.assert_close(f / scale, e / scale, rtol=0, atol=TOLERANCE[x.dtype])
+
+
+def random_monomials(num_components, num_outputs):
+    every = [
+        m
+        for degree in (1, 2, 3)
+        for m in itertools.combinations_with_replacement(range(num_components), degree)
+    ]
+    keep = torch.rand(num_outputs, len(every)) < 0.3
+    return [[m for m, k in zip(every, row, strict=True) if k] for row in keep.tolist()]
+
+
+def polynomial_arguments(dtype, *, num_atoms, channels):
+    monomials = random_monomials(6, 4)
+    monomials[2] = []  # an output without terms
+    nest = make_polynomial(monomials)
+    values = torch.randn(3, len(nest.terms), channels, dtype=dtype)
+    types = torch.randint(3, (num_atoms,))
+    a = torch.randn(num_atoms, 6, channels, dtype=dtype)
+    return a, types, values, nest
+
+
+@DTYPES
+@pytest.mark.parametrize(("num_atoms", "channels"), [(9, 16), (5, 21), (1, 3), (0, 8)])
+def test_polynomial_equals_twin(operators, num_atoms, channels, dtype):
+    a, types, values, nest = polynomial_arguments(dtype, num_atoms=num_atoms, channels=channels)
+    rest = (types, pack_coefficients(values), nest.program, 4)
+    assert_same(lambda x: operators.polynomial(x, *rest), lambda x: twins.polynomial(x, *rest), a)
+
+
+def test_polynomial_of_the_twin_is_the_sum_of_its_terms():
+    a, types, values, nest = polynomial_arguments(torch.float64, num_atoms=4, channels=5)
+    expected = torch.zeros(4, 4, 5, dtype=torch.float64)
+    for number, (output, monomial) in enumerate(nest.terms):
+        product = values[types, number]
+        for component in monomial:
+            product = product * a[:, component]
+        expected[:, output] += product
+    found = twins.polynomial(a, types, pack_coefficients(values), nest.program, 4)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_inconsistent_program_is_refused(operators):
+    a, types, values, nest = polynomial_arguments(torch.float64, num_atoms=4, channels=5)
+    packed = pack_coefficients(values)
+    with pytest.raises(RuntimeError, match="ends early"):
+        operators.polynomial(a, types, packed, nest.program[:-1].contiguous(), 4)
+    with pytest.raises(RuntimeError, match="terms"):
+        operators.polynomial(a, types, packed[:, :, 1:], nest.program, 4)
+
+
+def cubic_arguments(dtype, *, num_inputs, num_outputs):
+    """Clamped splines with linear tails, from scipy."""
+    lower = -1.0 - torch.rand(num_inputs, dtype=torch.float64)
+    step = 0.2 + 0.1 * torch.rand(num_inputs, dtype=torch.float64)
+    knots = lower.unsqueeze(1) + step.unsqueeze(1) * torch.arange(11)
+    pieces = torch.zeros(num_inputs, 12, num_outputs, 4, dtype=torch.float64)
+    splines = {}
+    for i, o in itertools.product(range(num_inputs), range(num_outputs)):
+        spline = CubicSpline(knots[i].numpy(), torch.randn(11).numpy(), bc_type="natural")
+        splines[i, o] = spline
+        powers = torch.from_numpy(spline.c).flip(0).T * step[i] ** torch.arange(4)
+        pieces[i, 1:-1, o] = powers
+        for piece, knot in ((0, 0), (11, 10)):
+            slope = float(spline(knots[i, knot], 1)) * float(step[i])
+            value = float(spline(knots[i, knot]))
+            pieces[i, piece, o, 0] = value - slope if piece == 0 else value
+            pieces[i, piece, o, 1] = slope
+    return splines, knots, [t.to(dtype) for t in (pieces, lower, 1 / step)]
+
+
+@DTYPES
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(16, 1), (13, 1), (1, 1), (5, 3)])
+def test_piecewise_cubic_equals_twin(operators, num_inputs, num_outputs, dtype):
+    _, _, rest = cubic_arguments(dtype, num_inputs=num_inputs, num_outputs=num_outputs)
+    for rows in (0, 1, 20):
+        x = 2 * torch.randn(rows, num_inputs, dtype=dtype)
+        assert_same(
+            lambda x: operators.piecewise_cubic(x, *rest)[0],
+            lambda x: twins.piecewise_cubic(x, *rest)[0],
+            x,
+        )
+
+
+def test_piecewise_cubic_of_the_twin_is_scipys_spline_with_linear_tails():
+    splines, knots, rest = cubic_arguments(torch.float64, num_inputs=3, num_outputs=2)
+    x = 2 * torch.randn(50, 3, dtype=torch.float64)
+    found, slopes = twins.piecewise_cubic(x, *rest)
+    expected = torch.zeros(50, 2, dtype=torch.float64)
+    for (i, o), spline in splines.items():
+        inside = x[:, i].clamp(knots[i, 0], knots[i, -1])
+        slope = torch.from_numpy(spline(inside.numpy(), 1))
+        expected[:, o] += torch.from_numpy(spline(inside.numpy())) + slope * (x[:, i] - inside)
+        torch.testing.assert_close(slopes[:, i, o], slope, rtol=0, atol=1e-11)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+def test_nan_stays_nan_in_a_piecewise_cubic(operators):
+    _, _, rest = cubic_arguments(torch.float64, num_inputs=16, num_outputs=1)
+    x = torch.zeros(1, 16, dtype=torch.float64)
+    x[0, 3] = torch.nan
+    assert operators.piecewise_cubic(x, *rest)[0].isnan().all()
+
+
+def radial_functions(cutoff):
+    """Bessel functions with a smooth cutoff: Gasteiger et al., ICLR 2020, eqs. 7 and 8."""
+
+    def function(r):
+        x = (r / cutoff).unsqueeze(1)
+        envelope = 1 - 28 * x**6 + 48 * x**7 - 21 * x**8
+        order = torch.arange(1, 9, dtype=torch.float64)
+        return torch.sin(order * torch.pi * x) / r.unsqueeze(1) * envelope
+
+    return function
+
+
+def test_table_keeps_its_bound():
+    cutoffs = [5.0, 4.0]
+    functions = [radial_functions(cutoff) for cutoff in cutoffs]
+    for bound in (1e-4, 1e-7):
+        table = make_table(functions, cutoffs, bound=bound)
+        assert table.slope_error <= bound
+        r = torch.linspace(0.3, 4.9, 997, dtype=torch.float64)
+        for pair, function in enumerate(functions):
+            pairs = torch.full_like(r, pair, dtype=torch.int64)
+            found = twins.hermite(r, pairs, table.values, table.cutoffs)
+            expected = torch.where((r < cutoffs[pair]).unsqueeze(1), function(r), 0.0)
+            assert (found - expected).abs().max() <= bound * function(r).abs().max() * 3
+
+
+def test_table_is_smooth_at_the_cutoff(operators):
+    table = make_table([radial_functions(5.0)], [5.0], bound=1e-5)
+    step = 1e-3
+    r = 5.0 - step * torch.arange(1, 6, dtype=torch.float64)
+    pairs = torch.zeros(5, dtype=torch.int64)
+    values = operators.radial_table(r, pairs, table.values, table.cutoffs)
+    # zero with two derivatives: f = O((r_max - r)^3)
+    assert (values.abs().amax(1) <= 50 * (5.0 - r) ** 3).all()
+
+
+@DTYPES
+@pytest.mark.parametrize("num_edges", [0, 1, 40])
+def test_radial_table_equals_twin(operators, num_edges, dtype):
+    table = torch.randn(4, 7, 3, 21, dtype=dtype)
+    cutoffs = torch.tensor([2.0, 2.1, 2.2, 2.3], dtype=torch.float64)
+    pairs = torch.randint(4, (num_edges,))
+    for length_dtype in (torch.float32, torch.float64):
+        lengths = 2.5 * torch.rand(num_edges, dtype=length_dtype)
+        weight, value, slope = value_and_gradient(
+            lambda r: twins.hermite(r, pairs, table, cutoffs), lengths
+        )
+        _, found, found_slope = value_and_gradient(
+            lambda r: operators.radial_table(r, pairs, table, cutoffs), lengths, weight
+        )
+        tolerance = max(TOLERANCE[dtype], 1e-4 if length_dtype == torch.float32 else 0.0)
+        torch.testing.assert_close(found, value, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found_slope, slope, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_twins_have_second_derivatives():
+    table = torch.randn(1, 5, 3, 2, dtype=torch.float64)
+    cutoffs = torch.tensor([2.0], dtype=torch.float64)
+    r = (2 * torch.rand(6, dtype=torch.float64)).requires_grad_(True)
+    pairs = torch.zeros(6, dtype=torch.int64)
+    assert torch.autograd.gradgradcheck(lambda r: twins.hermite(r, pairs, table, cutoffs), r)
+    a, types, values, nest = polynomial_arguments(torch.float64, num_atoms=2, channels=2)
+    packed = pack_coefficients(values)
+    a = a.requires_grad_(True)
+    assert torch.autograd.gradgradcheck(
+        lambda a: twins.polynomial(a, types, packed, nest.program, 4), a
+    )
+    _, _, rest = cubic_arguments(torch.float64, num_inputs=3, num_outputs=2)
+    x = torch.randn(4, 3, dtype=torch.float64).requires_grad_(True)
+    assert torch.autograd.gradgradcheck(lambda x: twins.piecewise_cubic(x, *rest)[0], x)
