@@ -1,1 +1,5 @@
-"""Structures with labels: reading, splitting, statistics, demo sets."""
+"""Structures with labels: reading, checking, splitting, statistics, demo sets."""
+
+from kan_md.data.reading import read_frames
+
+__all__ = ["read_frames"]

@@ -1,0 +1,356 @@
+"""What a training configuration may say. Each attribute below is a key of the YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from kan_md.backbones.readout import ReadoutConfig
+from kan_md.config.duration import parse_duration
+
+
+class Section(BaseModel):
+    """A mapping in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, (str, Path)) else value
+
+
+Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
+Duration = Annotated[PositiveFloat, BeforeValidator(parse_duration)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class SplitConfig(Section):
+    """How frames that are not named explicitly are divided.
+
+    Attributes:
+        method: ``random``, or ``block``: the file is cut into ``blocks`` equal pieces, and each
+            piece gives its first frames to training, the next to validation, the last to test, so
+            that neighbours in a trajectory rarely end up on both sides.
+        train: share (<= 1) or number (> 1) of the frames.
+        val: likewise; the best model is chosen on these.
+        test: likewise; only looked at in the end.
+        blocks: number of pieces of ``method: block``.
+        seed: of ``method: random``.
+    """
+
+    method: Literal["random", "block"] = "random"
+    train: PositiveFloat = 0.8
+    val: PositiveFloat = 0.1
+    test: Annotated[float, Field(ge=0.0)] = 0.1
+    blocks: PositiveInt = 10
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _shares_leave_nothing_double(self) -> SplitConfig:
+        shares = [part for part in (self.train, self.val, self.test) if part <= 1]
+        if sum(shares) > 1 + 1e-9:
+            raise ValueError("shares train + val + test must not exceed 1")
+        return self
+
+
+class KeysConfig(Section):
+    """Names of the labels in the files, where they are not what ASE's calculators say.
+
+    Attributes:
+        energy: entry of ``info``, eV.
+        forces: column, eV/Å.
+        stress: entry of ``info``, eV/Å³, positive = tension; 6 (ASE's Voigt order) or 9 numbers.
+        virial: entry of ``info``, eV; used as stress = -virial/volume where there is no stress.
+        weight: entry of ``info``, factor of a frame's share in the loss.
+    """
+
+    energy: str = "energy"
+    forces: str = "forces"
+    stress: str = "stress"
+    virial: str = "virial"
+    weight: str = "config_weight"
+
+
+class DataConfig(Section):
+    """Structures with labels.
+
+    Attributes:
+        train: extended XYZ, anything else that ASE reads, or nequip's LMDB; one file or a list.
+            Relative paths start at the folder of the configuration file.
+        val: likewise; otherwise taken from ``train`` by ``split``.
+        test: likewise.
+        split: how ``train`` is divided.
+        keys: names of the labels.
+        missing_stress: whether frames without stress are an ``error`` or left out of its loss
+            (``mask``) when the loss asks for stress.
+        max_force: leave out frames with a force component beyond this, eV/Å.
+    """
+
+    train: Paths
+    val: Paths | None = None
+    test: Paths | None = None
+    split: SplitConfig = SplitConfig()
+    keys: KeysConfig = KeysConfig()
+    missing_stress: Literal["error", "mask"] = "error"
+    max_force: PositiveFloat | None = None
+
+
+class ModelConfig(Section):
+    """The backbone; further keys are the hyperparameters of its upstream builder.
+
+    Attributes:
+        backbone: ``allegro``, ``nequip``, ``mace`` or ``etgnn``.
+        r_max: cutoff, Å.
+        type_names: element symbols; by default those of the data, by atomic number.
+        dtype: ``float32`` or ``float64``.
+        per_type_energy_shifts: reference energy of each type: ``least_squares`` over the training
+            set, ``zero``, or a mapping in eV.
+        per_type_energy_scales: ``forces_rms`` of the training set, or a number in eV.
+        avg_num_neighbors: ``auto`` counts the training set.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    backbone: Literal["allegro", "nequip", "mace", "etgnn"]
+    r_max: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    type_names: list[str] | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+    per_type_energy_shifts: Literal["least_squares", "zero"] | dict[str, float] = "least_squares"
+    per_type_energy_scales: Literal["forces_rms"] | PositiveFloat = "forces_rms"
+    avg_num_neighbors: Literal["auto"] | PositiveFloat | dict[str, float] = "auto"
+
+    @property
+    def hyperparameters(self) -> dict[str, object]:
+        """The keys that go to the upstream builder as they are."""
+        return dict(self.model_extra or {})
+
+
+class FitGridConfig(Section):
+    """Moving the KAN grids onto the activations early in training.
+
+    Attributes:
+        steps: optimiser steps after which the grids are fitted.
+        blend: 0 places the grid by quantiles, 1 by the whole range of the activations.
+    """
+
+    steps: list[Annotated[int, Field(ge=0)]] = [0, 100, 300]
+    blend: Fraction = 0.5
+
+
+class ReadoutSection(ReadoutConfig):
+    """The output block as :class:`kan_md.backbones.readout.ReadoutConfig` describes it.
+
+    Attributes:
+        fit_grid: when to fit the grids of a KAN to its inputs; ``null`` keeps ``grid_range``.
+    """
+
+    fit_grid: FitGridConfig | None = None
+
+    @property
+    def architecture(self) -> ReadoutConfig:
+        """Without what matters to training only."""
+        return ReadoutConfig(**self.model_dump(exclude={"fit_grid"}))
+
+
+class TargetConfig(Section):
+    """A tensor to learn, for backbones that predict tensors.
+
+    Attributes:
+        name: of the array in the files (per atom: columns, last index fastest) or ``info`` entry.
+        rank: number of Cartesian indices.
+        per: ``atom`` or ``structure``.
+        symmetry: see :class:`kan_md.backbones.etgnn.TensorSpec`.
+        reduction: of structure tensors over atoms.
+        acoustic_sum_rule: subtract the structure's mean.
+        unit: for tables and plots.
+        weight: in the loss.
+    """
+
+    name: str = "bec"
+    rank: Annotated[int, Field(ge=0, le=3)] = 2
+    per: Literal["atom", "structure"] = "atom"
+    symmetry: Literal["full", "symmetric", "traceless"] = "full"
+    reduction: Literal["mean", "sum"] = "mean"
+    acoustic_sum_rule: bool | None = None
+    unit: str = ""
+    weight: Weight = 1.0
+
+
+class LossConfig(Section):
+    """Weighted sum of the errors of energy, forces and stress.
+
+    Attributes:
+        energy: weight of the energy error, eV/atom (or eV, see ``energy_per``).
+        forces: weight of the force components' error, eV/Å.
+        stress: weight of the stress components' error, eV/Å³.
+        function: ``mse``, ``huber`` or ``mae``.
+        delta: where Huber turns from square to linear, in units of each label.
+        energy_per: ``atom`` or ``structure``.
+    """
+
+    energy: Weight = 1.0
+    forces: Weight = 1.0
+    stress: Weight = 0.0
+    function: Literal["mse", "huber", "mae"] = "mse"
+    delta: PositiveFloat = 0.01
+    energy_per: Literal["atom", "structure"] = "atom"
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> LossConfig:
+        if self.energy + self.forces + self.stress == 0.0:
+            raise ValueError("at least one of energy, forces, stress must be > 0")
+        return self
+
+
+class OptimizerConfig(Section):
+    """The optimiser.
+
+    Attributes:
+        name: a class of ``torch.optim``.
+        lr: largest learning rate.
+        weight_decay: see torch.
+    """
+
+    name: Literal["adamw", "adam", "radam", "sgd"] = "adamw"
+    lr: PositiveFloat = 0.005
+    weight_decay: Weight = 0.0
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the budget (epochs or time, whichever is nearer its end).
+
+    Attributes:
+        name: ``cosine`` (down to ``final``), ``one_cycle`` (cosine up in ``warmup``, cosine down),
+            ``exponential``, ``plateau`` (times ``factor`` when the validation score has not
+            improved for ``patience`` epochs), or ``constant``.
+        warmup: share of the budget in which the rate grows to ``lr``.
+        final: last rate as a share of ``lr``.
+        factor: of ``plateau``.
+        patience: of ``plateau``, epochs.
+    """
+
+    name: Literal["cosine", "one_cycle", "exponential", "plateau", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    final: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    patience: PositiveInt = 10
+
+
+class EarlyStopConfig(Section):
+    """Ends training when the validation score stays without improvement.
+
+    Attributes:
+        patience: epochs to wait.
+        min_delta: smallest change that counts.
+    """
+
+    patience: PositiveInt = 50
+    min_delta: Weight = 0.0
+
+
+class RegularizationConfig(Section):
+    """Penalties on the functions of KAN layers, see :mod:`kan_md.kan.regularize`.
+
+    Attributes:
+        l1: weight of the sum of sizes.
+        entropy: weight of the entropy of the sizes.
+    """
+
+    l1: Weight = 0.0
+    entropy: Weight = 0.0
+
+
+class StageConfig(Section):
+    """A later phase with a loss of its own, e.g. energy-weighted.
+
+    Attributes:
+        start: share of the budget at which it begins.
+        loss: replaces ``training.loss``.
+        lr: learning rate from here on; the schedule's where absent.
+    """
+
+    start: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.75
+    loss: LossConfig
+    lr: PositiveFloat | None = None
+
+
+class TrainingConfig(Section):
+    """How the model is trained.
+
+    Attributes:
+        loss: what is minimised.
+        optimizer: by what.
+        schedule: of the learning rate.
+        batch_size: structures per step.
+        val_batch_size: structures per validation step.
+        epochs: passes over the training set; at least one of ``epochs`` and ``max_time``.
+        max_time: wall-clock budget, e.g. ``90s``, ``10m``, ``2h``; counted over interruptions.
+        ema: decay of the running average of the weights, which is what is kept; ``null`` is off.
+        early_stop: when to give up.
+        gradient_clip: largest norm of the gradient.
+        regularization: of KAN layers.
+        stages: later phases.
+        seed: of weights and the order of the frames.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        init_from: model.pth whose weights are taken over; readouts of another shape start fresh.
+        fresh_readout: start the readout fresh even where its shape fits ``init_from``.
+        freeze: ``backbone`` trains the readout alone.
+        reference_frames: structures stored in model.pth to check compiled files against.
+    """
+
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch_size: PositiveInt = 5
+    val_batch_size: PositiveInt = 10
+    epochs: PositiveInt | None = None
+    max_time: Duration | None = None
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = 0.99
+    early_stop: EarlyStopConfig | None = None
+    gradient_clip: PositiveFloat | None = None
+    regularization: RegularizationConfig = RegularizationConfig()
+    stages: list[StageConfig] = []
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    init_from: Path | None = None
+    fresh_readout: bool = False
+    freeze: Literal["none", "backbone"] = "none"
+    reference_frames: Annotated[int, Field(ge=1, le=100)] = 3
+
+    @model_validator(mode="after")
+    def _has_a_budget_and_ordered_stages(self) -> TrainingConfig:
+        if self.epochs is None and self.max_time is None:
+            raise ValueError("give epochs, max_time or both")
+        starts = [stage.start for stage in self.stages]
+        if starts != sorted(set(starts)):
+            raise ValueError("stages must have increasing start")
+        return self
+
+
+class TrainConfig(Section):
+    """A whole configuration file.
+
+    Attributes:
+        data: structures and how they are divided.
+        model: the backbone.
+        readout: its output block.
+        targets: tensors to learn (tensor backbones only).
+        training: how.
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    readout: ReadoutSection = ReadoutSection()
+    targets: list[TargetConfig] = []
+    training: TrainingConfig

@@ -1,0 +1,104 @@
+"""Holding labelled structures against what training needs, before any time is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from ase import Atoms
+
+from kan_md.data.targets import Target
+from kan_md.errors import KanMdError, user_error
+
+
+def check_structures(frames: Sequence[Atoms], what: str) -> None:
+    """Refuse empty sets and structures that are none.
+
+    Args:
+        frames: structures as :func:`kan_md.data.read_frames` gives them.
+        what: name of the set, for the message.
+
+    Raises:
+        KanMdError: the set or a structure is empty, an element is unknown, or a number not finite.
+    """
+    if not frames:
+        raise user_error(
+            f"{what} set is empty",
+            found="0 structures",
+            allowed="one or more",
+            remedy="give more structures or change data.split",
+        )
+    for atoms in frames:
+        if len(atoms) == 0:
+            raise _bad(atoms, "has no atoms", "0 atoms")
+        if 0 in atoms.numbers:
+            raise _bad(atoms, "has an unknown element", "X")
+        if not np.isfinite(atoms.positions).all():
+            raise _bad(atoms, "has positions that are not finite", "NaN or infinity")
+        periodic = atoms.cell.array[atoms.pbc]
+        if not np.isfinite(periodic).all() or not (np.linalg.norm(periodic, axis=1) > 0).all():
+            raise _bad(atoms, "is periodic without a cell vector", atoms.cell.array.tolist())
+
+
+def check_labels(
+    frames: Sequence[Atoms], targets: Iterable[Target], *, optional: Iterable[str] = ()
+) -> None:
+    """Every structure has every label that is asked for, and finite ones.
+
+    Args:
+        frames: structures.
+        targets: what has to be there.
+        optional: names of targets that may be missing in some structures.
+
+    Raises:
+        KanMdError: labels are missing everywhere or in some frames, or are not finite.
+    """
+    for target in targets:
+        labels = [target.label(atoms) for atoms in frames]
+        missing = [atoms for atoms, label in zip(frames, labels, strict=True) if label is None]
+        if len(missing) == len(frames):
+            raise user_error(
+                f"data without {target.name}",
+                found=f"{len(frames)} structures, none with {target.name}",
+                allowed=None,
+                remedy=f"label them, or name the labels with data.keys.{target.name}",
+            )
+        if missing and target.name not in optional:
+            raise user_error(
+                f"mixed labels: {target.name}",
+                found=f"{len(missing)} of {len(frames)} structures without it, "
+                f"the first is {_source(missing[0])}",
+                allowed=None,
+                remedy="label all structures"
+                + (" or set data.missing_stress: mask" if target.name == "stress" else ""),
+            )
+        for atoms, label in zip(frames, labels, strict=True):
+            if label is not None and not np.isfinite(label).all():
+                raise _bad(atoms, f"has {target.name} that are not finite", "NaN or infinity")
+
+
+def check_elements(frames: Sequence[Atoms], type_names: Sequence[str]) -> None:
+    """No structure has an element that the model does not know.
+
+    Raises:
+        KanMdError: one has.
+    """
+    for atoms in frames:
+        unknown = sorted(set(atoms.symbols) - set(type_names))
+        if unknown:
+            raise user_error(
+                f"element that the model does not know in {_source(atoms)}",
+                found=", ".join(unknown),
+                allowed=", ".join(type_names),
+                remedy="remove the structure or add the element to model.type_names",
+            )
+
+
+def _bad(atoms: Atoms, what: str, found: object) -> KanMdError:
+    return user_error(
+        f"structure {_source(atoms)} {what}", found=found, allowed=None, remedy="correct the file"
+    )
+
+
+def _source(atoms: Atoms) -> str:
+    return atoms.info.get("source", atoms.get_chemical_formula())

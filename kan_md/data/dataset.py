@@ -1,0 +1,181 @@
+"""From labelled structures to batches of nequip's dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.geometry import complete_cell
+from nequip.data import AtomicDataDict, register_fields
+from nequip.data.dataset import AtomicDataset
+
+from kan_md.data.targets import Target
+from kan_md.errors import user_error
+from kan_md.model.reference import model_input
+
+FRAME_WEIGHT_KEY = "kan_md_frame_weight"
+"""[num_frames, 1], factor of a structure's share in the loss."""
+
+CLOSEST_PAIR = 0.2
+"""Å; nothing that is meant to be a structure has atoms closer than this."""
+
+register_fields(graph_fields=[FRAME_WEIGHT_KEY])
+
+
+class FramesDataset(AtomicDataset):
+    """Labelled structures with their neighbour lists, made once and kept.
+
+    Missing labels become NaN, which the loss leaves out.
+
+    Args:
+        frames: structures with labels.
+        r_max: cutoff, Å.
+        type_names: element symbols in the order of the type index.
+        targets: labels to carry.
+
+    Raises:
+        KanMdError: atoms overlap, or an element is none of ``type_names``.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Atoms],
+        r_max: float,
+        *,
+        type_names: Sequence[str],
+        targets: Sequence[Target],
+    ) -> None:
+        super().__init__()
+        any_periodic = any(atoms.pbc.any() for atoms in frames)
+        self.type_names = tuple(type_names)
+        self.data_list = [
+            _with_labels(_input(atoms, r_max, type_names, any_periodic), atoms, targets)
+            for atoms in frames
+        ]
+
+    def __len__(self) -> int:
+        return len(self.data_list)
+
+    def _get_data_list(
+        self, indices: Sequence[int] | torch.Tensor | slice
+    ) -> list[AtomicDataDict.Type]:
+        if isinstance(indices, slice):
+            return self.data_list[indices]
+        return [self.data_list[int(index)] for index in indices]
+
+
+def _input(
+    atoms: Atoms, r_max: float, type_names: Sequence[str], any_periodic: bool
+) -> AtomicDataDict.Type:
+    data = model_input(atoms, r_max, type_names)
+    _refuse_overlap(atoms, data)
+    if any_periodic and AtomicDataDict.CELL_KEY not in data:
+        # Structures of one batch need the same fields; without images the cell has no effect but
+        # as the volume of a stress that nobody looks at.
+        cell = torch.from_numpy(complete_cell(atoms.cell.array)).view(1, 3, 3)
+        data[AtomicDataDict.CELL_KEY] = cell
+        edges = data[AtomicDataDict.EDGE_INDEX_KEY].shape[1]
+        data[AtomicDataDict.EDGE_CELL_SHIFT_KEY] = torch.zeros(edges, 3, dtype=torch.float64)
+    return AtomicDataDict.with_batch_(data)
+
+
+def edge_lengths(data: AtomicDataDict.Type) -> torch.Tensor:
+    """Distances of the pairs of one structure, [num_edges], Å."""
+    positions = data[AtomicDataDict.POSITIONS_KEY]
+    centre, neighbour = data[AtomicDataDict.EDGE_INDEX_KEY]
+    vectors = positions[neighbour] - positions[centre]
+    if AtomicDataDict.EDGE_CELL_SHIFT_KEY in data:
+        cell = data[AtomicDataDict.CELL_KEY].view(3, 3)
+        vectors = vectors + data[AtomicDataDict.EDGE_CELL_SHIFT_KEY] @ cell
+    return vectors.norm(dim=-1)
+
+
+def _refuse_overlap(atoms: Atoms, data: AtomicDataDict.Type) -> None:
+    lengths = edge_lengths(data)
+    if lengths.numel() and lengths.min() < CLOSEST_PAIR:
+        pair = data[AtomicDataDict.EDGE_INDEX_KEY][:, lengths.argmin()].tolist()
+        raise user_error(
+            f"atoms overlap in {atoms.info.get('source', atoms.get_chemical_formula())}",
+            found=f"atoms {pair[0]} and {pair[1]} at {lengths.min():.3g} Å",
+            allowed=f">= {CLOSEST_PAIR} Å",
+            remedy="remove the structure",
+        )
+
+
+def _with_labels(
+    data: AtomicDataDict.Type, atoms: Atoms, targets: Sequence[Target]
+) -> AtomicDataDict.Type:
+    for target in targets:
+        rows = len(atoms) if target.per == "atom" else 1
+        label = target.label(atoms)
+        if label is None:
+            label = np.full((rows, *target.shape), np.nan)
+        data[target.field] = torch.from_numpy(label.copy())
+    weight = float(atoms.info.get("config_weight", 1.0))
+    data[FRAME_WEIGHT_KEY] = torch.full((1, 1), weight, dtype=torch.float64)
+    return data
+
+
+class EpochOrder(torch.utils.data.Sampler[int]):
+    """A random order per epoch that depends on nothing but the seed and the epoch.
+
+    Lightning calls ``set_epoch``, also after a restart, so a resumed run sees the frames in the
+    order of the uninterrupted one.
+    """
+
+    def __init__(self, number: int, seed: int) -> None:
+        self.number = number
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.number)
+        return iter(order.tolist())
+
+    def __len__(self) -> int:
+        return self.number
+
+
+class ResumableLoader(torch.utils.data.DataLoader):
+    """A loader that Lightning can save in the middle of an epoch and set going again there."""
+
+    _delivered = 0
+    _skip = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Number of batches that this epoch has delivered."""
+        return {"delivered": self._delivered % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next epoch start behind the batches that were delivered already."""
+        self._skip = state["delivered"]
+
+    def __iter__(self) -> Iterator[AtomicDataDict.Type]:
+        skip, self._skip = self._skip, 0
+        self._delivered = skip
+        batches = list(self.batch_sampler)
+        for indices in batches[skip:]:
+            self._delivered += 1
+            yield self.collate_fn(self.dataset.__getitems__(indices))
+
+
+def make_loader(
+    dataset: FramesDataset, batch_size: int, *, shuffle_seed: int | None = None
+) -> torch.utils.data.DataLoader:
+    """Batch a dataset; in a random order per epoch if a seed is given."""
+    if shuffle_seed is None:
+        return torch.utils.data.DataLoader(
+            dataset, batch_size, shuffle=False, collate_fn=AtomicDataDict.batched_from_list
+        )
+    return ResumableLoader(
+        dataset,
+        batch_size,
+        sampler=EpochOrder(len(dataset), shuffle_seed),
+        collate_fn=AtomicDataDict.batched_from_list,
+    )

@@ -1,0 +1,97 @@
+"""What can be learned: names, shapes, units, and where a structure carries the label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from nequip.data import AtomicDataDict
+
+from kan_md.errors import user_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One labelled quantity.
+
+    Attributes:
+        name: in files, configurations and tables.
+        field: key of label and prediction in nequip's dictionary.
+        per: ``structure`` or ``atom``.
+        shape: of one label, without the axis of structures or atoms.
+        unit: of labels and errors.
+        extensive: whether errors are divided by the number of atoms.
+        of_potential: whether a potential predicts it (read from ASE's calculator) or a tensor
+            model (read from ``arrays`` or ``info``).
+    """
+
+    name: str
+    field: str
+    per: Literal["structure", "atom"]
+    shape: tuple[int, ...]
+    unit: str
+    extensive: bool = False
+    of_potential: bool = False
+
+    def label(self, atoms: Atoms) -> np.ndarray | None:
+        """The label, [1, *shape] or [num_atoms, *shape], or None where there is none.
+
+        Raises:
+            KanMdError: the label has another number of entries.
+        """
+        if self.of_potential:
+            value = (atoms.calc.results if atoms.calc else {}).get(self.name)
+        else:
+            value = (atoms.arrays if self.per == "atom" else atoms.info).get(self.name)
+        if value is None:
+            return None
+        value = np.asarray(value, dtype=np.float64)
+        if self.name == "stress" and value.size == 6:
+            value = voigt_6_to_full_3x3_stress(value)
+        rows = len(atoms) if self.per == "atom" else 1
+        if value.size != rows * prod(self.shape):
+            raise user_error(
+                f"label {self.name} of a structure with {len(atoms)} atoms",
+                found=f"{value.size} numbers",
+                allowed=rows * prod(self.shape),
+                remedy="correct the file",
+            )
+        return value.reshape(rows, *self.shape)
+
+
+ENERGY = Target(
+    name="energy",
+    field=AtomicDataDict.TOTAL_ENERGY_KEY,
+    per="structure",
+    shape=(1,),
+    unit="eV",
+    extensive=True,
+    of_potential=True,
+)
+FORCES = Target(
+    name="forces",
+    field=AtomicDataDict.FORCE_KEY,
+    per="atom",
+    shape=(3,),
+    unit="eV/Å",
+    of_potential=True,
+)
+STRESS = Target(
+    name="stress",
+    field=AtomicDataDict.STRESS_KEY,
+    per="structure",
+    shape=(3, 3),
+    unit="eV/Å³",
+    of_potential=True,
+)
+POTENTIAL_TARGETS = (ENERGY, FORCES, STRESS)
+
+
+def has_labels(atoms: Atoms, targets: Mapping[str, Target]) -> bool:
+    """Whether a structure carries every one of these labels."""
+    return all(target.label(atoms) is not None for target in targets.values())
