@@ -15,12 +15,14 @@ from kan_md.backbones.scope import nequip_scope
 from kan_md.contract import BACKENDS, DTYPES, Backend, Dtype, Manifest
 from kan_md.errors import KanMdError, user_error
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.model.tensors import is_tensor_backbone
 from kan_md_deploy.archive import seal, sha256_of
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.manifest import describe_model
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.registry import choose_passes, run_passes
 from kan_md_deploy.runtime import load_deployed
+from kan_md_deploy.tensor_pipeline import compile_tensors
 from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
 from kan_md_deploy.verify import Graph, check, deviation
 from kan_md_deploy.wrapper import EdgeModel, make_edge_model
@@ -72,6 +74,10 @@ def deploy(
             "no CUDA device here", found=device, allowed="cpu", remedy="deploy with --device cpu"
         )
     output = _output_path(model_path, output, backend)
+    if is_tensor_backbone(checkpoint.backbone):
+        return _deploy_tensors(
+            checkpoint, model_path, output, backend=backend, device=device, dtype=dtype
+        )
     graphs = reference_graphs(checkpoint)
     with nequip_scope():
         description, reference = _reference(checkpoint)
@@ -101,6 +107,33 @@ def deploy(
     return _write_verified(
         edge_model, manifest, output, graphs=graphs, reference=reference, rounding=eager.force
     )
+
+
+def _deploy_tensors(
+    checkpoint: Checkpoint,
+    model_path: Path,
+    output: Path,
+    *,
+    backend: Backend,
+    device: str,
+    dtype: Dtype,
+) -> Path:
+    """The same for a model of tensor properties, which has no passes and one backend."""
+    if backend != "torchscript":
+        raise user_error(
+            f"backend for {checkpoint.backbone}",
+            found=backend,
+            allowed="torchscript",
+            remedy="leave --backend out",
+        )
+    handle, temporary = _temporary_beside(output)
+    os.close(handle)
+    try:
+        compile_tensors(checkpoint, model_path, temporary, device=device, dtype=dtype)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return output
 
 
 def _reference(checkpoint: Checkpoint) -> tuple[dict, EdgeModel]:

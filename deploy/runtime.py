@@ -59,7 +59,7 @@ def load_deployed(path: str | Path, device: str = "cpu") -> DeployedModel:
             f"{path} holds another kind of model",
             found=manifest.kind,
             allowed="potential",
-            remedy="tensor models run through `compute tensor`",
+            remedy="load it with load_deployed_tensors; in LAMMPS use `compute kanmd/tensor`",
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise user_error(

@@ -74,6 +74,9 @@ def deploy(
         "force_error": manifest.force_error,
         "num_reference_frames": manifest.num_reference_frames,
     }
+    if manifest.kind == "tensor":
+        summary["tensors"] = manifest.outputs["tensors"]
+        summary["tensor_error"] = manifest.outputs["error"]
     if as_json:
         typer.echo(json.dumps(summary))
         return
@@ -82,7 +85,11 @@ def deploy(
         table.add_row(key, summary[key])
     table.add_row("types", " ".join(manifest.type_names))
     table.add_row("passes", ", ".join(manifest.passes) or "none")
-    table.add_row("energy error", f"{manifest.energy_error:.1e} eV/atom")
-    table.add_row("force error", f"{manifest.force_error:.1e} of the largest force")
+    if manifest.kind == "tensor":
+        table.add_row("tensors", ", ".join(manifest.outputs["tensors"]))
+        table.add_row("error", f"{manifest.outputs['error']:.1e} of the largest component")
+    else:
+        table.add_row("energy error", f"{manifest.energy_error:.1e} eV/atom")
+        table.add_row("force error", f"{manifest.force_error:.1e} of the largest force")
     table.add_row("checked on", f"{manifest.num_reference_frames} reference frames")
     Console().print(table)

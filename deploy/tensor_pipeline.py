@@ -1,0 +1,114 @@
+"""Deploying a tensor model: the tensor side of :mod:`kan_md_deploy.pipeline`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from kan_md.backbones.build import num_layers_of
+from kan_md.backbones.readout import parse_readout
+from kan_md.backbones.scope import nequip_scope
+from kan_md.contract import Manifest
+from kan_md.errors import user_error
+from kan_md.model.tensors import tensors_of
+from kan_md_deploy.archive import seal, sha256_of
+from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.tensor_runtime import load_deployed_tensors
+from kan_md_deploy.tensor_wrapper import describe_outputs, make_tensor_edge_model
+from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
+from kan_md_deploy.verify import Graph, with_ghosts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kan_md.model.checkpoint import Checkpoint
+
+TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
+"""Largest |compiled - eager float64| of a component, relative to the largest component."""
+
+
+def compile_tensors(
+    checkpoint: Checkpoint, model_path: Path, temporary: Path, *, device: str, dtype: str
+) -> None:
+    """Compile a tensor model and write it with its manifest.
+
+    Args:
+        checkpoint: of the trained model.
+        model_path: where it came from.
+        temporary: file to write; left unfinished where this raises.
+        device: ``cpu`` or ``cuda``.
+        dtype: of the weights.
+
+    Raises:
+        KanMdError: the compiled model is not the trained one.
+    """
+    graphs = reference_graphs(checkpoint)
+    with nequip_scope():
+        exact = checkpoint.build("float64")
+        model = checkpoint.build(dtype)
+        manifest = _describe(checkpoint, exact, device=device, dtype=dtype)
+        manifest = replace(
+            manifest, num_reference_frames=len(graphs), model_sha256=sha256_of(model_path)
+        )
+        reference = make_tensor_edge_model(exact)
+        rounding = tensor_deviation(make_tensor_edge_model(model), reference, graphs)
+        edge_model = make_tensor_edge_model(model).to(device)
+    module = compile_torchscript(edge_model)
+    save_torchscript(module, temporary, manifest=manifest.to_text())
+    seal(temporary)
+    compiled = load_deployed_tensors(temporary, device)
+    found = tensor_deviation(compiled, reference, graphs)
+    allowed = max(TOLERANCE[dtype], 2.0 * rounding)
+    if not found <= allowed:
+        raise user_error(
+            "compiled model differs from the trained one on the reference frames",
+            found=f"relative error {found:.1e}",
+            allowed=f"{allowed:.1e} for {dtype}",
+            remedy="deploy with --dtype float64",
+        )
+    measured = replace(manifest, outputs=manifest.outputs | {"error": found})
+    save_torchscript(module, temporary, manifest=measured.to_text())
+    seal(temporary)
+
+
+def tensor_deviation(function: Callable, reference: Callable, graphs: list[Graph]) -> float:
+    """Largest difference relative to the largest component, also with half of the atoms ghosts."""
+    difference = scale = 0.0
+    for whole in graphs:
+        for graph in with_ghosts(whole):
+            (actual,), (expected,) = function(*graph), reference(*graph)
+            worst = (actual.cpu() - expected).abs().max().item()
+            difference = worst if worst != worst else max(difference, worst)
+            scale = max(scale, expected.abs().max().item())
+    return difference / max(scale, torch.finfo(torch.float64).tiny) if difference else 0.0
+
+
+def _describe(checkpoint: Checkpoint, model: torch.nn.Module, *, device: str, dtype: str):
+    names = tuple(checkpoint.type_names)
+    elements = checkpoint.elements
+    zeros = (0.0,) * len(names) ** 2
+    distances = checkpoint.statistics.get("min_distances")
+    distances = zeros if distances is None else torch.as_tensor(distances).flatten().tolist()
+    return Manifest(
+        kind="tensor",
+        kan_md_version=version("kan-md"),
+        torch_version=torch.__version__,
+        backend="torchscript",
+        device=device.split(":")[0],
+        dtype=dtype,
+        backbone=checkpoint.backbone,
+        r_max=float(checkpoint.r_max),
+        num_layers=num_layers_of(model, backbone=checkpoint.backbone),
+        type_names=names,
+        atomic_numbers=elements.atomic_numbers,
+        masses=elements.masses,
+        cutoffs=(float(checkpoint.r_max),) * len(names) ** 2,
+        min_distances=tuple(float(d) for d in distances),
+        isolated_energies=(0.0,) * len(names),
+        readout=parse_readout(checkpoint.config["model"].get("readout")).model_dump(mode="json"),
+        outputs=describe_outputs(model, tensors_of(checkpoint)),
+    )
