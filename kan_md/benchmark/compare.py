@@ -17,7 +17,7 @@ from kan_md.benchmark import statistics
 from kan_md.benchmark.job import Block, Job, Outcome
 from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.models import Entry
-from kan_md.benchmark.runner import Progress, run_interleaved
+from kan_md.benchmark.runner import Plan, Progress, run_interleaved
 from kan_md.benchmark.statistics import Row
 from kan_md.benchmark.structures import elements_of, write_data
 from kan_md.errors import user_error
@@ -31,6 +31,7 @@ class Conditions:
 
     Attributes:
         steps: timed steps of each run.
+        seconds: limit of the timed part of a run, see :class:`kan_md.benchmark.runner.Plan`.
         blocks: turns that the steps are cut into; 1 runs the models one after the other.
         repeats: independent runs (own process, own velocities) of each model.
         warmup: steps before, not counted.
@@ -46,6 +47,7 @@ class Conditions:
     """
 
     steps: int = 5000
+    seconds: float | None = None
     blocks: int = 10
     repeats: int = 1
     warmup: int = 100
@@ -83,10 +85,10 @@ class Conditions:
                 remedy="set --blocks or --steps",
             )
 
-    def block_sizes(self) -> list[int]:
-        """Steps of each block; they differ by one at most and add up to ``steps``."""
-        share, rest = divmod(self.steps, self.blocks)
-        return [share + (number < rest) for number in range(self.blocks)]
+    @property
+    def plan(self) -> Plan:
+        """Steps and turns for the runner."""
+        return Plan(steps=self.steps, blocks=self.blocks, warmup=self.warmup, seconds=self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +176,8 @@ def compare(
                         seed=conditions.seed + repeat,
                         periodicity=atoms.pbc,
                     ),
-                    blocks=conditions.block_sizes(),
-                    warmup=conditions.warmup,
                     r_max=entry.r_max,
+                    options=entry.options,
                 )
                 for entry in entries
             ]
@@ -184,14 +185,15 @@ def compare(
             found = run_interleaved(
                 jobs,
                 place,
+                plan=conditions.plan,
                 ranks=conditions.ranks,
                 threads=conditions.threads,
                 programs=[entry.program for entry in entries],
                 progress=progress,
             )
-            for (blocks, outcomes), (all_blocks, all_outcomes) in zip(found, results, strict=True):
-                all_blocks += blocks
-                all_outcomes += outcomes
+            for result, (blocks, outcomes) in zip(found, results, strict=True):
+                blocks += result.blocks
+                outcomes += result.outcomes
     reference = None if control is None else results[entries.index(control)][0]
     return Report(
         title=title or f"{len(atoms)} atoms of {atoms.get_chemical_formula()}",

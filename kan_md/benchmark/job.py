@@ -1,14 +1,17 @@
 """What the parent asks of one LAMMPS process and what comes back, as JSON files in one folder.
 
 A run is cut into blocks so that several models can be timed in turn (A B A B …) while each of them
-follows one unbroken trajectory. The parent lets block k start by creating the file ``go-k``; every
-rank polls for it, so a waiting process uses no CPU worth measuring, and rank 0 answers with
-``block-k.json``. Block 0 is the set-up with the warm-up steps.
+follows one unbroken trajectory. The parent lets block k start by creating the file ``go-k`` with
+the number of steps in it, or ``stop``; every rank polls for it, so a waiting process uses no CPU
+worth measuring, and rank 0 answers with ``block-k.json``. Block 0 begins with the set-up.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +24,14 @@ class Job:
     Attributes:
         label: name of the model in tables.
         setup: LAMMPS commands from ``units`` to the integrator.
-        blocks: timed steps of each block, in order.
-        warmup: steps before the first block, not counted.
         r_max: Å, cutoff within which edges are counted; None leaves that to the pair style.
+        options: for programs other than the LAMMPS worker, by name.
     """
 
     label: str
     setup: list[str]
-    blocks: list[int]
-    warmup: int
     r_max: float | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class Outcome:
     lammps_version: int = 0
 
 
+POLL = 0.005  # s
+STOP = "stop"
 JOB_FILE = "job.json"
 LOG_FILE = "log.lammps"
 INPUT_FILE = "in.lammps"
@@ -83,6 +86,31 @@ INPUT_FILE = "in.lammps"
 def go_file(folder: Path, block: int) -> Path:
     """File whose appearance starts a block."""
     return folder / f"go-{block}"
+
+
+def give_turn(folder: Path, block: int, what: int | str) -> None:
+    """Let a block start: `what` is its number of steps, or ``stop``."""
+    path = go_file(folder, block)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(str(what))
+    temporary.replace(path)
+
+
+def await_turn(folder: Path, block: int, *, parent: int) -> int | None:
+    """Sleep until a block may start; end when the process that would say so is gone.
+
+    Returns:
+        The number of steps, None for the end.
+    """
+    path = go_file(folder, block)
+    while not path.exists():
+        try:
+            os.kill(parent, 0)  # signal 0 only asks whether the process is there
+        except ProcessLookupError:
+            sys.exit("the benchmark that started this run has ended")
+        time.sleep(POLL)
+    text = path.read_text()
+    return None if text == STOP else int(text)
 
 
 def block_file(folder: Path, block: int) -> Path:

@@ -6,7 +6,7 @@ import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ class Entry:
         manifest: of a file deployed by kan-md.
         program: module to run with ``python -m`` instead of the LAMMPS worker; it gets the same
             folder and keeps the same protocol.
+        options: for that program, by name.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Entry:
     r_max: float | None = None
     manifest: Manifest | None = None
     program: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
     @property
     def readout(self) -> str:

@@ -15,7 +15,7 @@ def show_progress(entries: Sequence[Entry], conditions: Conditions) -> Iterator[
     """Show a bar per model while the block runs.
 
     Yields:
-        A function to call with (label, steps done in this run).
+        A function to call with (label, steps done in this run, steps of this run).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -33,11 +33,13 @@ def show_progress(entries: Sequence[Entry], conditions: Conditions) -> Iterator[
     with bars:
         total = conditions.steps * conditions.repeats
         tasks = {entry.label: bars.add_task(entry.label, total=total) for entry in entries}
-        finished = dict.fromkeys(tasks, 0)
+        before = dict.fromkeys(tasks, 0)
 
-        def advance(label: str, steps: int) -> None:
-            bars.update(tasks[label], completed=finished[label] + steps)
-            if steps == conditions.steps:
-                finished[label] += steps
+        def advance(label: str, done: int, steps: int) -> None:
+            bars.update(
+                tasks[label], completed=before[label] + done, total=steps * conditions.repeats
+            )
+            if done == steps:
+                before[label] += steps
 
         yield advance

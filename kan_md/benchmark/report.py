@@ -94,6 +94,7 @@ def caption(report: Report) -> str:
     tether = f", tethered with {c.tether:g} eV/Å²" if c.tether else ""
     return (
         f"{report.structure}. NVT {c.temperature:g} K, {c.timestep:g} fs, {c.steps} steps"
+        f"{f' or {c.seconds:g} s' if c.seconds else ''}"
         f"{f' x {c.repeats} runs' if c.repeats > 1 else ''} in {c.blocks} interleaved blocks after "
         f"{c.warmup} of warm-up, seed {c.seed}{tether}; {c.ranks} MPI rank(s) x {c.threads} "
         f"thread(s){f', {dtypes}' if dtypes else ''}. Time: median over steps ± standard deviation "
@@ -189,15 +190,17 @@ def _bars(
     )
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel(unit)
-    axes.set_xlim(left=0)
-    for place, value in enumerate(values):
+    reach = max(
+        (v + e for v, e in zip(values, errors or [0.0] * len(values), strict=True)), default=0
+    )
+    axes.set_xlim(0, 1.25 * reach or 1.0)
+    for place, (value, error) in enumerate(zip(values, errors or [0.0] * len(values), strict=True)):
         axes.annotate(
             _number(value),
-            (0, place),
+            (value + error, place),
             (4, 0),
             textcoords="offset points",
             va="center",
-            color="white",
             fontsize="small",
         )
 

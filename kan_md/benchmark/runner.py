@@ -8,17 +8,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from kan_md.benchmark.job import (
     INPUT_FILE,
     JOB_FILE,
     LOG_FILE,
+    POLL,
+    STOP,
     Block,
     Job,
     Outcome,
     block_file,
-    go_file,
+    give_turn,
     read_block,
     read_outcome,
     write_json,
@@ -27,12 +31,12 @@ from kan_md.benchmark.log import last_error
 from kan_md.errors import KanMdError
 
 LAMMPS_WORKER = "kan_md.benchmark.worker"
-_POLL = 0.005  # s
+_PROBE = 4  # steps: a compiled model specialises itself in the first two or three calls
 _PATIENCE = 30.0  # s, for a process to end by itself
 _OUTPUT = "output.txt"
 
-Progress = Callable[[str, int], None]
-"""Called with (label, steps done so far) after each block."""
+Progress = Callable[[str, int, int], None]
+"""Called with (label, steps done so far, steps of the run) after each block."""
 
 
 class Process:
@@ -42,11 +46,10 @@ class Process:
         self.job = job
         self.folder = folder
         self.ranks = ranks
-        self.blocks: list[Block] = []
+        self._number = 0
         folder.mkdir(parents=True, exist_ok=True)
         _clean(folder)
         write_json(folder / JOB_FILE, job)
-        (folder / INPUT_FILE).write_text("\n".join([*job.setup, f"run {sum(job.blocks)}", ""]))
         self._output = (folder / _OUTPUT).open("w")
         self._child = subprocess.Popen(
             [
@@ -68,30 +71,30 @@ class Process:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run_block(self, number: int) -> Block:
-        """Let block `number` run (0: set-up and warm-up) and wait for its end.
+    def run_block(self, steps: int) -> Block:
+        """Let the next block run and wait for its end; the first one begins with the set-up.
 
         Raises:
             KanMdError: the process ended; the message carries LAMMPS' own error line.
         """
-        go_file(self.folder, number).touch()
-        while (block := read_block(self.folder, number)) is None:
+        give_turn(self.folder, self._number, steps)
+        while (block := read_block(self.folder, self._number)) is None:
             if self._child.poll() is not None:
                 # The answer may have been written just before the end.
-                if block_file(self.folder, number).is_file():
+                if block_file(self.folder, self._number).is_file():
                     continue
                 raise self._failure()
-            time.sleep(_POLL)
-        if number > 0:
-            self.blocks.append(block)
+            time.sleep(POLL)
+        self._number += 1
         return block
 
     def outcomes(self) -> list[Outcome]:
-        """Wait for the end of the process and read what every rank says.
+        """End the run and read what every rank says.
 
         Raises:
             KanMdError: the process failed after its last block.
         """
+        give_turn(self.folder, self._number, STOP)
         if self._child.wait() != 0:
             raise self._failure()
         return [read_outcome(self.folder, rank) for rank in range(self.ranks)]
@@ -119,63 +122,111 @@ class Process:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many steps are run, and in what turns.
+
+    Attributes:
+        steps: timed steps of each job.
+        blocks: turns that they are cut into.
+        warmup: steps before, not counted.
+        seconds: limit of the timed part of a job, so that slow models run fewer steps; None: no
+            limit. The warm-up then takes at most a fifth of it.
+    """
+
+    steps: int
+    blocks: int
+    warmup: int
+    seconds: float | None = None
+
+    def block_sizes(self, step_time: float) -> list[int]:
+        """Timed steps of each block for a model that needs `step_time` s; at least 2."""
+        total = self.steps
+        if self.seconds is not None:
+            total = min(total, max(2 * self.blocks, int(self.seconds / step_time)))
+        share, rest = divmod(total, self.blocks)
+        return [share + (number < rest) for number in range(self.blocks)]
+
+    def warmup_left(self, done: int, step_time: float) -> int:
+        """Warm-up steps still to run when `done` have shown that a step takes `step_time` s."""
+        left = max(0, self.warmup - done)
+        return left if self.seconds is None else min(left, int(0.2 * self.seconds / step_time))
+
+
+@dataclass(frozen=True)
+class Result:
+    """Timed blocks of a job, and what each rank says at the end."""
+
+    blocks: list[Block]
+    outcomes: list[Outcome]
+
+
 def run_interleaved(
     jobs: Sequence[Job],
     folder: Path,
     *,
-    ranks: int,
-    threads: int,
+    plan: Plan,
+    ranks: int = 1,
+    threads: int = 1,
     programs: Sequence[str | None] | None = None,
     progress: Progress | None = None,
-) -> list[tuple[list[Block], list[Outcome]]]:
+) -> list[Result]:
     """Run jobs side by side: one process each, block by block in turn (A B A B …).
 
     Only one process computes at any time. With a single block per job the processes run one after
     the other, so that only one of them is in memory.
 
     Args:
-        jobs: with equal numbers of blocks.
+        jobs: with different labels.
         folder: gets one sub-folder per job.
+        plan: steps and blocks.
         ranks: MPI ranks of each process.
         threads: OpenMP threads of each rank.
         programs: module to run per job, None for the LAMMPS worker.
         progress: told after each block.
 
     Returns:
-        Per job its blocks and what each rank says at the end.
+        One result per job.
 
     Raises:
         KanMdError: a run failed.
     """
     programs = [program or LAMMPS_WORKER for program in programs or [None] * len(jobs)]
-    folders = [folder / f"{number}-{_slug(job.label)}" for number, job in enumerate(jobs)]
-    rounds = len(jobs[0].blocks)
-    assert all(len(job.blocks) == rounds for job in jobs), "jobs take turns block by block"
-    report = progress or (lambda label, steps: None)
+    report = progress or (lambda label, done, total: None)
+    tasks = [
+        (job, folder / f"{number}-{_slug(job.label)}", program)
+        for number, (job, program) in enumerate(zip(jobs, programs, strict=True))
+    ]
+    groups = [[task] for task in tasks] if plan.blocks == 1 else [tasks]
+    results = []
+    for group in groups:
+        with ExitStack() as stack:
+            runs = []
+            for job, place, program in group:
+                process = stack.enter_context(
+                    Process(job, place, ranks=ranks, threads=threads, program=program)
+                )
+                # For the user: the same run by hand, with `kan-md lmp -in`.
+                (place / INPUT_FILE).write_text("\n".join([*job.setup, f"run {plan.steps}", ""]))
+                sizes = _warm_up(process, plan)
+                report(job.label, 0, sum(sizes))
+                runs.append((process, sizes, []))
+            for number in range(plan.blocks):
+                for process, sizes, blocks in runs:
+                    blocks.append(process.run_block(sizes[number]))
+                    report(process.job.label, sum(b.steps for b in blocks), sum(sizes))
+            results += [Result(blocks, process.outcomes()) for process, _, blocks in runs]
+    return results
 
-    if rounds == 1:
-        results = []
-        for job, place, program in zip(jobs, folders, programs, strict=True):
-            with Process(job, place, ranks=ranks, threads=threads, program=program) as process:
-                process.run_block(0)
-                process.run_block(1)
-                report(job.label, sum(job.blocks))
-                results.append((process.blocks, process.outcomes()))
-        return results
 
-    with ExitStack() as stack:
-        processes = []
-        for job, place, program in zip(jobs, folders, programs, strict=True):
-            process = stack.enter_context(
-                Process(job, place, ranks=ranks, threads=threads, program=program)
-            )
-            process.run_block(0)
-            processes.append(process)
-        for number in range(1, rounds + 1):
-            for process in processes:
-                process.run_block(number)
-                report(process.job.label, sum(block.steps for block in process.blocks))
-        return [(process.blocks, process.outcomes()) for process in processes]
+def _warm_up(process: Process, plan: Plan) -> list[int]:
+    """Run the steps that are not counted; returns the sizes of the timed blocks."""
+    probe = min(plan.warmup, _PROBE)
+    times = process.run_block(probe).step_times
+    left = plan.warmup_left(probe, times[-1]) if times else 0
+    if left > 0:
+        times = process.run_block(left).step_times
+    return plan.block_sizes(median(times) if times else 1.0)
 
 
 def _launcher(ranks: int) -> list[str]:

