@@ -174,7 +174,7 @@ def test_mace_without_mace_torch_names_the_remedy(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "mace"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mace", None)
-    with pytest.raises(KanMdError, match="needs mace-torch.*pip install --no-deps mace-torch"):
+    with pytest.raises(KanMdError, match=r"needs mace-torch.*pip install --no-deps mace-torch"):
         build("mace")
 
 

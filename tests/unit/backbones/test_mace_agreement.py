@@ -58,7 +58,8 @@ def mace_torch_numbers(model, atoms: Atoms) -> tuple[float, np.ndarray, np.ndarr
         data = AtomicData.from_config(config_from_atoms(atoms), z_table=table, cutoff=R_MAX)
         (batch,) = torch_geometric.dataloader.DataLoader([data], batch_size=1)
         out = model(batch.to_dict(), compute_virials=True, compute_stress=True)
-    return float(out["energy"]), out["forces"].numpy(), out["virials"][0].numpy()
+    energy = float(out["energy"].detach())
+    return energy, out["forces"].numpy(), out["virials"][0].numpy()
 
 
 def adapted(model, readout="mlp"):
