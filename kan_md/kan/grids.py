@@ -6,7 +6,6 @@ This is a step between two training steps, never part of a forward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -87,13 +86,13 @@ def fit_layer(
 ) -> GridFit:
     """Move the grids of a layer to the inputs x and refit the coefficients.
 
-    For every input the grid of :func:`blended_range` is tried first, then, for B-splines, the grid
-    whose step is the present one halved as often as still covers that range, with the present
-    knots among its own: there the old function can be written exactly. The first one that
-    changes no function by more than ``tolerance`` at any of the samples is taken. If there is none
-    (a grid that has to grow, or a Gaussian or Fourier expansion, is in general not representable on
-    another grid) this input's grid stays. ``tolerance=math.inf`` takes the blended range with the
-    least-squares refit, whatever it changes: for a start, when the functions are random numbers.
+    For every input the grid of :func:`blended_range` is tried first, then, for zero-preserving
+    B-splines, the grid whose step is the present one halved as often as still covers all samples,
+    with the present knots among its own: there the old function can be written exactly. The first
+    that changes no function by more than ``tolerance`` at any sample is taken. If there is none
+    (a grid that has to grow, or a Gaussian or Fourier expansion, is in general not representable
+    on another grid) this input's grid stays. ``tolerance=math.inf`` takes the blended range with
+    the least-squares refit, whatever it changes: for a start, when the functions are random.
 
     The refit solves on equally spaced points rather than on the samples, first over the new grid,
     then over the samples' range, by a singular value decomposition that leaves out what the
@@ -123,7 +122,11 @@ def fit_layer(
     new_step, new_zero, new = step.clone(), zero.clone(), old.clone()
     change = torch.zeros_like(step)
     wide = upper - lower > 1e-3 * layer.steps * step  # not for inputs that are always about zero
-    for candidate_step, candidate_zero in _candidates(layer, lower, upper, step, zero):
+    candidates = [_blended(layer, lower, upper, step, zero)]
+    if layer.basis == "bspline" and layer.zero_preserving:
+        ends = z.amin(dim=0).clamp(max=0.0), z.amax(dim=0).clamp(min=0.0)
+        candidates.append(_nested(layer, *ends, step, zero))
+    for candidate_step, candidate_zero in candidates:
         refitted, refit_rank = _refit(layer, z, candidate_step, candidate_zero)
         values = layer.basis_functions(z, candidate_step, candidate_zero)
         after = torch.einsum("nim,oim->noi", values, refitted)
@@ -191,30 +194,43 @@ def fit_grids(
     return fits
 
 
-def _candidates(
+Grid = tuple[torch.Tensor, torch.Tensor]  # step and zero, [in_features] each
+
+
+def _blended(
     layer: KANLayer,
     lower: torch.Tensor,
     upper: torch.Tensor,
     step: torch.Tensor,
     zero: torch.Tensor,
-) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Grids (step, zero) to try, best first, for all inputs at a time."""
-    width = torch.where(upper > lower, upper - lower, layer.steps * step)
-    lower = torch.where(upper > lower, lower, -zero * step)
-    yield layer.snap(lower, lower + width)
-    if layer.basis != "bspline":
-        return
-    halvings = torch.zeros_like(step)
-    nested_zero = zero.clone()
+) -> Grid:
+    """The grid from ``lower`` to ``upper``; the present one where that range is empty."""
+    empty = upper <= lower
+    lower = torch.where(empty, -zero * step, lower)
+    upper = torch.where(empty, (layer.steps - zero) * step, upper)
+    return layer.snap(lower, upper)
+
+
+def _nested(
+    layer: KANLayer,
+    lower: torch.Tensor,
+    upper: torch.Tensor,
+    step: torch.Tensor,
+    zero: torch.Tensor,
+) -> Grid:
+    """The finest grid of step / 2^m that covers the range and has the old knots among its own.
+
+    At least one halving makes every old knot, a multiple of half a step away from 0, a whole
+    number of new steps away from it; then any whole number will do as position of 0.
+    """
+    nested_step, nested_zero = step, zero
     for m in range(1, 11):
         finer = step / 2.0**m
         start = torch.ceil(-lower / finer)
-        # any whole number keeps the old knots where zero is a multiple of ½, as it is here
-        covers = (layer.steps - start) * finer >= lower + width
-        halvings = torch.where(covers, float(m), halvings)
+        covers = (layer.steps - start) * finer >= upper
+        nested_step = torch.where(covers, finer, nested_step)
         nested_zero = torch.where(covers, start, nested_zero)
-    if layer.zero_preserving:
-        yield step / 2.0**halvings, nested_zero
+    return nested_step, nested_zero
 
 
 def _refit(

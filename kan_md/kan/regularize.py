@@ -26,15 +26,16 @@ def entropy_penalty(model: torch.nn.Module) -> torch.Tensor:
     """Sum over KAN layers of -Σ p ln p, p the share of each function in its layer's total size.
 
     Small where a few functions carry a layer, at most ln(in_features * out_features). The
-    derivative of p ln p diverges at p = 0, and p itself is 0/0 in a layer of zeros: both are cut
-    off at the smallest normal number, which keeps the value and makes every gradient finite.
+    derivative of p ln p diverges at p = 0, and p itself is 0/0 in a layer of zeros: the argument of
+    the logarithm and the total are cut off at the machine epsilon, which changes the value by less
+    than rounding does and makes every gradient finite.
     """
     penalties = []
     for layer in _layers(model):
         size = function_sizes(layer)
-        tiny = torch.finfo(size.dtype).tiny
-        share = size / size.sum().clamp_min(tiny)
-        penalties.append(-(share * share.clamp_min(tiny).log()).sum())
+        epsilon = torch.finfo(size.dtype).eps
+        share = size / size.sum().clamp_min(epsilon)
+        penalties.append(-(share * share.clamp_min(epsilon).log()).sum())
     return _total(penalties)
 
 
