@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def lmp(
     context: typer.Context,
     ranks: Annotated[
-        int, typer.Option("--ranks", "-n", min=1, help="MPI ranks; write it before ARGS.")
+        int, typer.Option("--ranks", min=1, help="MPI ranks; also -n N as the first of ARGS.")
     ] = 1,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="OpenMP threads per rank.")
@@ -29,5 +29,9 @@ def lmp(
     """
     from kan_md.lammps.run import run_lammps
 
-    result = run_lammps(context.args, ranks=ranks, threads=threads, capture=False)
+    arguments = list(context.args)
+    # Not an option of typer's: it would take the n out of LAMMPS' own -in and -nocite.
+    if len(arguments) > 1 and arguments[0] == "-n" and arguments[1].isdigit():
+        ranks, arguments = max(1, int(arguments[1])), arguments[2:]
+    result = run_lammps(arguments, ranks=ranks, threads=threads, capture=False)
     raise typer.Exit(result.returncode)

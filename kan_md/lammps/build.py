@@ -175,8 +175,8 @@ def _call(
         log = cache_dir() / "build.log"
         log.write_text(" ".join(command) + "\n" + "".join(lines))
         raise KanMdError(
-            f"building the plug-in failed, got: {_cause(lines)}; the whole log is in {log}; mend the "
-            "cause and run: kan-md build --force"
+            f"building the plug-in failed, got: {_cause(lines)}; the whole log is in {log}; "
+            "mend the cause and run: kan-md build --force"
         )
 
 

@@ -10,8 +10,9 @@ def plugin_path() -> str:
 
     Returns:
         The directory of the plug-in that ``kan-md build`` made last, or the (perhaps missing) cache
-        directory where nothing has been built; LAMMPS passes over a directory without plug-ins. Where
-        the cache cannot be looked at, an empty string: this must never keep ``lmp`` from starting.
+        directory where nothing has been built: LAMMPS passes over a directory without plug-ins.
+        An empty string where the cache cannot be looked at: this must never keep ``lmp`` from
+        starting.
     """
     try:
         return str(newest_plugin_dir())

@@ -91,8 +91,8 @@ def find_compiler() -> str:
         KanMdError: there is none, or it is too old.
     """
     remedy = (
-        f"install g++ >= {MINIMUM_GCC} (Debian and Ubuntu: apt install g++; conda: conda install gxx; "
-        "on a cluster: module load gcc) or name a compiler in the variable CXX"
+        f"install g++ >= {MINIMUM_GCC} (Debian and Ubuntu: apt install g++; conda: conda install "
+        "gxx; on a cluster: module load gcc) or name a compiler in the variable CXX"
     )
     candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++"]
     found = next((path for name in candidates if (path := shutil.which(name))), None)
