@@ -29,6 +29,7 @@ from kan_md.benchmark.job import (
 )
 from kan_md.benchmark.log import last_error
 from kan_md.errors import KanMdError
+from kan_md.lammps.run import lammps_environment, mpiexec
 
 LAMMPS_WORKER = "kan_md.benchmark.worker"
 _PROBE = 4  # steps: a compiled model specialises itself in the first two or three calls
@@ -53,11 +54,11 @@ class Process:
         self._output = (folder / _OUTPUT).open("w")
         self._child = subprocess.Popen(
             [
-                *_launcher(ranks),
+                *(mpiexec(ranks) if ranks > 1 else []),
                 *(sys.executable, "-m", program, str(folder.resolve()), str(os.getpid())),
             ],
             cwd=folder,
-            env=_environment(threads),
+            env=lammps_environment(threads=threads),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
@@ -227,26 +228,6 @@ def _warm_up(process: Process, plan: Plan) -> list[int]:
     if left > 0:
         times = process.run_block(left).step_times
     return plan.block_sizes(median(times) if times else 1.0)
-
-
-def _launcher(ranks: int) -> list[str]:
-    if ranks == 1:
-        return []
-    from kan_md.lammps.run import mpiexec
-
-    return [*mpiexec(ranks)]
-
-
-def _environment(threads: int) -> dict[str, str]:
-    from kan_md.lammps.run import lammps_environment
-
-    count = str(threads)
-    return {
-        **os.environ,
-        **lammps_environment(),
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-    }
 
 
 def _clean(folder: Path) -> None:
