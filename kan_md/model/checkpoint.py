@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -153,7 +152,7 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         raise _not_a_checkpoint(path, _what_is(path)) from error
     if not isinstance(content, dict):
         raise _not_a_checkpoint(path, (f"a saved {type(content).__name__}", "give a model.pth"))
@@ -196,12 +195,14 @@ def _what_is(path: Path) -> tuple[str, str]:
         return "a truncated file", "copy it again"
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+        if archive.testzip() is not None:
+            return "a file with damaged content", "get an intact model.pth"
         if any(name.endswith("constants.pkl") for name in names):
             return "a compiled (TorchScript) file", "give the model.pth that it was deployed from"
         pickles = [name for name in names if name.endswith("data.pkl")]
         if pickles and b"mace" in archive.read(pickles[0]):
             return "a pickled MACE model", _CONVERT
-    return "damaged content or pickled code", "get an intact model.pth"
+    return "a file with pickled code", "give the model.pth that the training wrote"
 
 
 def _digest(content: object) -> str:

@@ -1,0 +1,86 @@
+"""The neighbour list against a plain sum over images."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+
+from kan_md.errors import KanMdError
+from kan_md.model.graph import edge_graph, periodic_edges
+
+CELL = np.array([[3.1, 0.0, 0.0], [1.4, 2.9, 0.0], [-0.8, 0.7, 3.4]])
+
+
+def brute_force(atoms: Atoms, r_max: float) -> list[tuple]:
+    """All (centre, neighbour, vector) by looping over images."""
+    ranges = [range(-6, 7) if periodic else (0,) for periodic in atoms.pbc]
+    found = []
+    for shift in product(*ranges):
+        offset = np.array(shift) @ atoms.cell.array
+        for i, j in product(range(len(atoms)), repeat=2):
+            vector = atoms.positions[j] + offset - atoms.positions[i]
+            length = np.linalg.norm(vector)
+            if length < r_max and not (i == j and shift == (0, 0, 0)):
+                found.append((i, j, *np.round(vector, 8)))
+    return sorted(found)
+
+
+def listed(atoms: Atoms, r_max: float) -> list[tuple]:
+    vectors, index, _ = edge_graph(atoms, r_max, ["Cu", "Au"])
+    rows = zip(index[0].tolist(), index[1].tolist(), vectors.numpy(), strict=True)
+    return sorted((i, j, *np.round(vector, 8)) for i, j, vector in rows)
+
+
+@pytest.mark.parametrize("pbc", [True, False, (True, True, False), (False, True, False)])
+@pytest.mark.parametrize("shift", [0.0, 7.0])
+def test_edges_are_all_pairs_within_the_cutoff(pbc, shift):
+    rng = np.random.default_rng(0)
+    positions = rng.uniform(0, 1, (4, 3)) @ CELL + shift  # also outside of the cell
+    atoms = Atoms("CuAuCuAu", positions=positions, cell=CELL, pbc=pbc)
+    assert np.array(listed(atoms, 3.9)) == pytest.approx(np.array(brute_force(atoms, 3.9)))
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        Atoms("Cu2", positions=[[0, 0, 0], [2.0, 0, 0]]),  # no cell, on a line
+        Atoms("Cu3", positions=[[0, 0, 0], [2, 0, 0], [0, 2.1, 0]]),  # no cell, in a plane
+        Atoms("Cu", cell=[2.5, 2.5, 2.5], pbc=True),  # sees only its own images
+        Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 99.0]]),
+    ],
+)
+def test_edges_of_unusual_structures(atoms):
+    assert listed(atoms, 3.0) == brute_force(atoms, 3.0)
+
+
+def test_edges_are_sorted_by_centre_and_carry_their_images():
+    atoms = Atoms("CuAuCu", scaled_positions=[[0.1, 0, 0], [0.6, 0.4, 0.2], [1.3, 0, 0.9]],
+                  cell=CELL, pbc=True)  # fmt: skip
+    edges = periodic_edges(atoms, 4.2)
+    centres, neighbours = edges.edge_index
+    assert (centres.diff() >= 0).all()
+    positions, cell = torch.from_numpy(atoms.positions), torch.from_numpy(CELL)
+    rebuilt = positions[neighbours] - positions[centres] + edges.edge_cell_shift @ cell
+    torch.testing.assert_close(edges.edge_vectors, rebuilt, rtol=0, atol=1e-12)
+
+
+def test_types_follow_the_names_and_dtypes_the_contract():
+    vectors, index, types = edge_graph(Atoms("AuCuAu"), 3.0, ["Cu", "Au"])
+    assert types.tolist() == [1, 0, 1]
+    assert (vectors.dtype, index.dtype, types.dtype) == (
+        torch.float64,
+        torch.int64,
+        torch.int64,
+    )
+    empty = edge_graph(Atoms(), 3.0, ["Cu"])
+    assert [tuple(part.shape) for part in empty] == [(0, 3), (2, 0), (0,)]
+
+
+def test_unknown_element_and_bad_positions_are_named():
+    with pytest.raises(KanMdError, match="does not know, got H; allowed: Cu, Au"):
+        edge_graph(Atoms("CuH"), 3.0, ["Cu", "Au"])
+    atoms = Atoms("Cu2", positions=[[0, 0, 0], [0, float("nan"), 1]])
+    with pytest.raises(KanMdError, match="positions must be finite, got NaN or infinity at atom 1"):
+        edge_graph(atoms, 3.0, ["Cu"])
