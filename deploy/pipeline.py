@@ -30,6 +30,7 @@ from kan_md_deploy.wrapper import EdgeModel, make_edge_model
 if TYPE_CHECKING:
     from kan_md.model.checkpoint import Checkpoint
 
+_BOUND = {"float32": 1e-6, "float64": 0.0}
 SUFFIX = {"torchscript": ".deployed.pth", "aotinductor": ".deployed.pt2"}
 
 
@@ -41,7 +42,7 @@ def deploy(
     device: str = "cpu",
     dtype: Dtype | None = None,
     passes: str = "default",
-    bound: float = 1e-6,
+    bound: float | None = None,
     operators: str = "portable",
 ) -> Path:
     """Compile a trained model, hold it against the eager one, and write it.
@@ -53,7 +54,8 @@ def deploy(
         device: ``cpu`` or ``cuda``.
         dtype: of the weights; the trained model's own where ``None``.
         passes: ``default``, ``none`` or names with commas.
-        bound: error that approximating passes may make, relative to a function's range.
+        bound: error that approximating passes may make, relative to a function's range; 0 leaves
+            them out. ``None``: 1e-6 for float32; 0 for float64, which is there for validation.
         operators: ``fused`` or ``portable``, see :class:`kan_md_deploy.passes.base.PassContext`.
 
     Returns:
@@ -87,7 +89,7 @@ def deploy(
             backend=backend,
             num_types=len(checkpoint.type_names),
             r_max=float(checkpoint.r_max),
-            bound=bound,
+            bound=_BOUND[dtype] if bound is None else bound,
             graphs=tuple(graphs),
             operators=operators,
         )

@@ -28,8 +28,15 @@ from allegro.nn import Allegro_Module, TwoBodySphericalHarmonicTensorEmbed
 from nequip.data import AtomicDataDict
 from nequip.nn import AvgNumNeighborsNorm, GraphModel
 
+from kan_md.kan.layer import KANLayer
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.functions import Split, as_module, split_function
+from kan_md_deploy.passes.functions import (
+    Contributions,
+    Linear,
+    linear_weight,
+    part_of_layer,
+    split_function,
+)
 from kan_md_deploy.passes.harmonics import HarmonicsChain, is_plain_harmonics
 
 _REPLACED = (
@@ -57,6 +64,7 @@ class CentreFactored:
             and tuple(names[: len(_REPLACED)]) == _REPLACED
             and "pair_potential" not in names
             and isinstance(model.model.func.allegro, Allegro_Module)
+            and all(split_function(f) is not None for f in _networks(model.model.func))
         )
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:
@@ -66,6 +74,11 @@ class CentreFactored:
         fused = FactoredAllegro({name: rest.pop(name) for name in _REPLACED})
         model.model.func = _EnergyModel(fused, list(rest.values()))
         return {"bound": 0.0}
+
+
+def _networks(energy: torch.nn.Module) -> list[torch.nn.Module]:
+    readouts = [energy.scalar_embed_mlp.mlp_module, energy.edge_readout.mlp_module]
+    return [*energy.allegro.latents, *readouts]
 
 
 class _EnergyModel(torch.nn.Module):
@@ -83,14 +96,14 @@ class _EnergyModel(torch.nn.Module):
         return data
 
 
-class TwoBody(torch.nn.Module):
-    """The part of Allegro that knows only a pair's distance and types, up to its last linear map.
+class Radial(torch.nn.Module):
+    """The part of Allegro that knows only a pair's distance and types.
 
     Args:
         length: upstream's ``edge_norm``.
         embed: upstream's ``radial_chemical_embed``.
-        function: the scalar embedding network; its last linear map is left to the reader.
-        dtype: of the weights.
+        function: the scalar embedding network up to its last linear map.
+        contributions: what is made of the result.
     """
 
     def __init__(
@@ -98,38 +111,20 @@ class TwoBody(torch.nn.Module):
         length: torch.nn.Module,
         embed: torch.nn.Module,
         *,
-        function: Split,
-        dtype: torch.dtype,
+        function: torch.nn.Module,
+        contributions: Contributions,
     ):
         super().__init__()
         self.length = length
         self.embed = embed
-        self.first = as_module(function.first, dtype)
-        self.body = function.body
+        self.function = function
+        self.contributions = contributions
         self._field = AtomicDataDict.EDGE_EMBEDDING_KEY
 
-    def forward(self, data: AtomicDataDict.Type) -> torch.Tensor:
-        """Features [num_edges, width]."""
+    def forward(self, data: AtomicDataDict.Type) -> list[torch.Tensor]:
+        """Tensor weights, environment weights and contributions to the networks."""
         data = self.embed(self.length(data))
-        return self.body(self.first(data[self._field]))
-
-
-class Fan(torch.nn.Module):
-    """Several linear maps of the same rows, as one.
-
-    Args:
-        weights: [in, width_n] each.
-        dtype: of the weights.
-    """
-
-    def __init__(self, weights: list[torch.Tensor], *, dtype: torch.dtype):
-        super().__init__()
-        self.widths: list[int] = [weight.size(1) for weight in weights]
-        self.register_buffer("weight", torch.cat(weights, dim=1).to(dtype))
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map [rows, in] to one [rows, width_n] per map."""
-        return torch.split(torch.mm(x, self.weight), self.widths, dim=1)
+        return self.contributions(self.function(data[self._field]))
 
 
 class Layer(torch.nn.Module):
@@ -137,42 +132,40 @@ class Layer(torch.nn.Module):
 
     Args:
         product: [channels, i, j, k], weights of the tensor product times Wigner 3j symbols.
-        latent: the latent network, split.
-        reads: [channels, hidden], the part of its first map that acts on the tensors' scalars;
-            None where the network is opaque.
-        fan: all linear maps of its result.
-        opaque: for each later network that reads the result, whether it is opaque.
+        reads: first map of the latent network, restricted to the tensors' scalars.
+        body: the latent network from there up to its last linear map.
+        contributions: what is made of the result.
     """
 
     def __init__(
         self,
         product: torch.Tensor,
-        latent: Split,
+        reads: torch.nn.Module,
         *,
-        reads: torch.Tensor | None,
-        fan: Fan,
-        opaque: list[bool],
+        body: torch.nn.Module,
+        contributions: Contributions,
     ):
         super().__init__()
         channels, self.dim_in, self.dim_basis, self.dim_out = product.shape
         flat = product.permute(0, 2, 1, 3).reshape(channels, self.dim_basis, -1)
         self.register_buffer("product", flat.contiguous())
-        self.body = latent.body
-        self.opaque_latent = reads is None
-        self.register_buffer("reads", product.new_zeros(0) if reads is None else reads)
-        self.fan = fan
-        self.opaque: list[bool] = opaque
+        self.reads = reads
+        self.body = body
+        self.contributions = contributions
 
     def matrix(self, environment: torch.Tensor) -> torch.Tensor:
         """M_l of the module: [channels, centres, j] to [channels, centres, i, k]."""
         matrix = torch.bmm(environment, self.product)
         return matrix.view(matrix.size(0), matrix.size(1), self.dim_in, self.dim_out)
 
-    def hidden(self, known: torch.Tensor, scalars: torch.Tensor) -> torch.Tensor:
-        """Latent network up to its last linear map, from what earlier parts contributed."""
-        if self.opaque_latent:
-            return self.body(torch.cat([known, scalars], dim=1))
-        return self.body(torch.addmm(known, scalars, self.reads))
+    def forward(self, known: torch.Tensor, scalars: torch.Tensor) -> list[torch.Tensor]:
+        """Environment weights (but for the last layer) and contributions to later networks.
+
+        Args:
+            known: what earlier parts contributed to the latent network.
+            scalars: [num_edges, channels].
+        """
+        return self.contributions(self.body(known + self.reads(scalars)))
 
 
 class FactoredAllegro(torch.nn.Module):
@@ -207,60 +200,54 @@ class FactoredAllegro(torch.nn.Module):
         """Split all networks and multiply out the linear maps between them."""
         allegro: Allegro_Module = parts["allegro"]
         width = allegro.num_scalar_features
-        embedding = allegro.irreps_in[allegro.scalar_in_field].num_irreps
-        two_body = split_function(parts["scalar_embed_mlp"].mlp_module, out_features=embedding)
-        weights_out = allegro._env_weighter.weight_numel
-        latents = [
-            split_function(
-                latent,
-                out_features=width + (weights_out if index < len(allegro.latents) - 1 else 0),
-            )
-            for index, latent in enumerate(allegro.latents)
-        ]
-        readout = split_function(parts["edge_readout"].mlp_module, out_features=1)
-        readers = [*latents, readout]
-        opaque = [reader.first is None for reader in readers]
+        readers = [split_function(m) for m in [*allegro.latents, parts["edge_readout"].mlp_module]]
 
-        def maps(scalars: torch.Tensor, source: int) -> list[torch.Tensor]:
-            """Maps of one source's scalars into every network that reads them."""
+        def contributions(
+            direct: list[torch.Tensor], scalars: torch.Tensor, source: int
+        ) -> Contributions:
+            """From source 0, the pair embedding, or from layer ``source``."""
             rows = slice(source * width, (source + 1) * width)
-            return [
-                scalars if reader.first is None else scalars @ reader.first[rows]
-                for reader in readers[source:]
-            ]
+            return Contributions(
+                direct,
+                scalars,
+                readers=[_part(reader.first, rows) for reader in readers[source:]],
+                dtype=self.dtype,
+            )
 
-        last = _last(two_body)
-        projection = _linear_weight(allegro.first_layer_env_embed_projection)
-        tensor = last @ _linear_weight(parts["tensor_embed"].env_embed_linear)
-        weights = [
+        two_body = split_function(parts["scalar_embed_mlp"].mlp_module)
+        last = two_body.last_or_identity()
+        projection = last @ linear_weight(allegro.first_layer_env_embed_projection)
+        tensor = last @ linear_weight(parts["tensor_embed"].env_embed_linear)
+        direct = [
             self._by_irrep(tensor, parts["tensor_embed"]._edge_weighter),
-            self._by_irrep(last @ projection[:, width:], allegro._env_weighter),
-            *maps(last @ projection[:, :width], 0),
+            self._by_irrep(projection[:, width:], allegro._env_weighter),
         ]
-        self.two_body = TwoBody(
+        self.radial = Radial(
             parts["edge_norm"],
             parts["radial_chemical_embed"],
-            function=two_body,
-            dtype=self.dtype,
+            function=torch.nn.Sequential(_module(two_body.first, self.dtype), two_body.body),
+            contributions=contributions(direct, projection[:, :width], 0),
         )
-        self.fan = Fan(weights, dtype=self.dtype)
         layers = []
-        for index, (latent, product) in enumerate(zip(latents, allegro.tps, strict=True)):
-            last = _last(latent)
-            weights = maps(last[:, :width], index + 1)
-            if index < len(latents) - 1:
-                weights.insert(0, self._by_irrep(last[:, width:], allegro._env_weighter))
+        for index, product in enumerate(allegro.tps):
+            latent = readers[index]
+            last = latent.last_or_identity()
+            direct = []
+            if index < len(allegro.tps) - 1:
+                direct = [self._by_irrep(last[:, width:], allegro._env_weighter)]
+            reads = _part(latent.first, slice((index + 1) * width, None))
             layers.append(
                 Layer(
-                    _dense_weights(product),
-                    latent,
-                    reads=None if latent.first is None else latent.first[-self.channels :],
-                    fan=Fan(weights, dtype=self.dtype),
-                    opaque=opaque[index + 1 :],
-                ).to(self.dtype)
+                    _dense_weights(product).to(self.dtype),
+                    _module(reads, self.dtype),
+                    body=latent.body,
+                    contributions=contributions(direct, last[:, :width], index + 1),
+                )
             )
         self.layers = torch.nn.ModuleList(layers)
-        self.readout = torch.nn.Sequential(readout.body, as_module(readout.last, self.dtype))
+        readout = readers[-1]
+        last = [] if readout.last is None else [Linear(readout.last.to(self.dtype))]
+        self.readout = torch.nn.Sequential(readout.body, *last)
 
     def _by_irrep(self, weight: torch.Tensor, weighter: torch.nn.Module) -> torch.Tensor:
         """Reorder columns from upstream's (channel, irrep) to (irrep, channel)."""
@@ -315,7 +302,7 @@ class FactoredAllegro(torch.nn.Module):
         if norm.size(0) > 1:
             norm = norm[types]  # [centres, 1]
 
-        pieces = self.fan(self.two_body(data))
+        pieces = self.radial(data)
         tensor_weights = pieces[0][edge_of_slot].view(num_centres, num_slots, -1)
         edge_weights = pieces[1]
         known = pieces[2:]
@@ -328,18 +315,11 @@ class FactoredAllegro(torch.nn.Module):
                 factor = torch.matmul(matrices[len(matrices) - 1 - back], factor)
             matrices.append(matrix)
             scalars = self._scalars(factor.squeeze(3), basis, tensor_weights)
-            hidden = layer.hidden(known[0], scalars.view(-1, self.channels)[slot_of_edge])
-            pieces = layer.fan(hidden)
+            pieces = layer(known[0], scalars.view(-1, self.channels)[slot_of_edge])
             if number < len(self.layers) - 1:
                 edge_weights = pieces[0]
                 pieces = pieces[1:]
-            joined: list[torch.Tensor] = []
-            for reader, opaque in enumerate(layer.opaque):
-                if opaque:
-                    joined.append(torch.cat([known[reader + 1], pieces[reader]], dim=1))
-                else:
-                    joined.append(known[reader + 1] + pieces[reader])
-            known = joined
+            known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
         return self.readout(known[0])
 
     def _environment(
@@ -385,16 +365,12 @@ def _norm(module: AvgNumNeighborsNorm) -> torch.Tensor:
     return module.norm_const.detach().clone()
 
 
-def _last(function: Split) -> torch.Tensor:
-    if function.last is not None:
-        return function.last
-    return torch.eye(function.out_features, dtype=torch.float64)
+def _part(first: torch.Tensor | KANLayer, inputs: slice) -> torch.Tensor | KANLayer:
+    return first[inputs] if isinstance(first, torch.Tensor) else part_of_layer(first, inputs)
 
 
-def _linear_weight(function: torch.nn.Module) -> torch.Tensor:
-    first = split_function(function, out_features=0).first
-    assert first is not None, "upstream makes this map linear"
-    return first
+def _module(first: torch.Tensor | KANLayer, dtype: torch.dtype) -> torch.nn.Module:
+    return Linear(first.to(dtype)) if isinstance(first, torch.Tensor) else first
 
 
 def _dense_weights(product: torch.nn.Module) -> torch.Tensor:

@@ -1,64 +1,62 @@
-"""Taking bias-free perceptrons apart, so that neighbouring linear maps can be multiplied out."""
+"""Taking functions of rows apart: first map, middle, last linear map.
+
+The first map of a perceptron or of a KAN is a sum over its inputs, so a network that reads several
+sources takes one contribution from each, and nothing has to be concatenated. Linear maps that
+follow each other can be multiplied out.
+"""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from nequip.nn.mlp import DeepLinearMLP, ScalarLinearLayer, ScalarMLPFunction
 
 from kan_md.backbones.readout import MLP
+from kan_md.kan.layer import KANLayer
+from kan_md.kan.network import KAN
 
 
 @dataclass(frozen=True)
 class Split:
-    """A function x -> body(x @ first) @ last on rows.
+    """A function x -> body(first(x)) @ last on rows.
 
     Attributes:
-        first: [in, hidden] float64; None where the function is opaque and ``body`` is all of it.
+        first: [in, hidden] float64, or a KAN layer.
         body: what lies between.
         last: [hidden, out] float64; None where nothing linear comes last.
         out_features: width of the result.
     """
 
-    first: torch.Tensor | None
+    first: torch.Tensor | KANLayer
     body: torch.nn.Module
     last: torch.Tensor | None
     out_features: int
 
+    def last_or_identity(self) -> torch.Tensor:
+        """The last linear map, [hidden or out, out] float64."""
+        if self.last is not None:
+            return self.last
+        return torch.eye(self.out_features, dtype=torch.float64)
 
-def split_function(function: torch.nn.Module, *, out_features: int) -> Split:
-    """Split a perceptron into first linear map, middle and last linear map.
 
-    Args:
-        function: a module on rows of scalars; anything but a bias-free perceptron is opaque.
-        out_features: its output width.
-    """
-    layers = _layers(function)
+def split_function(function: torch.nn.Module) -> Split | None:
+    """Split a bias-free perceptron or a KAN; None for anything else."""
+    if isinstance(function, KAN):
+        first, *rest = function.layers
+        return Split(first, torch.nn.Sequential(*rest), None, function.widths[-1])
+    layers = _perceptron_layers(function)
     if layers is None:
-        return Split(None, function, None, out_features)
-    first = _weight(layers[0])
+        return None
+    first = linear_weight(layers[0])
     if len(layers) == 1:
-        return Split(first, torch.nn.Identity(), None, out_features)
-    body = torch.nn.Sequential(*layers[1:-1])
-    return Split(first, body, _weight(layers[-1]), out_features)
+        return Split(first, torch.nn.Identity(), None, first.size(1))
+    last = linear_weight(layers[-1])
+    return Split(first, torch.nn.Sequential(*layers[1:-1]), last, last.size(1))
 
 
-def as_module(weight: torch.Tensor | None, dtype: torch.dtype) -> torch.nn.Module:
-    """A linear map [in, out] as a module; the identity where there is none."""
-    return torch.nn.Identity() if weight is None else _Linear(weight.to(dtype))
-
-
-class _Linear(torch.nn.Module):
-    def __init__(self, weight: torch.Tensor):
-        super().__init__()
-        self.register_buffer("weight", weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.mm(x, self.weight)
-
-
-def _layers(function: torch.nn.Module) -> list[torch.nn.Module] | None:
+def _perceptron_layers(function: torch.nn.Module) -> list[torch.nn.Module] | None:
     """Layers of a perceptron whose ends are linear without bias, or None."""
     inner = function.mlp if isinstance(function, ScalarMLPFunction) else function
     if isinstance(inner, DeepLinearMLP):
@@ -66,17 +64,101 @@ def _layers(function: torch.nn.Module) -> list[torch.nn.Module] | None:
     if not isinstance(inner, (MLP, torch.nn.Sequential)):
         return None
     layers = list(inner)
-    linear = [layer for layer in layers if isinstance(layer, ScalarLinearLayer)]
-    ends_are_linear = all(isinstance(layers[i], ScalarLinearLayer) for i in (0, -1))
-    if not ends_are_linear or any(layer.bias is not None for layer in linear):
+    if not all(isinstance(layers[end], ScalarLinearLayer) for end in (0, -1)):
+        return None
+    if any(isinstance(x, ScalarLinearLayer) and x.bias is not None for x in layers):
         return None
     return layers
 
 
-def _weight(layer: torch.nn.Module) -> torch.Tensor:
+def linear_weight(layer: torch.nn.Module) -> torch.Tensor:
+    """Matrix [in, out] float64 of one of upstream's linear maps, its scale included."""
+    if isinstance(layer, ScalarMLPFunction):
+        assert not layer.is_nonlinear, "upstream makes this map linear"
+        (layer,) = layer.mlp if not isinstance(layer.mlp, DeepLinearMLP) else (layer.mlp,)
     if isinstance(layer, DeepLinearMLP):
         product = layer.weights[0].detach().double()
         for weight in list(layer.weights)[1:]:
             product = product @ weight.detach().double()
         return product * layer.alpha.double()
-    return (layer.weight.detach().double()) * layer.alpha.double()
+    return layer.weight.detach().double() * layer.alpha.double()
+
+
+def part_of_layer(layer: KANLayer, inputs: slice) -> KANLayer:
+    """The terms of a KAN layer that belong to some of its inputs."""
+    part = copy.deepcopy(layer)
+    part.coefficients = torch.nn.Parameter(layer.coefficients.detach()[:, inputs].clone())
+    if layer.base_weight is not None:
+        part.base_weight = torch.nn.Parameter(layer.base_weight.detach()[:, inputs].clone())
+    if layer.input_gain is not None:
+        part.input_gain = torch.nn.Parameter(layer.input_gain.detach()[inputs].clone())
+    part.grid_step = layer.grid_step[inputs].clone()
+    part.grid_zero = layer.grid_zero[inputs].clone()
+    part.in_features = part.grid_step.numel()
+    return part
+
+
+class Linear(torch.nn.Module):
+    """x @ weight.
+
+    Args:
+        weight: [in, out].
+    """
+
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [rows, in] to [rows, out]."""
+        return torch.mm(x, self.weight)
+
+
+class Contributions(torch.nn.Module):
+    """What one source of scalars contributes to everything that reads it.
+
+    Args:
+        direct: [in, width] each, linear maps wanted as they are.
+        scalars: [in, width], linear map to the scalars that networks read.
+        readers: first maps of these networks, restricted to these scalars.
+        dtype: of the weights.
+    """
+
+    def __init__(
+        self,
+        direct: list[torch.Tensor],
+        scalars: torch.Tensor,
+        *,
+        readers: list[torch.Tensor | KANLayer],
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        pieces = list(direct)
+        self.num_direct = len(direct)
+        self.piece_of: list[int] = []
+        shared = -1  # networks that are not linear at first share one copy of the scalars
+        for reader in readers:
+            if isinstance(reader, torch.Tensor):
+                self.piece_of.append(len(pieces))
+                pieces.append(scalars @ reader)
+            else:
+                if shared < 0:
+                    shared = len(pieces)
+                    pieces.append(scalars)
+                self.piece_of.append(shared)
+        self.functions = torch.nn.ModuleList(
+            torch.nn.Identity() if isinstance(reader, torch.Tensor) else reader
+            for reader in readers
+        )
+        self.widths: list[int] = [piece.size(1) for piece in pieces]
+        self.register_buffer("weight", torch.cat(pieces, dim=1).to(dtype))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """[rows, in] to the direct maps and the contributions, in the order of the arguments."""
+        pieces = torch.split(torch.mm(x, self.weight), self.widths, dim=1)
+        result: list[torch.Tensor] = []
+        for number in range(self.num_direct):
+            result.append(pieces[number])
+        for number, function in enumerate(self.functions):
+            result.append(function(pieces[self.piece_of[number]]))
+        return result

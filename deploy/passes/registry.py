@@ -7,8 +7,9 @@ from nequip.nn import GraphModel
 from kan_md.errors import user_error
 from kan_md_deploy.passes.base import Pass, PassContext
 from kan_md_deploy.passes.centre_factored import CentreFactored
+from kan_md_deploy.passes.kan_collapse import KANCollapse
 
-PASSES: tuple[Pass, ...] = (CentreFactored(),)
+PASSES: tuple[Pass, ...] = (CentreFactored(), KANCollapse())
 
 
 def choose_passes(passes: str) -> list[Pass]:

@@ -34,9 +34,12 @@ def deploy(
         str, typer.Option(help="Optimisation passes: default, none, or names with commas.")
     ] = "default",
     bound: Annotated[
-        float,
-        typer.Option(help="Error that tables may make, relative to a function's range."),
-    ] = 1e-6,
+        float | None,
+        typer.Option(
+            help="Error that tables may make, relative to a function's range; "
+            "1e-6 by default, none in float64."
+        ),
+    ] = None,
     portable: Annotated[
         bool, typer.Option("--portable", help="The file needs nothing but libtorch.")
     ] = False,
