@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -122,7 +122,12 @@ class Report:
     @classmethod
     def from_json(cls, text: str) -> Report:
         """Read what :meth:`to_json` wrote."""
-        data = json.loads(text)
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, source: Mapping) -> Report:
+        """Read what ``dataclasses.asdict`` and JSON make of a report."""
+        data = dict(source)
         data["rows"] = [Row(**{**row, "passes": tuple(row["passes"])}) for row in data["rows"]]
         data["conditions"] = Conditions(**data["conditions"])
         return cls(**data)
@@ -164,6 +169,8 @@ def compare(
         folder.mkdir(parents=True, exist_ok=True)
         for names in {tuple(names) for names in elements.values()}:
             write_data(folder / _data_name(names), atoms, names)
+        structure = folder / "structure.xyz"
+        atoms.write(structure)
         results: list[tuple[list[Block], list[Outcome]]] = [([], []) for _ in entries]
         for repeat in range(conditions.repeats):
             jobs = [
@@ -177,7 +184,7 @@ def compare(
                         periodicity=atoms.pbc,
                     ),
                     r_max=entry.r_max,
-                    options=entry.options,
+                    options={**entry.options, "structure": str(structure.resolve())},
                 )
                 for entry in entries
             ]

@@ -38,3 +38,9 @@ def last_error(text: str) -> str | None:
     """The last ERROR line of a log or of a process' output, None where there is none."""
     errors = _ERROR.findall(text)
     return errors[-1].strip() if errors else None
+
+
+def last_line(text: str) -> str:
+    """The last line that is not blank; empty where there is none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

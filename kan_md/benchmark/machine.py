@@ -23,7 +23,7 @@ def describe_machine() -> dict[str, object]:
         "gpus": list_devices(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {name: version for name in PACKAGES if (version := package_version(name))},
     }
 
 
@@ -58,7 +58,8 @@ def machine_line(machine: dict[str, object]) -> str:
     )
 
 
-def _version(name: str) -> str:
+def package_version(name: str) -> str:
+    """Version of an installed package, empty where it is not there."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

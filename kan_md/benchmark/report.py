@@ -105,15 +105,24 @@ def caption(report: Report) -> str:
 def markdown(report: Report, *, figure: str | None = None) -> str:
     """The report as a section of Markdown: table, phases, caption, command."""
     cols = columns(report)
-    heads = [f"{c.heading} ({c.unit})" if c.unit else c.heading for c in cols]
-    lines = [f"## {report.title}", "", _md_row(heads), _md_rule(len(cols))]
-    lines += [_md_row([column.text(row) for column in cols]) for row in report.rows]
     names = _phases_in(report.rows)
-    lines += ["", "Share of the loop time (%):", "", _md_row(["model", *names])]
-    lines += [_md_rule(len(names) + 1)]
-    lines += [
-        _md_row([row.label, *(f"{100 * row.phases.get(name, 0):.1f}" for name in names)])
-        for row in report.rows
+    lines = [
+        f"## {report.title}",
+        "",
+        *markdown_table(
+            [f"{c.heading} ({c.unit})" if c.unit else c.heading for c in cols],
+            [[column.text(row) for column in cols] for row in report.rows],
+        ),
+        "",
+        "Share of the loop time (%):",
+        "",
+        *markdown_table(
+            ["model", *names],
+            [
+                [row.label, *(f"{100 * row.phases.get(name, 0):.1f}" for name in names)]
+                for row in report.rows
+            ],
+        ),
     ]
     if figure is not None:
         lines += ["", f"![{report.title}]({figure})"]
@@ -124,6 +133,12 @@ def markdown(report: Report, *, figure: str | None = None) -> str:
         f"`{report.command}`, {report.date} UTC",
     ]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; all columns but the first are right-aligned."""
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows)]
 
 
 def save_figure(report: Report, path: Path) -> None:
@@ -167,6 +182,28 @@ def save_figure(report: Report, path: Path) -> None:
     figure.suptitle(
         f"{report.title} ({c.ranks} rank(s) x {c.threads} thread(s))", fontsize="medium"
     )
+    save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
+
+
+def save_ratio_figure(rows: Sequence[tuple[str, float, float]], path: Path, *, title: str) -> None:
+    """Bars of time ratios with error bars, from zero, with a line at one.
+
+    Args:
+        rows: (label, ratio, error).
+        path: PNG to write.
+        title: of the figure.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.4 + 0.32 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    labels, ratios, errors = zip(*rows, strict=True)
+    _bars(axes, labels, ratios, errors=errors, unit="time per step / control (1)")
+    axes.axvline(1.0, color="#333333", linewidth=1, linestyle="--")
+    axes.invert_yaxis()
+    axes.set_title(title, fontsize="medium")
     save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
 
 
@@ -217,11 +254,3 @@ def _number(value: float | None) -> str:
         return "0"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:.{digits}f}"
-
-
-def _md_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _md_rule(count: int) -> str:
-    return "|" + "|".join(["---", *["---:"] * (count - 1)]) + "|"

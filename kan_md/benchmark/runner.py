@@ -27,7 +27,7 @@ from kan_md.benchmark.job import (
     read_outcome,
     write_json,
 )
-from kan_md.benchmark.log import last_error
+from kan_md.benchmark.log import last_error, last_line
 from kan_md.errors import KanMdError
 from kan_md.lammps.run import lammps_environment, mpiexec
 
@@ -115,8 +115,7 @@ class Process:
         log = self.folder / LOG_FILE
         logged = log.read_text(errors="replace") if log.exists() else ""
         printed = (self.folder / _OUTPUT).read_text(errors="replace")
-        lines = [line.strip() for line in printed.splitlines() if line.strip()]
-        reason = last_error(logged) or last_error(printed) or (lines[-1] if lines else "no output")
+        reason = last_error(logged) or last_error(printed) or last_line(printed) or "no output"
         return KanMdError(
             f"the run of {self.job.label} stopped with status {self._child.returncode}, "
             f"got: {reason}; see {log} and {self.folder / _OUTPUT}"

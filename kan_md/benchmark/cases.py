@@ -1,0 +1,304 @@
+"""What the published timings consist of: sections, each a list of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ase
+
+from kan_md.benchmark.structures import diamond, silver
+from kan_md.benchmark.zoo import ALLEGRO, MACE, NEQUIP, READOUTS, Model, variants
+
+NONE = ("--passes", "none")
+CONTROL = "MLP"
+PLAIN, FAST, AOTI = "no passes", "default passes", "AOTInductor"
+
+ALLEGRO_SIZES: dict[int, Callable[[], ase.Atoms]] = {
+    71: silver,
+    863: lambda: silver((6, 6, 6)),
+    4000: lambda: silver((10, 10, 10), vacancies=0),
+}
+DIAMOND_SIZES: dict[int, Callable[[], ase.Atoms]] = {
+    64: diamond,
+    512: lambda: diamond((4, 4, 4)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Models that are timed side by side under one set of conditions.
+
+    Attributes:
+        name: key in the section's JSON.
+        title: heading.
+        models: rows of the table.
+        structure: makes the structure.
+        control: label of the row that ratios refer to.
+        ranks: MPI ranks.
+        threads: OpenMP threads per rank.
+        targets: largest wanted ratio by label.
+        peer: also time mace-torch's own scripted model.
+        weight: share of time relative to other cases.
+        blocks: turns; 1 keeps only one model in memory at a time.
+    """
+
+    name: str
+    title: str
+    models: tuple[Model, ...]
+    structure: Callable[[], ase.Atoms]
+    control: str
+    ranks: int = 1
+    threads: int = 1
+    targets: dict[str, float] | None = None
+    peer: bool = False
+    weight: float = 1.0
+    blocks: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One page of results.
+
+    Attributes:
+        name: of its files.
+        title: of the page.
+        text: what is compared and why, above the tables.
+        cases: in order.
+        profiles: models whose operators are profiled, with their structures.
+    """
+
+    name: str
+    title: str
+    text: str
+    cases: tuple[Case, ...]
+    profiles: tuple[tuple[Model, Callable[[], ase.Atoms]], ...] = ()
+
+
+def allegro() -> Section:
+    """KAN output block against its controls in Allegro."""
+    targets = dict.fromkeys([name for name in READOUTS if name.startswith("KAN")], 1.05)
+    models = tuple(variants(ALLEGRO, readouts=READOUTS))
+    plain = tuple(variants(ALLEGRO, readouts=READOUTS, deploy=NONE))
+    return Section(
+        name="allegro",
+        title="Allegro: what the output block costs",
+        text="Allegro (l_max 2, 2 layers, 64 scalar and 16 tensor features, r_max 5 Å) with five "
+        "output blocks: one linear map, an MLP, and one KAN layer of each basis. The MLP has as "
+        "many parameters as the Gaussian KAN. The paper's own ratio of KAN output to MLP is 1.085.",
+        cases=(
+            _case(
+                "71-atoms", "71 Ag atoms, as deployed", models, silver, targets=targets, weight=2
+            ),
+            _case(
+                "863-atoms",
+                "863 Ag atoms, as deployed",
+                models,
+                ALLEGRO_SIZES[863],
+                targets=targets,
+            ),
+            _case("71-atoms-plain", "71 Ag atoms, no passes", plain, silver),
+        ),
+    )
+
+
+def nequip() -> Section:
+    """KAN output block against its controls in NequIP."""
+    return _message_passing(
+        "nequip",
+        "NequIP: what the output block costs",
+        "NequIP (3 layers, l_max 2, no parity, 32 features, radial MLP [64, 64], r_max 5 Å) on 64 "
+        "atoms of diamond with five output blocks, on one and two MPI ranks.",
+        NEQUIP,
+        peer=False,
+    )
+
+
+def mace() -> Section:
+    """KAN output block against its controls in MACE, and against mace-torch's own script."""
+    return _message_passing(
+        "mace",
+        "MACE: what the output block costs, and mace-torch's own script beside it",
+        "MACE (64x0e + 64x1o, l_max 3, correlation 3, 2 layers, r_max 5 Å) on 64 atoms of diamond. "
+        "`mace-torch` is the same architecture as mace-torch's own LAMMPS_MACE, scripted and "
+        "frozen, called from Python on the same structure with a ready neighbour list; ours are "
+        "whole LAMMPS steps.",
+        MACE,
+        peer=True,
+    )
+
+
+def table4() -> Section:
+    """The rows of the paper's Table 4."""
+    gaussian = {"kind": "kan", "basis": "gaussian"}
+    rows = {
+        CONTROL: {"kind": "mlp"},
+        "KAN two-body + latent": {**gaussian, "sites": ["two_body", "latent"]},
+        "KAN output": {**gaussian, "sites": ["output"]},
+        "KAN all": {**gaussian, "sites": ["all"]},
+    }
+    return Section(
+        name="table4",
+        title="The rows of the paper's Table 4",
+        text=TABLE4_TEXT,
+        cases=(
+            _case(
+                "plain",
+                "No passes: upstream's arithmetic",
+                tuple(variants(ALLEGRO, readouts=rows, deploy=NONE)),
+                silver,
+            ),
+            _case("default", "As deployed", tuple(variants(ALLEGRO, readouts=rows)), silver),
+        ),
+    )
+
+
+TABLE4_TEXT = """\
+Wang et al., J. Mater. Inf. 2024;4:32, Table 4: Allegro in LAMMPS, NVT 300 K, 5,000 steps, Ag with
+71 atoms, on a GPU. The paper's numbers:
+
+| model | ms/step | ratio to MLP | GPU MB |
+|---|---:|---:|---:|
+| MLP | 8.22 | 1 | 1941 |
+| KAN two-body + latent | 9.24 | 1.124 | 1963 |
+| KAN output | 8.92 | 1.085 | 1945 |
+| KAN all | 9.44 | 1.148 | 1963 |
+
+The paper's widths are not published; here l_max 2, 2 layers, 64 scalar and 16 tensor features,
+r_max 5 Å. KANs are one layer of 8 Gaussians per input with a SiLU beside them."""
+
+
+def speed() -> Section:
+    """What the deploy passes gain, by backbone, size, threads and ranks."""
+    layouts = ((1, 1), (1, 2), (2, 1))
+    kan = {"kind": "kan", "basis": "gaussian"}
+    cases = []
+    for base, sizes, element, target in (
+        (ALLEGRO, ALLEGRO_SIZES, "Ag", {71: 0.18, 863: 0.12, 4000: 0.12}),
+        (NEQUIP, DIAMOND_SIZES, "C", {64: 0.25, 512: 0.25}),
+        (MACE, DIAMOND_SIZES, "C", {64: 0.15, 512: 0.15}),
+    ):
+        config = {**base, "readout": kan}
+        models = tuple(
+            Model(label=label, config=config, deploy=deploy, element=element)
+            for label, deploy in ((PLAIN, NONE), (FAST, ()))
+        )
+        for size, structure in sizes.items():
+            for ranks, threads in layouts:
+                cases.append(
+                    Case(
+                        name=f"{base['backbone']}-{size}-{ranks}x{threads}",
+                        title=f"{base['backbone']}, {size} atoms, {ranks} rank(s) x {threads} "
+                        "thread(s)",
+                        models=models,
+                        structure=structure,
+                        control=PLAIN,
+                        ranks=ranks,
+                        threads=threads,
+                        targets={FAST: target[size]},
+                        blocks=5,
+                    )
+                )
+    aoti = tuple(
+        Model(label=label, config={**ALLEGRO, "readout": kan}, deploy=deploy)
+        for label, deploy in ((FAST, ()), (AOTI, ("--backend", "aotinductor")))
+    )
+    for size in (71, 863):
+        cases.append(
+            _case(
+                f"allegro-{size}-aotinductor",
+                f"allegro, {size} atoms, AOTInductor against TorchScript",
+                aoti,
+                ALLEGRO_SIZES[size],
+                control=FAST,
+                targets={AOTI: 1.0},
+            )
+        )
+    both = {"MLP": {"kind": "mlp"}, **{k: v for k, v in READOUTS.items() if v["kind"] == "kan"}}
+    for base, structure, element in ((NEQUIP, diamond, "C"), (MACE, diamond, "C")):
+        cases.append(
+            _case(
+                f"{base['backbone']}-readouts",
+                f"{base['backbone']}, 64 atoms, KAN against MLP",
+                tuple(variants(base, readouts=both, element=element)),
+                structure,
+                targets=dict.fromkeys([k for k in both if k != "MLP"], 1.0),
+            )
+        )
+    profiles = tuple(
+        (
+            Model(
+                label=f"{base['backbone']}, {label}",
+                config={**base, "readout": kan},
+                deploy=deploy,
+                element=element,
+            ),
+            structure,
+        )
+        for base, structure, element in (
+            (ALLEGRO, ALLEGRO_SIZES[863], "Ag"),
+            (NEQUIP, diamond, "C"),
+            (MACE, diamond, "C"),
+        )
+        for label, deploy in ((PLAIN, NONE), (FAST, ()))
+    )
+    return Section(
+        name="speed",
+        title="What the deploy passes gain",
+        text="The same checkpoint deployed with `--passes none` (upstream's arithmetic) and with "
+        "the default passes, whole LAMMPS steps, interleaved in one run. Models have a one-layer "
+        "Gaussian KAN as output block.",
+        cases=tuple(cases),
+        profiles=profiles,
+    )
+
+
+SECTIONS: dict[str, Callable[[], Section]] = {
+    "allegro": allegro,
+    "nequip": nequip,
+    "mace": mace,
+    "table4": table4,
+    "speed": speed,
+}
+
+
+def _case(
+    name: str,
+    title: str,
+    models: tuple[Model, ...],
+    structure: Callable[[], ase.Atoms],
+    *,
+    control: str = CONTROL,
+    **options: object,
+) -> Case:
+    return Case(
+        name=name, title=title, models=models, structure=structure, control=control, **options
+    )
+
+
+def _message_passing(name: str, title: str, text: str, base: dict, *, peer: bool) -> Section:
+    targets = dict.fromkeys([key for key in READOUTS if key.startswith("KAN")], 1.02)
+    models = tuple(variants(base, readouts=READOUTS, element="C"))
+    plain = Model(
+        label=f"MLP, {PLAIN}",
+        config={**base, "readout": READOUTS[CONTROL]},
+        deploy=NONE,
+        element="C",
+    )
+    return Section(
+        name=name,
+        title=title,
+        text=text,
+        cases=tuple(
+            _case(
+                f"64-atoms-{ranks}-ranks",
+                f"64 C atoms, {ranks} MPI rank(s)",
+                (*models, plain),
+                diamond,
+                ranks=ranks,
+                targets=targets,
+                peer=peer and ranks == 1,
+            )
+            for ranks in (1, 2)
+        ),
+    )

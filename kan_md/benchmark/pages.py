@@ -1,0 +1,160 @@
+"""The pages of results/: Markdown and figures from a section's stored results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kan_md.benchmark.cases import Section
+from kan_md.benchmark.compare import Report
+from kan_md.benchmark.report import (
+    markdown,
+    markdown_table,
+    save_atomically,
+    save_figure,
+    save_ratio_figure,
+)
+from kan_md.benchmark.statistics import Row
+
+HOW = """\
+How: every model is deployed by `kan-md deploy` and run in LAMMPS through its Python module, one
+process per model; the processes take turns block by block (A B A B …) and only one computes at a
+time. Time is the median over steps of LAMMPS' own loop clock; ± is the standard deviation of the
+blocks' medians; a ratio is taken round by round and given as median ± standard deviation over
+rounds. The weights are fresh (speed does not depend on training): seed 1, forces scaled to next to
+nothing, atoms tethered to their sites at 300 K, so that all models see the same edges."""
+
+
+def write_page(section: Section, stored: dict, folder: Path) -> None:
+    """Write NAME.md and its figures.
+
+    Args:
+        section: what is published.
+        stored: content of NAME.json.
+        folder: of the pages.
+    """
+    lines = [f"# {section.title}", "", section.text, "", HOW, ""]
+    if stored["quick"]:
+        lines += ["**A trial run of the suite (`--quick`): these are no measurements.**", ""]
+    reports = _reports(stored)
+    lines += _targets(section, stored, reports)
+    if len(reports) > 6:
+        name = f"{section.name}-ratios.png"
+        save_ratio_figure(_ratio_rows(section, reports), folder / name, title=section.title)
+        lines += [f"![ratios]({name})", ""]
+    lines += _profiles(stored)
+    for case in section.cases:
+        result = stored["cases"].get(case.name)
+        if result is None:
+            continue
+        if "error" in result:
+            lines += [f"## {case.title}", "", f"Not measured: {result['error']}", ""]
+            continue
+        figure = f"{section.name}-{case.name}.png"
+        save_figure(reports[case.name], folder / figure)
+        lines += [markdown(reports[case.name], figure=figure)]
+        lines += [f"Without {label}: {why}\n" for label, why in result["missing"].items()]
+    save_atomically(
+        folder / f"{section.name}.md", lambda part: part.write_text("\n".join(lines).strip() + "\n")
+    )
+
+
+def _reports(stored: dict) -> dict[str, Report]:
+    return {
+        name: Report.from_dict(result["report"])
+        for name, result in stored["cases"].items()
+        if "report" in result
+    }
+
+
+def _targets(section: Section, stored: dict, reports: dict[str, Report]) -> list[str]:
+    """One line per wanted ratio: reached or not."""
+    rows = []
+    for case in section.cases:
+        report = reports.get(case.name)
+        wanted = stored["cases"].get(case.name, {}).get("targets", {})
+        for row in report.rows if report else ():
+            if row.label in wanted and row.ratio is not None:
+                reached = "yes" if row.ratio <= wanted[row.label] else "no"
+                control = next(r for r in report.rows if r.label == report.control)
+                rows.append(
+                    [
+                        *(case.title, row.label),
+                        *(f"{control.ms_per_step:.2f}", f"{row.ms_per_step:.2f}"),
+                        f"{row.ratio:.3f} ± {row.ratio_error:.3f}",
+                        *(f"{wanted[row.label]:.2f}", reached, _memory(row, control)),
+                    ]
+                )
+    if not rows:
+        return []
+    heads = [
+        *("case", "model", "control (ms)", "model (ms)", "ratio", "wanted ≤", "reached"),
+        "peak memory (ratio)",
+    ]
+    return ["## Ratios", "", *markdown_table(heads, rows), ""]
+
+
+def _memory(row: Row, control: Row) -> str:
+    key = "cuda_peak_allocated"
+    if control.device_mib.get(key):
+        return f"{row.device_mib.get(key, 0.0) / control.device_mib[key]:.2f} (GPU)"
+    return f"{row.peak_rss_mib / control.peak_rss_mib:.2f}"
+
+
+def _ratio_rows(section: Section, reports: dict[str, Report]) -> list[tuple[str, float, float]]:
+    titles = {case.name: case.title for case in section.cases}
+    return [
+        (
+            titles[name] if len(report.rows) == 2 else f"{titles[name]}: {row.label}",
+            row.ratio,
+            row.ratio_error,
+        )
+        for name, report in reports.items()
+        for row in report.rows
+        if row.ratio is not None and row.label != report.control
+    ]
+
+
+def _profiles(stored: dict) -> list[str]:
+    """Shares of the operators and the distance to the arithmetic limit."""
+    profiles = {k: v for k, v in stored["profiles"].items() if "profile" in v}
+    lines = [
+        f"Profile of {label}: not measured: {result['error']}\n"
+        for label, result in stored["profiles"].items()
+        if "error" in result
+    ]
+    if not profiles:
+        return lines
+    rows = []
+    for label, result in profiles.items():
+        p = result["profile"]
+        rows.append(
+            [
+                *(label, str(result["atoms"]), str(p["num_edges"]), str(p["threads"])),
+                f"{p['ms_per_step']:.2f}",
+                f"{p['product_gflop']:.3f}",
+                f"{p['gemm_gflops']:.0f}",
+                f"{p['limit_ms']:.2f}",
+                f"{p['ms_per_step'] / p['limit_ms']:.1f}" if p["limit_ms"] > 0 else "",
+            ]
+        )
+    heads = [
+        *("file", "atoms", "edges", "threads", "call (ms)", "products (GFLOP)"),
+        *("GEMM rate (GFLOP/s)", "limit (ms)", "call / limit"),
+    ]
+    lines += [
+        "## Profile and arithmetic limit",
+        "",
+        "One call (energy and forces) of the deployed file from Python on a rattled crystal. The "
+        "limit is the time that the matrix products in this very file would take at the rate of a 1024 x "
+        "1024 float32 product; what fused operators compute inside is not counted.",
+        "",
+        *markdown_table(heads, rows),
+        "",
+    ]
+    for label, result in profiles.items():
+        operators = ", ".join(
+            f"{name.removeprefix('aten::')} {100 * share:.0f} %"
+            for name, share, _ in result["profile"]["operators"][:8]
+        )
+        lines += [f"- {label}: {operators}"]
+    return [*lines, ""]

@@ -1,0 +1,149 @@
+"""Times mace-torch's own scripted model.
+
+``python -m kan_md.evaluate.mace_torch FOLDER PARENT_PID`` is a child program of the benchmark, see
+:mod:`kan_md.benchmark.job`. The model is what ``mace_create_lammps_model`` makes (LAMMPS_MACE,
+scripted), frozen, and called on one structure whose neighbour list is ready: no molecular dynamics,
+no communication, no neighbour search is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import ase
+import ase.io
+import torch
+
+from kan_md.backbones.mace import import_mace
+from kan_md.backbones.scope import nequip_scope
+from kan_md.benchmark.job import (
+    Block,
+    Outcome,
+    await_turn,
+    block_file,
+    outcome_file,
+    read_job,
+    write_json,
+)
+from kan_md.benchmark.worker import peak_rss
+
+_NOT_MACE = ("backbone", "readout", "per_type_energy_scales", "per_type_energy_shifts")
+
+
+def main(folder: Path, parent: int) -> None:
+    """Run the job of a folder.
+
+    Args:
+        folder: holds ``job.json`` with the options ``structure`` (file) and ``config`` (JSON, as
+            for ``kan-md init``).
+        parent: process id of the benchmark.
+    """
+    options = read_job(folder).options
+    atoms = ase.io.read(options["structure"])
+    number = 0
+    while (steps := await_turn(folder, number, parent=parent)) is not None:
+        if number == 0:
+            config = json.loads(options["config"])
+            inputs = make_inputs(atoms, config["r_max"])
+            model = script(make_model(atoms, config, num_edges=inputs["edge_index"].shape[1]))
+            local = torch.ones(len(atoms))
+        times = [time_step(model, inputs, local) for _ in range(steps)]
+        block = Block(
+            steps=steps, loop_time=sum(times), step_times=times, phases={"Pair": sum(times)}
+        )
+        write_json(block_file(folder, number), block)
+        number += 1
+    outcome = Outcome(
+        rank=0,
+        ranks=1,
+        num_atoms=len(atoms),
+        edges_per_atom=inputs["edge_index"].shape[1] / len(atoms),
+        temperature=0.0,
+        peak_rss=peak_rss(),
+    )
+    write_json(outcome_file(folder, 0), outcome)
+
+
+def time_step(
+    model: torch.jit.ScriptModule, inputs: dict[str, torch.Tensor], local: torch.Tensor
+) -> float:
+    """Seconds for energies and forces of one structure, as pair_style mace asks for them."""
+    data = dict(inputs)  # the model adds to it
+    data["positions"] = data["positions"].clone()
+    start = time.perf_counter()
+    model(data, local, False)
+    return time.perf_counter() - start
+
+
+def make_model(atoms: ase.Atoms, config: dict, *, num_edges: int) -> torch.nn.Module:
+    """Build mace-torch's ScaleShiftMACE, float32, with fresh weights.
+
+    Args:
+        atoms: gives the elements.
+        config: hyperparameters by the names that ``kan-md init`` takes.
+        num_edges: of the structure; decides the mean number of neighbours.
+    """
+    from e3nn import o3
+
+    modules = import_mace()
+    numbers = sorted(set(atoms.numbers.tolist()))
+    given = {key: value for key, value in config.items() if key not in _NOT_MACE}
+    arguments = {
+        "num_bessel": 8,
+        "num_polynomial_cutoff": 5,
+        "interaction_cls": modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
+        "interaction_cls_first": modules.interaction_classes["RealAgnosticInteractionBlock"],
+        "num_elements": len(numbers),
+        "atomic_energies": torch.zeros(len(numbers)).numpy(),
+        "avg_num_neighbors": num_edges / len(atoms),
+        "atomic_numbers": numbers,
+        "gate": torch.nn.functional.silu,
+        "radial_MLP": [64, 64, 64],
+        "atomic_inter_scale": 1e-3,
+        "atomic_inter_shift": 0.0,
+        **given,
+        "hidden_irreps": o3.Irreps(config["hidden_irreps"]),
+        "MLP_irreps": o3.Irreps(config["MLP_irreps"]),
+    }
+    with nequip_scope():
+        torch.set_default_dtype(torch.float32)
+        return modules.ScaleShiftMACE(**arguments).eval()
+
+
+def script(model: torch.nn.Module) -> torch.jit.ScriptModule:
+    """Compile as ``mace_create_lammps_model`` does, then freeze."""
+    from e3nn.util.jit import compile as compile_irreps
+    from mace.calculators.lammps_mace import LAMMPS_MACE
+
+    return torch.jit.freeze(compile_irreps(LAMMPS_MACE(model)).eval())
+
+
+def make_inputs(atoms: ase.Atoms, r_max: float) -> dict[str, torch.Tensor]:
+    """The structure as mace-torch's own data pipeline gives it to a model, float32."""
+    import_mace()
+    from mace.data import AtomicData, config_from_atoms
+    from mace.tools import AtomicNumberTable, torch_geometric
+
+    table = AtomicNumberTable(sorted(set(atoms.numbers.tolist())))
+    with nequip_scope():
+        torch.set_default_dtype(torch.float32)
+        data = AtomicData.from_config(config_from_atoms(atoms), z_table=table, cutoff=r_max)
+        (batch,) = torch_geometric.dataloader.DataLoader([data], batch_size=1)
+    names = (
+        "positions",
+        "node_attrs",
+        "edge_index",
+        "shifts",
+        "unit_shifts",
+        "cell",
+        "batch",
+        "ptr",
+    )
+    return {name: batch[name] for name in names}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
