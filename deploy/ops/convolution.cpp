@@ -26,15 +26,14 @@ void check(const ConvolutionPlan &plan, const at::Tensor &edge_vectors, const at
            const at::Tensor &edge_index, const at::Tensor &atom_types, const at::Tensor &table,
            const at::Tensor &cutoffs)
 {
-  const int64_t num_edges = edge_index.size(1), num_atoms = x.size(0);
+  const int64_t num_edges = edge_index.size(1), num_atoms = atom_types.numel();
   TORCH_CHECK(edge_vectors.dim() == 2 && edge_vectors.size(0) == num_edges &&
                   edge_vectors.size(1) == 3,
               "kan_md::convolution: edge_vectors must be [", num_edges, ", 3], got ",
               edge_vectors.sizes());
-  TORCH_CHECK(x.dim() == 2 && x.size(1) == plan.in_dim, "kan_md::convolution: x must be [num_atoms, ",
-              plan.in_dim, "], got ", x.sizes());
-  TORCH_CHECK(atom_types.numel() == num_atoms, "kan_md::convolution: ", num_atoms, " atoms but ",
-              atom_types.numel(), " atom_types");
+  TORCH_CHECK(x.dim() == 1 && x.numel() == num_atoms * plan.in_dim,
+              "kan_md::convolution: x must be [", num_atoms, " * ", plan.in_dim, "], got ",
+              x.sizes());
   TORCH_CHECK(table.dim() == 2 && table.size(1) == plan.table_size,
               "kan_md::convolution: table must be [num_pairs, ", plan.table_size, "], got ",
               table.sizes());
@@ -61,7 +60,7 @@ int64_t checked_num_types(const at::Tensor &atom_types, int64_t num_pairs)
 
 // features: [atom, 2l+1, block] of one block of channels, the rest of the line filled with zeros.
 template <typename T>
-void pack_block(const Group &group, const T *x, int64_t in_dim, int64_t block_number,
+void pack_block(const Group &group, const T *x, int64_t num_atoms, int64_t block_number,
                 int64_t begin, int64_t end, T *features)
 {
   constexpr int kBlock = Simd<T>::kBlock;
@@ -69,7 +68,7 @@ void pack_block(const Group &group, const T *x, int64_t in_dim, int64_t block_nu
   const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
   for (int64_t i = begin; i < end; ++i)
     for (int64_t m = 0; m < rows; ++m) {
-      const T *source = x + i * in_dim + group.in_offset + m * group.channels + from;
+      const T *source = x + num_atoms * group.in_offset + (i * rows + m) * group.channels + from;
       T *target = features + (i * rows + m) * kBlock;
       std::copy_n(source, width, target);
       std::fill(target + width, target + kBlock, T(0));
@@ -93,6 +92,13 @@ template <typename T> struct Inputs {
   {
     return (group.packed_offset + block * (2 * group.l1 + 1)) * num_atoms * Simd<T>::kBlock;
   }
+  // Row m3 = 0 of an atom in the output of a path, and the distance to the next row.
+  int64_t out_at(const Path &path, int64_t i) const
+  {
+    return num_atoms * plan.out_offsets[path.output] +
+        i * (2 * path.l3 + 1) * plan.out_channels[path.output] + path.out_channel;
+  }
+  int64_t out_stride(const Path &path) const { return plan.out_channels[path.output]; }
   // First knot row of an edge, all paths of the group.
   const T *row(const Group &group, int64_t block, int64_t row_size, int64_t e) const
   {
@@ -117,7 +123,6 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
   const int num_harmonics = in.edges.num_harmonics;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t first = in.ranges.first[i], count = in.ranges.first[i + 1] - first;
-    T *row_out = out + i * in.plan.out_dim + from;
     rows.resize(count);
     for (int64_t e = 0; e < count; ++e) rows[e] = in.row(group, block, row_size, first + e);
     for (size_t p = 0; p < group.paths.size(); ++p) {
@@ -136,8 +141,9 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
         for (int k = 0; k < kBlock; ++k)
           target[c.target * kBlock + k] += value * phi[c.source * kBlock + k];
       }
+      T *row = out + in.out_at(path, i) + from;
       for (int m = 0; m < num_targets; ++m)
-        std::copy_n(target + m * kBlock, width, row_out + path.out_offset + m * group.channels);
+        std::copy_n(target + m * kBlock, width, row + m * in.out_stride(path));
     }
   }
 }
@@ -164,8 +170,8 @@ void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64
     for (const Path &path : group.paths) {
       T target[(4 * kMaxL + 1) * kBlock] = {};
       for (int m = 0; m <= 2 * path.l3; ++m)
-        std::copy_n(out_grad + i * in.plan.out_dim + path.out_offset + m * group.channels + from,
-                    width, target + m * kBlock);
+        std::copy_n(out_grad + in.out_at(path, i) + m * in.out_stride(path) + from, width,
+                    target + m * kBlock);
       T *source = phi_grad + path.source_offset * kBlock;
       for (const Coupling &c : path.couplings) {
         const T value = static_cast<T>(c.value);
@@ -212,14 +218,14 @@ template <typename T, typename R>
 at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
 {
   constexpr int kBlock = Simd<T>::kBlock;
-  const int64_t num_atoms = arg.x.size(0), num_edges = arg.edge_index.size(1);
+  const int64_t num_atoms = arg.atom_types.numel(), num_edges = arg.edge_index.size(1);
   const int64_t num_pairs = arg.table.size(0);
   const int64_t num_types = checked_num_types(arg.atom_types, num_pairs);
   const int num_threads = at::get_num_threads();
   const CentreRanges ranges(arg.edge_index, num_atoms, num_threads);
   EdgeTerms<T> edges(num_edges, plan.l_max, false);
   Scratch<T> packed(plan.packed_rows * num_atoms * kBlock);
-  at::Tensor out = at::empty({num_atoms, plan.out_dim}, arg.x.options());
+  at::Tensor out = at::empty({num_atoms * plan.out_dim}, arg.x.options());
   const Inputs<T> in{plan,         ranges, edges, packed.get(), arg.table.const_data_ptr<T>(),
                      num_atoms};
   int64_t most_neighbours = 0;
@@ -240,7 +246,7 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
                  ranges.first[begin], ranges.first[end]);
       for (const Group &group : plan.groups)
         for (int64_t b = 0; b < group.num_blocks; ++b)
-          pack_block<T>(group, x, plan.in_dim, b, begin, end,
+          pack_block<T>(group, x, num_atoms, b, begin, end,
                         packed.get() + in.packed_at(group, b));
     }
 #pragma omp barrier
@@ -268,7 +274,8 @@ void unpack_gradient(const Inputs<T> &in, const T *gradients, int64_t gradient_s
       for (int64_t i = begin; i < end; ++i)
         for (int64_t m = 0; m < rows; ++m) {
           const T *source = gradients + in.packed_at(group, b) + (i * rows + m) * kBlock;
-          T *target = x_grad + i * in.plan.in_dim + group.in_offset + m * group.channels + from;
+          T *target =
+              x_grad + in.num_atoms * group.in_offset + (i * rows + m) * group.channels + from;
           for (int64_t k = 0; k < width; ++k) {
             T total = source[k];
             for (int thread = 1; thread < num_threads; ++thread)
@@ -284,7 +291,7 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
                                            const ConvolutionPlan &plan)
 {
   constexpr int kBlock = Simd<T>::kBlock;
-  const int64_t num_atoms = arg.x.size(0), num_edges = arg.edge_index.size(1);
+  const int64_t num_atoms = arg.atom_types.numel(), num_edges = arg.edge_index.size(1);
   const int64_t num_pairs = arg.table.size(0);
   const int64_t num_types = checked_num_types(arg.atom_types, num_pairs);
   const int num_threads = at::get_num_threads();
@@ -312,7 +319,7 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
                  last);
       for (const Group &group : plan.groups)
         for (int64_t b = 0; b < group.num_blocks; ++b)
-          pack_block<T>(group, x, plan.in_dim, b, begin, end,
+          pack_block<T>(group, x, num_atoms, b, begin, end,
                         packed.get() + in.packed_at(group, b));
       std::fill_n(feature_grads.get() + k * packed_size, packed_size, T(0));
       std::fill(harmonics_grad.get() + first * edges.num_harmonics,
@@ -378,10 +385,10 @@ convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
   const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
                              kBlockBytes / x.element_size());
   check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
-  TORCH_CHECK(out_grad.dim() == 2 && out_grad.size(0) == x.size(0) &&
-                  out_grad.size(1) == plan.out_dim && out_grad.scalar_type() == x.scalar_type(),
-              "kan_md::convolution_backward: out_grad must be [num_atoms, ", plan.out_dim,
-              "], got ", out_grad.sizes());
+  TORCH_CHECK(out_grad.dim() == 1 && out_grad.numel() == atom_types.numel() * plan.out_dim &&
+                  out_grad.scalar_type() == x.scalar_type(),
+              "kan_md::convolution_backward: out_grad must be [", atom_types.numel(), " * ",
+              plan.out_dim, "], got ", out_grad.sizes());
   const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs);
   const at::Tensor upstream = out_grad.contiguous();
   return dispatch<std::tuple<at::Tensor, at::Tensor>>(

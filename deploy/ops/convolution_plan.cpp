@@ -14,8 +14,8 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
                                  const at::Tensor &couplings, int64_t num_knots_, int64_t block) :
     num_knots(num_knots_)
 {
-  TORCH_CHECK(irreps_in.size() % 2 == 0 && paths.size() % 3 == 0,
-              "kan_md::convolution: irreps_in holds pairs and paths triples, got ",
+  TORCH_CHECK(irreps_in.size() % 2 == 0 && paths.size() % 4 == 0,
+              "kan_md::convolution: irreps_in holds pairs and paths quadruples, got ",
               irreps_in.size(), " and ", paths.size(), " numbers");
   TORCH_CHECK(couplings.scalar_type() == at::kDouble && couplings.dim() == 2 &&
                   couplings.size(1) == 5,
@@ -23,21 +23,41 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
   TORCH_CHECK(num_knots >= 2, "kan_md::convolution: a table needs two knots, got ", num_knots);
 
   const int64_t num_inputs = static_cast<int64_t>(irreps_in.size() / 2);
-  const int64_t num_paths = static_cast<int64_t>(paths.size() / 3);
+  const int64_t num_paths = static_cast<int64_t>(paths.size() / 4);
   std::vector<int64_t> offsets(num_inputs);
   for (int64_t i = 0; i < num_inputs; ++i) {
     offsets[i] = in_dim;
     in_dim += irreps_in[2 * i] * (2 * irreps_in[2 * i + 1] + 1);
   }
 
+  std::vector<int64_t> out_degree;
+  for (int64_t p = 0; p < num_paths; ++p) {
+    const int64_t input = paths[4 * p], l3 = paths[4 * p + 2], output = paths[4 * p + 3];
+    TORCH_CHECK(input >= 0 && input < num_inputs && output >= 0 && output < num_paths,
+                "kan_md::convolution: path ", p, " from input ", input, " to output ", output);
+    if (output >= static_cast<int64_t>(out_degree.size())) {
+      out_degree.resize(output + 1, -1);
+      out_channels.resize(output + 1, 0);
+    }
+    TORCH_CHECK(out_degree[output] == -1 || out_degree[output] == l3,
+                "kan_md::convolution: output ", output, " has two degrees");
+    out_degree[output] = l3;
+    out_channels[output] += irreps_in[2 * input];
+  }
+  for (size_t k = 0; k < out_degree.size(); ++k) {
+    out_offsets.push_back(out_dim);
+    out_dim += out_channels[k] * (2 * std::max<int64_t>(out_degree[k], 0) + 1);
+  }
+  std::vector<int64_t> filled(out_degree.size(), 0);
+
   std::vector<Path *> by_number;
   int64_t previous = -1;
   for (int64_t p = 0; p < num_paths; ++p) {
-    const int64_t input = paths[3 * p];
+    const int64_t input = paths[4 * p];
     TORCH_CHECK(input >= previous && input < num_inputs,
                 "kan_md::convolution: paths must be sorted by input irreps");
     const int l1 = static_cast<int>(irreps_in[2 * input + 1]);
-    const int l2 = static_cast<int>(paths[3 * p + 1]), l3 = static_cast<int>(paths[3 * p + 2]);
+    const int l2 = static_cast<int>(paths[4 * p + 1]), l3 = static_cast<int>(paths[4 * p + 2]);
     TORCH_CHECK(l1 <= kMaxL && l2 <= kMaxL && l3 <= 2 * kMaxL,
                 "kan_md::convolution: l up to ", kMaxL, " is compiled in, got ", l1, " and ", l2);
     if (input != previous) {
@@ -50,11 +70,12 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
       previous = input;
     }
     Group &group = groups.back();
-    Path path{l1, l2, l3, out_dim, group.num_sources, {}};
+    const int64_t output = paths[4 * p + 3];
+    Path path{l1, l2, l3, output, filled[output], group.num_sources, {}};
+    filled[output] += group.channels;
     group.num_sources += (2 * l1 + 1) * (2 * l2 + 1);
     group.num_targets += 2 * l3 + 1;
     group.paths.push_back(std::move(path));
-    out_dim += group.channels * (2 * l3 + 1);
     l_max = std::max(l_max, l2);
   }
 

@@ -18,7 +18,8 @@ struct Coupling {
 
 struct Path {
   int l1, l2, l3;
-  int64_t out_offset;     // first column of this path in the output
+  int64_t output;         // number of the output irreps
+  int64_t out_channel;    // first channel of this path among those of its output irreps
   int source_offset;      // first row of this path among the uncontracted rows of its group
   std::vector<Coupling> couplings;
 };
@@ -28,7 +29,7 @@ struct Group {
   int l1;
   int64_t channels;
   int64_t num_blocks;
-  int64_t in_offset;       // first column of the irreps in the input
+  int64_t in_offset;       // numbers per atom before the irreps in the input
   int64_t packed_offset;   // first block row of the irreps in packed input, in units of blocks
   int64_t table_offset;    // first element of the group in one pair's table
   int num_sources;         // uncontracted rows, sum of (2 l1 + 1)(2 l2 + 1)
@@ -40,13 +41,14 @@ struct ConvolutionPlan {
   std::vector<Group> groups;
   int l_max = 0;               // of the spherical harmonics
   int max_sources = 0, max_targets = 0, max_paths = 0, max_rows = 0;
-  int64_t in_dim = 0, out_dim = 0;
+  int64_t in_dim = 0, out_dim = 0;               // numbers per atom
+  std::vector<int64_t> out_channels, out_offsets;    // of each output irreps
   int64_t packed_rows = 0;     // block rows of one packed atom
   int64_t table_size = 0;      // elements of one pair's table
   int64_t num_knots = 0;
 
-  // irreps_in: (channels, l) per input irreps; paths: (input, l2, l3) per path, sorted by input;
-  // couplings: [n, 5] float64 rows (path, m1, m2, m3, value).
+  // irreps_in: (channels, l) per input irreps; paths: (input, l2, l3, output) per path, sorted by
+  // input; couplings: [n, 5] float64 rows (path, m1, m2, m3, value).
   ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef paths, const at::Tensor &couplings,
                   int64_t num_knots, int64_t block);
 };

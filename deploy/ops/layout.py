@@ -28,16 +28,17 @@ def block_of(dtype: torch.dtype) -> int:
 class ConvolutionSpec:
     """Irreps and paths of one convolution.
 
-    Features are m-major: per irreps [2l+1, channels], channels fastest.
+    Features come in blocks: one 1-d tensor, for each irreps [num_atoms, 2l+1, channels].
 
     Attributes:
         irreps_in: (channels, l) of the neighbours' features.
-        paths: (input, l2, l3): index of the input irreps, degree of the harmonics, degree of the
-            result; sorted by input.
+        paths: (input, l2, l3, output): number of the input irreps, degree of the harmonics, degree
+            and number of the output irreps; sorted by input. The paths of one output irreps put
+            their channels side by side.
     """
 
     irreps_in: tuple[tuple[int, int], ...]
-    paths: tuple[tuple[int, int, int], ...]
+    paths: tuple[tuple[int, int, int, int], ...]
 
     def channels_of(self, path: int) -> int:
         """Channels of a path: those of its input."""
@@ -45,13 +46,17 @@ class ConvolutionSpec:
 
     @property
     def in_dim(self) -> int:
-        """Width of the features."""
+        """Numbers per atom that go in."""
         return sum(channels * (2 * degree + 1) for channels, degree in self.irreps_in)
 
     @property
-    def out_dim(self) -> int:
-        """Width of the result: per path [2 l3 + 1, channels]."""
-        return sum(self.channels_of(p) * (2 * path[2] + 1) for p, path in enumerate(self.paths))
+    def irreps_out(self) -> list[tuple[int, int]]:
+        """(channels, l) of the output irreps."""
+        found: dict[int, tuple[int, int]] = {}
+        for number, (_, _, degree, output) in enumerate(self.paths):
+            channels = found.get(output, (0, degree))[0]
+            found[output] = (channels + self.channels_of(number), degree)
+        return [found[output] for output in sorted(found)]
 
     @property
     def num_functions(self) -> int:

@@ -60,12 +60,15 @@ class Polynomial : public torch::autograd::Function<Polynomial> {
  public:
   static at::Tensor forward(AutogradContext *ctx, const at::Tensor &a,
                             const at::Tensor &atom_types, const at::Tensor &coefficients,
-                            const at::Tensor &program, int64_t num_outputs)
+                            const at::Tensor &program, std::vector<int64_t> components,
+                            std::vector<int64_t> outputs)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_handle<decltype(polynomial)>("kan_md::polynomial");
     ctx->save_for_backward({a, atom_types, coefficients, program});
-    return op.call(a, atom_types, coefficients, program, num_outputs);
+    ctx->saved_data["components"] = components;
+    ctx->saved_data["outputs"] = outputs;
+    return op.call(a, atom_types, coefficients, program, components, outputs);
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads)
@@ -73,8 +76,10 @@ class Polynomial : public torch::autograd::Function<Polynomial> {
     static const auto op =
         operator_handle<decltype(polynomial_backward)>("kan_md::polynomial_backward");
     const variable_list s = ctx->get_saved_variables();
-    variable_list result(5);
-    result[0] = op.call(grads[0], s[0], s[1], s[2], s[3]);
+    variable_list result(6);
+    result[0] = op.call(grads[0], s[0], s[1], s[2], s[3],
+                        ctx->saved_data["components"].toIntVector(),
+                        ctx->saved_data["outputs"].toIntVector());
     return result;
   }
 };
@@ -138,9 +143,9 @@ at::Tensor convolution_autograd(const at::Tensor &edge_vectors, const at::Tensor
 
 at::Tensor polynomial_autograd(const at::Tensor &a, const at::Tensor &atom_types,
                                const at::Tensor &coefficients, const at::Tensor &program,
-                               int64_t num_outputs)
+                               c10::IntArrayRef components, c10::IntArrayRef outputs)
 {
-  return Polynomial::apply(a, atom_types, coefficients, program, num_outputs);
+  return Polynomial::apply(a, atom_types, coefficients, program, components.vec(), outputs.vec());
 }
 
 std::tuple<at::Tensor, at::Tensor> piecewise_cubic_autograd(const at::Tensor &x,
@@ -170,9 +175,9 @@ TORCH_LIBRARY(kan_md, m)
         "Tensor atom_types, Tensor table, Tensor cutoffs, Tensor couplings, int[] irreps_in, "
         "int[] paths, int num_knots) -> (Tensor, Tensor)");
   m.def("polynomial(Tensor a, Tensor atom_types, Tensor coefficients, Tensor program, "
-        "int num_outputs) -> Tensor");
+        "int[] components, int[] outputs) -> Tensor");
   m.def("polynomial_backward(Tensor out_grad, Tensor a, Tensor atom_types, Tensor coefficients, "
-        "Tensor program) -> Tensor");
+        "Tensor program, int[] components, int[] outputs) -> Tensor");
   m.def("piecewise_cubic(Tensor x, Tensor coefficients, Tensor lower, Tensor inverse_step) -> "
         "(Tensor, Tensor)");
   m.def("radial_table(Tensor lengths, Tensor pairs, Tensor table, Tensor cutoffs) -> Tensor");

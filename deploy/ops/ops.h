@@ -13,12 +13,12 @@ namespace kan_md::ops {
 // Message passing of one layer, summed per centre and Clebsch-Gordan contracted there.
 //
 //   edge_vectors [num_edges, 3] Å, float32 or float64; edge_index [2, num_edges], sorted by centre
-//   x            [num_atoms, in_dim], per input irreps [2l+1, channels] ("m-major")
+//   x            1-d, for each input irreps a block [num_atoms, 2l+1, channels]
 //   table        [num_pairs, table_size], quintic Hermite knots, see layout.py
 //   cutoffs      [num_pairs] float64 Å
 //   couplings    [n, 5] float64 (path, m1, m2, m3, value)
-//   irreps_in    (channels, l) per input; paths (input, l2, l3) per path
-// Returns [num_atoms, out_dim], per path [2 l3 + 1, channels].
+//   irreps_in    (channels, l) per input; paths (input, l2, l3, output) per path, sorted by input
+// Returns 1-d, for each output irreps a block [num_atoms, 2 l3 + 1, channels of its paths].
 at::Tensor convolution(const at::Tensor &edge_vectors, const at::Tensor &x,
                        const at::Tensor &edge_index, const at::Tensor &atom_types,
                        const at::Tensor &table, const at::Tensor &cutoffs,
@@ -35,17 +35,19 @@ convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
 
 // MACE's symmetric contraction as a polynomial of degree <= 3 in the components, per channel.
 //
-//   a            [num_atoms, num_components, channels]
+//   a            [num_atoms * num_components, channels], for each entry n of components a block
+//                [num_atoms, n, channels]
 //   coefficients [num_types, num_blocks, num_terms, block]
 //   program      [n] int32, nested monomials, see layout.py
-// Returns [num_atoms, num_outputs, channels].
+// Returns [num_atoms * num_outputs, channels], in the blocks that outputs names.
 at::Tensor polynomial(const at::Tensor &a, const at::Tensor &atom_types,
                       const at::Tensor &coefficients, const at::Tensor &program,
-                      int64_t num_outputs);
+                      c10::IntArrayRef components, c10::IntArrayRef outputs);
 
 at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
                                const at::Tensor &atom_types, const at::Tensor &coefficients,
-                               const at::Tensor &program);
+                               const at::Tensor &program, c10::IntArrayRef components,
+                               c10::IntArrayRef outputs);
 
 // Sum of piecewise cubic univariate functions: y[n, o] = sum_i phi_oi(x[n, i]).
 //

@@ -131,57 +131,84 @@ void check_program(const at::Tensor &program, int64_t num_outputs, int64_t num_c
               " terms, coefficients of ", num_terms);
 }
 
-void check(const at::Tensor &a, const at::Tensor &atom_types, const at::Tensor &coefficients,
-           const at::Tensor &program, int64_t num_outputs)
+int64_t total(c10::IntArrayRef rows)
 {
-  TORCH_CHECK(a.dim() == 3 && a.size(1) <= kMaxComponents,
-              "kan_md::polynomial: a must be [num_atoms, components <= ", kMaxComponents,
+  int64_t sum = 0;
+  for (const int64_t n : rows) sum += n;
+  TORCH_CHECK(sum >= 1 && sum <= kMaxComponents, "kan_md::polynomial: 1 to ", kMaxComponents,
+              " components and outputs, got ", sum);
+  return sum;
+}
+
+void check(const at::Tensor &a, const at::Tensor &atom_types, const at::Tensor &coefficients,
+           const at::Tensor &program, c10::IntArrayRef components, c10::IntArrayRef outputs)
+{
+  const int64_t num_components = total(components);
+  TORCH_CHECK(a.dim() == 2 && a.size(0) == atom_types.numel() * num_components,
+              "kan_md::polynomial: a must be [", atom_types.numel(), " * ", num_components,
               ", channels], got ", a.sizes());
   const int64_t block = kBlockBytes / a.element_size();
-  TORCH_CHECK(coefficients.dim() == 4 && coefficients.size(1) == blocks(a.size(2), block) &&
+  TORCH_CHECK(coefficients.dim() == 4 && coefficients.size(1) == blocks(a.size(1), block) &&
                   coefficients.size(3) == block && coefficients.scalar_type() == a.scalar_type(),
-              "kan_md::polynomial: coefficients must be [num_types, ", blocks(a.size(2), block),
+              "kan_md::polynomial: coefficients must be [num_types, ", blocks(a.size(1), block),
               ", num_terms, ", block, "] of the dtype of a, got ", coefficients.sizes());
   TORCH_CHECK(program.scalar_type() == at::kInt && program.is_contiguous(),
               "kan_md::polynomial: program must be int32");
-  TORCH_CHECK(atom_types.numel() == a.size(0), "kan_md::polynomial: ", a.size(0), " atoms but ",
-              atom_types.numel(), " atom_types");
-  check_program(program, num_outputs, a.size(1), coefficients.size(2));
+  check_program(program, total(outputs), num_components, coefficients.size(2));
   const int64_t *types = atom_types.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < atom_types.numel(); ++i)
     TORCH_CHECK(types[i] >= 0 && types[i] < coefficients.size(0), "kan_md: atom type ", types[i],
                 " of atom ", i, ", there are ", coefficients.size(0));
 }
 
-// rows of one atom and one block of channels, zero beyond the last channel.
-template <typename T>
-void pack(const T *source, int64_t rows, int64_t channels, int64_t from, T *target)
+// Features in blocks: for each entry n of rows, [num_atoms, n, channels].
+struct Layout {
+  c10::IntArrayRef rows;
+  int64_t num_atoms, channels;
+
+  // Call with every row of an atom: its number in all and the offset of its first channel.
+  template <typename Call> void for_each_row(int64_t atom, const Call &call) const
+  {
+    int64_t before = 0;
+    for (const int64_t n : rows) {
+      for (int64_t m = 0; m < n; ++m)
+        call(before + m, (before * num_atoms + atom * n + m) * channels);
+      before += n;
+    }
+  }
+};
+
+// All rows of one atom, one line of channels, zero beyond the last channel.
+template <typename T> void pack(const T *source, const Layout &layout, int64_t atom, int64_t from, T *target)
 {
   constexpr int kBlock = Simd<T>::kBlock;
-  const int64_t width = std::min<int64_t>(kBlock, channels - from);
-  for (int64_t m = 0; m < rows; ++m) {
-    std::copy_n(source + m * channels + from, width, target + m * kBlock);
+  const int64_t width = std::min<int64_t>(kBlock, layout.channels - from);
+  layout.for_each_row(atom, [&](int64_t m, int64_t offset) {
+    std::copy_n(source + offset + from, width, target + m * kBlock);
     std::fill(target + m * kBlock + width, target + (m + 1) * kBlock, T(0));
-  }
+  });
 }
 
-template <typename T>
-void unpack(const T *source, int64_t rows, int64_t channels, int64_t from, T *target)
+template <typename T> void unpack(const T *source, const Layout &layout, int64_t atom, int64_t from, T *target)
 {
   constexpr int kBlock = Simd<T>::kBlock;
-  const int64_t width = std::min<int64_t>(kBlock, channels - from);
-  for (int64_t m = 0; m < rows; ++m)
-    std::copy_n(source + m * kBlock, width, target + m * channels + from);
+  const int64_t width = std::min<int64_t>(kBlock, layout.channels - from);
+  layout.for_each_row(atom, [&](int64_t m, int64_t offset) {
+    std::copy_n(source + m * kBlock, width, target + offset + from);
+  });
 }
 
 template <typename T>
 at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
-                   const at::Tensor &coefficients, const at::Tensor &program, int64_t num_outputs)
+                   const at::Tensor &coefficients, const at::Tensor &program,
+                   c10::IntArrayRef components, c10::IntArrayRef outputs)
 {
   constexpr int kBlock = Simd<T>::kBlock;
-  const int64_t num_atoms = a.size(0), rows = a.size(1), channels = a.size(2);
+  const int64_t num_atoms = atom_types.numel(), channels = a.size(1);
+  const int64_t num_outputs = total(outputs);
   const int64_t num_blocks = coefficients.size(1), terms = coefficients.size(2);
-  at::Tensor out = at::empty({num_atoms, num_outputs, channels}, a.options());
+  const Layout layout{components, num_atoms, channels}, out_layout{outputs, num_atoms, channels};
+  at::Tensor out = at::empty({num_atoms * num_outputs, channels}, a.options());
   const T *a_data = a.const_data_ptr<T>(), *p = coefficients.const_data_ptr<T>();
   T *out_data = out.mutable_data_ptr<T>();
   const int64_t *types = atom_types.const_data_ptr<int64_t>();
@@ -192,9 +219,9 @@ at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
     for (int64_t b = 0; b < num_blocks; ++b)
 #pragma omp for schedule(static) nowait
       for (int64_t i = 0; i < num_atoms; ++i) {
-        pack(a_data + i * rows * channels, rows, channels, b * kBlock, in);
+        pack(a_data, layout, i, b * kBlock, in);
         evaluate(in, p + (types[i] * num_blocks + b) * terms * kBlock, code, num_outputs, result);
-        unpack(result, num_outputs, channels, b * kBlock, out_data + i * num_outputs * channels);
+        unpack(result, out_layout, i, b * kBlock, out_data);
       }
   }
   return out;
@@ -202,12 +229,14 @@ at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
 
 template <typename T>
 at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Tensor &atom_types,
-                   const at::Tensor &coefficients, const at::Tensor &program)
+                   const at::Tensor &coefficients, const at::Tensor &program,
+                   c10::IntArrayRef components, c10::IntArrayRef outputs)
 {
   constexpr int kBlock = Simd<T>::kBlock;
-  const int64_t num_atoms = a.size(0), rows = a.size(1), channels = a.size(2);
+  const int64_t num_atoms = atom_types.numel(), channels = a.size(1);
+  const int64_t num_outputs = total(outputs), num_components = total(components);
   const int64_t num_blocks = coefficients.size(1), terms = coefficients.size(2);
-  const int64_t num_outputs = out_grad.size(1);
+  const Layout layout{components, num_atoms, channels}, out_layout{outputs, num_atoms, channels};
   at::Tensor a_grad = at::empty_like(a);
   const T *a_data = a.const_data_ptr<T>(), *p = coefficients.const_data_ptr<T>();
   const T *up = out_grad.const_data_ptr<T>();
@@ -221,12 +250,12 @@ at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Te
     for (int64_t b = 0; b < num_blocks; ++b)
 #pragma omp for schedule(static) nowait
       for (int64_t i = 0; i < num_atoms; ++i) {
-        pack(a_data + i * rows * channels, rows, channels, b * kBlock, in);
-        pack(up + i * num_outputs * channels, num_outputs, channels, b * kBlock, g);
-        std::fill_n(grad, rows * kBlock, T(0));
+        pack(a_data, layout, i, b * kBlock, in);
+        pack(up, out_layout, i, b * kBlock, g);
+        std::fill_n(grad, num_components * kBlock, T(0));
         evaluate_reverse(in, p + (types[i] * num_blocks + b) * terms * kBlock, code, num_outputs,
                          g, grad);
-        unpack(grad, rows, channels, b * kBlock, grad_data + i * rows * channels);
+        unpack(grad, layout, i, b * kBlock, grad_data);
       }
   }
   return a_grad;
@@ -236,24 +265,29 @@ at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Te
 
 at::Tensor polynomial(const at::Tensor &a, const at::Tensor &atom_types,
                       const at::Tensor &coefficients, const at::Tensor &program,
-                      int64_t num_outputs)
+                      c10::IntArrayRef components, c10::IntArrayRef outputs)
 {
-  check(a, atom_types, coefficients, program, num_outputs);
-  TORCH_CHECK(num_outputs <= kMaxComponents, "kan_md::polynomial: at most ", kMaxComponents,
-              " outputs, got ", num_outputs);
+  check(a, atom_types, coefficients, program, components, outputs);
   const at::Tensor a_ = a.contiguous(), p = coefficients.contiguous();
-  return a.scalar_type() == at::kFloat ? forward<float>(a_, atom_types, p, program, num_outputs)
-                                       : forward<double>(a_, atom_types, p, program, num_outputs);
+  return a.scalar_type() == at::kFloat
+      ? forward<float>(a_, atom_types, p, program, components, outputs)
+      : forward<double>(a_, atom_types, p, program, components, outputs);
 }
 
 at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
                                const at::Tensor &atom_types, const at::Tensor &coefficients,
-                               const at::Tensor &program)
+                               const at::Tensor &program, c10::IntArrayRef components,
+                               c10::IntArrayRef outputs)
 {
-  check(a, atom_types, coefficients, program, out_grad.size(1));
+  check(a, atom_types, coefficients, program, components, outputs);
+  TORCH_CHECK(out_grad.dim() == 2 && out_grad.size(1) == a.size(1) &&
+                  out_grad.size(0) == atom_types.numel() * total(outputs) &&
+                  out_grad.scalar_type() == a.scalar_type(),
+              "kan_md::polynomial_backward: out_grad does not fit, got ", out_grad.sizes());
   const at::Tensor a_ = a.contiguous(), p = coefficients.contiguous(), g = out_grad.contiguous();
-  return a.scalar_type() == at::kFloat ? reverse<float>(g, a_, atom_types, p, program)
-                                       : reverse<double>(g, a_, atom_types, p, program);
+  return a.scalar_type() == at::kFloat
+      ? reverse<float>(g, a_, atom_types, p, program, components, outputs)
+      : reverse<double>(g, a_, atom_types, p, program, components, outputs);
 }
 
 }    // namespace kan_md::ops

@@ -109,11 +109,11 @@ def convolution(
     The arguments are those of ``kan_md::convolution``, see ops.h.
 
     Returns:
-        [num_atoms, out_dim], per path [2 l3 + 1, channels].
+        1-d, for each output irreps a block [num_atoms, 2 l3 + 1, channels of its paths].
     """
     spec = ConvolutionSpec(
         tuple(zip(irreps_in[::2], irreps_in[1::2], strict=True)),
-        tuple(zip(paths[::3], paths[1::3], paths[2::3], strict=True)),
+        tuple(zip(paths[::4], paths[1::4], paths[2::4], paths[3::4], strict=True)),
     )
     centre, neighbour = edge_index[0], edge_index[1]
     lengths = edge_vectors.norm(dim=1)
@@ -124,11 +124,12 @@ def convolution(
     radial = hermite(lengths, pairs, unpack_table(table, spec, num_knots), cutoffs)
     unit = (edge_vectors / lengths.unsqueeze(1)).to(x.dtype)
     harmonics = spherical_harmonics(unit, max((path[1] for path in spec.paths), default=0))
-    widths = [channels * (2 * degree + 1) for channels, degree in spec.irreps_in]
-    inputs = torch.split(x, widths, dim=1)
-    result = []
+    num_atoms = len(atom_types)
+    sizes = [num_atoms * channels * (2 * degree + 1) for channels, degree in spec.irreps_in]
+    inputs = torch.split(x, sizes)
+    result: list[list[torch.Tensor]] = [[] for _ in spec.irreps_out]
     start = 0
-    for number, (i, l2, l3) in enumerate(spec.paths):
+    for number, (i, l2, l3, output) in enumerate(spec.paths):
         channels, l1 = spec.irreps_in[i]
         tensor = x.new_zeros(2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1)
         for _, m1, m2, m3, value in couplings[couplings[:, 0] == number].tolist():
@@ -138,9 +139,9 @@ def convolution(
         message = torch.einsum("abc,eak,eb->eck", tensor, feature, y)
         message = message * radial[:, start : start + channels].unsqueeze(1)
         start += channels
-        total = x.new_zeros(x.size(0), 2 * l3 + 1, channels)
-        result.append(total.index_add(0, centre, message).flatten(1))
-    return torch.cat(result, dim=1)
+        total = x.new_zeros(num_atoms, 2 * l3 + 1, channels)
+        result[output].append(total.index_add(0, centre, message))
+    return torch.cat([torch.cat(pieces, dim=2).flatten() for pieces in result])
 
 
 def polynomial(
@@ -148,18 +149,33 @@ def polynomial(
     atom_types: torch.Tensor,
     coefficients: torch.Tensor,
     program: torch.Tensor,
-    num_outputs: int,
+    components: list[int],
+    outputs: list[int],
 ) -> torch.Tensor:
-    """Sum of monomials in the components of ``a``, per channel; the twin of ``kan_md::polynomial``.
+    """Sums of monomials in components, per channel; the twin of ``kan_md::polynomial``.
+
+    Args:
+        a: [num_atoms * sum(components), channels], for each entry n of ``components`` a block
+            [num_atoms, n, channels].
+        atom_types: [num_atoms].
+        coefficients: as packed by :func:`kan_md_deploy.ops.layout.pack_coefficients`.
+        program: see :class:`kan_md_deploy.ops.layout.Polynomial`.
+        components: rows of the blocks that go in.
+        outputs: rows of the blocks that come out.
 
     Returns:
-        [num_atoms, num_outputs, channels].
+        [num_atoms * sum(outputs), channels].
     """
-    per_atom = unpack_coefficients(coefficients, a.size(2))[atom_types]  # [atoms, terms, channels]
+    channels, num_atoms = a.size(1), len(atom_types)
+    blocks = torch.split(a, [num_atoms * n for n in components])
+    a = torch.cat(
+        [b.view(num_atoms, n, channels) for b, n in zip(blocks, components, strict=True)], dim=1
+    )
+    per_atom = unpack_coefficients(coefficients, channels)[atom_types]  # [atoms, terms, channels]
     code = iter(program.tolist())
     term = iter(per_atom.unbind(1))
-    outputs = []
-    for _ in range(num_outputs):
+    sums = []
+    for _ in range(sum(outputs)):
         total = torch.zeros_like(a[:, 0])
         for _ in range(next(code)):
             first = a[:, next(code)]
@@ -171,8 +187,9 @@ def polynomial(
                     total = total + next(term) * second
                 for _ in range(next(code)):
                     total = total + next(term) * second * a[:, next(code)]
-        outputs.append(total)
-    return torch.stack(outputs, dim=1)
+        sums.append(total)
+    result = torch.stack(sums, dim=1).split(outputs, dim=1)  # each [num_atoms, n, channels]
+    return torch.cat([block.reshape(-1, channels) for block in result])
 
 
 def piecewise_cubic(

@@ -17,25 +17,27 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 NEQUIP_LIKE = ConvolutionSpec(
     ((19, 0), (8, 1), (3, 2)),
     (
-        (0, 0, 0),
-        (0, 1, 1),
-        (0, 2, 2),
-        (1, 0, 1),
-        (1, 1, 0),
-        (1, 1, 2),
-        (1, 2, 1),
-        (2, 1, 1),
-        (2, 2, 0),
+        (0, 0, 0, 0),
+        (0, 1, 1, 1),
+        (0, 2, 2, 2),
+        (1, 0, 1, 1),
+        (1, 1, 0, 0),
+        (1, 1, 2, 2),
+        (1, 2, 1, 1),
+        (2, 1, 1, 1),
+        (2, 2, 0, 0),
     ),
 )
-MACE_LIKE = ConvolutionSpec(((16, 0), (16, 1)), ((0, 0, 0), (0, 3, 3), (1, 2, 3), (1, 3, 2)))
-HIGH_L = ConvolutionSpec(((5, 4),), ((0, 4, 0), (0, 3, 4), (0, 4, 4)))
+MACE_LIKE = ConvolutionSpec(
+    ((16, 0), (16, 1)), ((0, 0, 0, 0), (0, 3, 3, 1), (1, 2, 3, 1), (1, 3, 2, 2))
+)
+HIGH_L = ConvolutionSpec(((5, 4),), ((0, 4, 0, 2), (0, 3, 4, 0), (0, 4, 4, 1)))
 SPECS = {"nequip": NEQUIP_LIKE, "mace": MACE_LIKE, "high_l": HIGH_L}
 
 
 def couplings_of(spec: ConvolutionSpec) -> torch.Tensor:
     rows = []
-    for number, (i, l2, l3) in enumerate(spec.paths):
+    for number, (i, l2, l3, _) in enumerate(spec.paths):
         tensor = o3.wigner_3j(spec.irreps_in[i][1], l2, l3, dtype=torch.float64)
         for m1, m2, m3 in tensor.nonzero().tolist():
             rows.append([number, m1, m2, m3, tensor[m1, m2, m3].item()])
@@ -44,7 +46,7 @@ def couplings_of(spec: ConvolutionSpec) -> torch.Tensor:
 
 def arguments(spec: ConvolutionSpec, graph: RandomGraph, dtype: torch.dtype, *, num_pairs: int):
     values = torch.randn(num_pairs, NUM_KNOTS, 3, spec.num_functions, dtype=dtype)
-    x = torch.randn(len(graph.atom_types), spec.in_dim, dtype=dtype)
+    x = torch.randn(len(graph.atom_types) * spec.in_dim, dtype=dtype)
     cutoffs = CUTOFF - 0.1 * torch.arange(num_pairs, dtype=torch.float64)
     return (
         graph.edge_vectors,
@@ -135,20 +137,18 @@ def test_rotating_the_input_rotates_the_output(operators):
     spec = MACE_LIKE
     args = list(arguments(spec, random_graph(6, 50), torch.float64, num_pairs=1))
     rotation = o3.rand_matrix(dtype=torch.float64)
-    degrees_in = [degree for _, degree in spec.irreps_in]
-    degrees_out = [path[2] for path in spec.paths]
 
-    def rotate(features, degrees):
-        pieces = torch.split(features, [16 * (2 * degree + 1) for degree in degrees], dim=1)
+    def rotate(features, irreps):
+        sizes = [6 * channels * (2 * degree + 1) for channels, degree in irreps]
         turned = []
-        for piece, degree in zip(pieces, degrees, strict=True):
-            rows = piece.view(-1, 2 * degree + 1, 16)
-            turned.append(torch.einsum("ab,nbk->nak", wigner(degree, rotation), rows).flatten(1))
-        return torch.cat(turned, dim=1)
+        for block, (channels, degree) in zip(torch.split(features, sizes), irreps, strict=True):
+            rows = block.view(6, 2 * degree + 1, channels)
+            turned.append(torch.einsum("ab,nbk->nak", wigner(degree, rotation), rows).flatten())
+        return torch.cat(turned)
 
-    expected = rotate(operators.convolution(*args), degrees_out)
+    expected = rotate(operators.convolution(*args), spec.irreps_out)
     args[0] = args[0] @ rotation.T
-    args[1] = rotate(args[1], degrees_in)
+    args[1] = rotate(args[1], spec.irreps_in)
     torch.testing.assert_close(operators.convolution(*args), expected, rtol=0, atol=1e-10)
 
 
@@ -171,18 +171,14 @@ def test_harmonics_of_the_twin_are_e3nns(l_max):
 
 
 def test_twin_is_e3nns_tensor_product_with_interpolated_weights():
-    irreps_in = o3.Irreps("16x0e + 16x1o")
-    spec = ConvolutionSpec(((16, 0), (16, 1)), ((0, 1, 1), (1, 1, 0), (1, 1, 2), (1, 2, 1)))
+    spec = ConvolutionSpec(
+        ((16, 0), (16, 1)), ((0, 1, 1, 0), (1, 1, 0, 1), (1, 1, 2, 2), (1, 2, 1, 3))
+    )
     product = o3.TensorProduct(
-        irreps_in,
+        o3.Irreps("16x0e + 16x1o"),
         o3.Irreps("0e + 1o + 2e"),
         o3.Irreps("16x1o + 16x0e + 16x2e + 16x1o"),
-        [
-            (0, 1, 0, "uvu", True),
-            (1, 1, 1, "uvu", True),
-            (1, 1, 2, "uvu", True),
-            (1, 2, 3, "uvu", True),
-        ],
+        [(i, l2, output, "uvu", True) for i, l2, _, output in spec.paths],
         path_normalization="none",
         irrep_normalization="none",
         shared_weights=False,
@@ -198,19 +194,19 @@ def test_twin_is_e3nns_tensor_product_with_interpolated_weights():
     harmonics = o3.spherical_harmonics(
         [0, 1, 2], graph.edge_vectors, normalize=True, normalization="component"
     )
-    x = args[1]
-    u_major = torch.cat([x[:, :16], x[:, 16:].view(-1, 3, 16).transpose(1, 2).flatten(1)], dim=1)
+    scalars, vectors = args[1].split([5 * 16, 5 * 48])
+    u_major = torch.cat([scalars.view(5, 16), vectors.view(5, 3, 16).mT.flatten(1)], dim=1)
     messages = product(u_major[graph.edge_index[1]], harmonics, weights)
     expected = torch.zeros(5, messages.size(1), dtype=torch.float64)
     expected.index_add_(0, graph.edge_index[0], messages)
-    pieces = torch.split(expected, [48, 16, 80, 48], dim=1)
-    m_major = [p.view(5, 16, -1).transpose(1, 2).flatten(1) for p in pieces]
+    blocks = torch.split(expected, [48, 16, 80, 48], dim=1)
+    expected = torch.cat([block.view(5, 16, -1).mT.flatten() for block in blocks])
     # e3nn rounds the 3j symbols of its product to single precision before .double()
-    torch.testing.assert_close(found, torch.cat(m_major, dim=1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_twin_has_a_second_derivative():
-    spec = ConvolutionSpec(((2, 0), (2, 1)), ((0, 1, 1), (1, 1, 0)))
+    spec = ConvolutionSpec(((2, 0), (2, 1)), ((0, 1, 1, 0), (1, 1, 0, 1)))
     args = arguments(spec, random_graph(3, 6, length=2.0), torch.float64, num_pairs=1)
 
     def function(vectors, x):

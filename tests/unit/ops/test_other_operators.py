@@ -13,6 +13,7 @@ from kan_md_deploy.ops.layout import make_polynomial, pack_coefficients
 from kan_md_deploy.ops.tables import make_table
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+COMPONENTS, OUTPUTS = [1, 2, 3], [1, 3]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
@@ -48,7 +49,7 @@ def polynomial_arguments(dtype, *, num_atoms, channels):
     nest = make_polynomial(monomials)
     values = torch.randn(3, len(nest.terms), channels, dtype=dtype)
     types = torch.randint(3, (num_atoms,))
-    a = torch.randn(num_atoms, 6, channels, dtype=dtype)
+    a = torch.randn(num_atoms * 6, channels, dtype=dtype)  # blocks of 1, 2 and 3 components
     return a, types, values, nest
 
 
@@ -56,19 +57,23 @@ def polynomial_arguments(dtype, *, num_atoms, channels):
 @pytest.mark.parametrize(("num_atoms", "channels"), [(9, 16), (5, 21), (1, 3), (0, 8)])
 def test_polynomial_equals_twin(operators, num_atoms, channels, dtype):
     a, types, values, nest = polynomial_arguments(dtype, num_atoms=num_atoms, channels=channels)
-    rest = (types, pack_coefficients(values), nest.program, 4)
+    rest = (types, pack_coefficients(values), nest.program, COMPONENTS, OUTPUTS)
     assert_same(lambda x: operators.polynomial(x, *rest), lambda x: twins.polynomial(x, *rest), a)
 
 
 def test_polynomial_of_the_twin_is_the_sum_of_its_terms():
     a, types, values, nest = polynomial_arguments(torch.float64, num_atoms=4, channels=5)
+    one, two, three = a.split([4 * n for n in COMPONENTS])
+    rows = torch.cat([one.view(4, 1, 5), two.view(4, 2, 5), three.view(4, 3, 5)], dim=1)
     expected = torch.zeros(4, 4, 5, dtype=torch.float64)
     for number, (output, monomial) in enumerate(nest.terms):
         product = values[types, number]
         for component in monomial:
-            product = product * a[:, component]
+            product = product * rows[:, component]
         expected[:, output] += product
-    found = twins.polynomial(a, types, pack_coefficients(values), nest.program, 4)
+    expected = torch.cat([expected[:, :1].reshape(-1, 5), expected[:, 1:].reshape(-1, 5)])
+    packed = pack_coefficients(values)
+    found = twins.polynomial(a, types, packed, nest.program, COMPONENTS, OUTPUTS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -76,9 +81,9 @@ def test_inconsistent_program_is_refused(operators):
     a, types, values, nest = polynomial_arguments(torch.float64, num_atoms=4, channels=5)
     packed = pack_coefficients(values)
     with pytest.raises(RuntimeError, match="ends early"):
-        operators.polynomial(a, types, packed, nest.program[:-1].contiguous(), 4)
+        operators.polynomial(a, types, packed, nest.program[:-1].clone(), COMPONENTS, OUTPUTS)
     with pytest.raises(RuntimeError, match="terms"):
-        operators.polynomial(a, types, packed[:, :, 1:], nest.program, 4)
+        operators.polynomial(a, types, packed[:, :, 1:], nest.program, COMPONENTS, OUTPUTS)
 
 
 def cubic_arguments(dtype, *, num_inputs, num_outputs):
@@ -199,7 +204,7 @@ def test_twins_have_second_derivatives():
     packed = pack_coefficients(values)
     a = a.requires_grad_(True)
     assert torch.autograd.gradgradcheck(
-        lambda a: twins.polynomial(a, types, packed, nest.program, 4), a
+        lambda a: twins.polynomial(a, types, packed, nest.program, COMPONENTS, OUTPUTS), a
     )
     _, _, rest = cubic_arguments(torch.float64, num_inputs=3, num_outputs=2)
     x = torch.randn(4, 3, dtype=torch.float64).requires_grad_(True)
