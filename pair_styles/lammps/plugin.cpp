@@ -6,6 +6,8 @@
 // Registers the styles with a running LAMMPS.
 
 #include "core/allocator.h"
+#include "compute_kanmd_tensor.h"
+#include "fix_kanmd_efield.h"
 #include "pair_allegro.h"
 #include "pair_mace.h"
 #include "pair_nequip.h"
@@ -36,16 +38,35 @@ template <typename Style> void *create(void *lmp)
   return new Style(static_cast<LAMMPS *>(lmp));
 }
 
-void add_pair_style(const char *name, Factory1 *factory, void *lmp, void *handle, Register add)
+template <typename Style> void *create_with_arguments(void *lmp, int narg, char **arg)
+{
+  return new Style(static_cast<LAMMPS *>(lmp), narg, arg);
+}
+
+Registration describe(const char *style, const char *name, void *lmp, void *handle)
 {
   Registration entry{};
   entry.version = static_cast<LAMMPS *>(lmp)->version;
-  entry.style = "pair";
+  entry.style = style;
   entry.name = name;
-  entry.info = "kan-md pair style";
+  entry.info = "kan-md";
   entry.author = "kan-md";
-  entry.creator.v1 = factory;
   entry.handle = handle;
+  return entry;
+}
+
+void add_pair_style(const char *name, Factory1 *factory, void *lmp, void *handle, Register add)
+{
+  Registration entry = describe("pair", name, lmp, handle);
+  entry.creator.v1 = factory;
+  add(&entry, lmp);
+}
+
+void add_style(const char *style, const char *name, Factory2 *factory, void *lmp, void *handle,
+               Register add)
+{
+  Registration entry = describe(style, name, lmp, handle);
+  entry.creator.v2 = factory;
   add(&entry, lmp);
 }
 
@@ -58,4 +79,6 @@ extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
   add_pair_style("allegro", &create<PairAllegro>, lmp, handle, add);
   add_pair_style("nequip", &create<PairNequIP>, lmp, handle, add);
   add_pair_style("mace", &create<PairMACE>, lmp, handle, add);
+  add_style("compute", "kanmd/tensor", &create_with_arguments<ComputeKanmdTensor>, lmp, handle, add);
+  add_style("fix", "kanmd/efield", &create_with_arguments<FixKanmdEfield>, lmp, handle, add);
 }
