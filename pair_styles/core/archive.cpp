@@ -1,6 +1,7 @@
 #include "archive.h"
 
 #include "error.h"
+#include "inflate.h"
 
 #include <algorithm>
 #include <array>
@@ -19,6 +20,7 @@ constexpr std::uint32_t END_RECORD = 0x06054b50;
 constexpr std::uint32_t ZIP64_END_RECORD = 0x06064b50;
 constexpr std::uint32_t ZIP64_LOCATOR = 0x07064b50;
 constexpr std::size_t LOCAL_SIZE = 30, CENTRAL_SIZE = 46, END_SIZE = 22, LOCATOR_SIZE = 20;
+constexpr std::uint16_t STORED = 0, DEFLATED = 8;
 constexpr std::uint16_t ZIP64_EXTRA = 1;
 constexpr std::uint32_t IN_ZIP64 = 0xffffffff;
 
@@ -119,8 +121,8 @@ Archive::Archive(const std::string &path) : path_(path)
     const std::size_t total = CENTRAL_SIZE + name_size + extra_size + comment_size;
     if (at + total > bytes.size()) throw damaged("a damaged directory");
     Entry entry{std::string(header + CENTRAL_SIZE, name_size), load<std::uint32_t>(header + 42),
-                load<std::uint32_t>(header + 24), load<std::uint32_t>(header + 16),
-                load<std::uint16_t>(header + 10) == 0};
+                load<std::uint32_t>(header + 24), load<std::uint32_t>(header + 20),
+                load<std::uint32_t>(header + 16), load<std::uint16_t>(header + 10)};
     const char *extra = header + CENTRAL_SIZE + name_size;
     for (const char *end = extra + extra_size; extra + 4 <= end;) {
       const auto size = load<std::uint16_t>(extra + 2);
@@ -131,7 +133,10 @@ Archive::Archive(const std::string &path) : path_(path)
           entry.size = load<std::uint64_t>(value);
           value += 8;
         }
-        if (load<std::uint32_t>(header + 20) == IN_ZIP64) value += 8;
+        if (load<std::uint32_t>(header + 20) == IN_ZIP64) {
+          entry.packed_size = load<std::uint64_t>(value);
+          value += 8;
+        }
         if (load<std::uint32_t>(header + 42) == IN_ZIP64) entry.offset = load<std::uint64_t>(value);
       }
       extra += 4 + size;
@@ -167,7 +172,7 @@ bool Archive::contains(const std::string &part) const
 bool Archive::mentions(const std::string &name_part, const std::string &text) const
 {
   return std::any_of(entries_.begin(), entries_.end(), [&](const Entry &entry) {
-    return entry.stored && entry.name.find(name_part) != std::string::npos &&
+    return entry.name.find(name_part) != std::string::npos &&
         content(entry).find(text) != std::string::npos;
   });
 }
@@ -181,19 +186,21 @@ std::string Archive::read(const std::string &name) const
 
 std::string Archive::content(const Entry &entry) const
 {
-  if (!entry.stored) throw damaged("a compressed entry " + entry.name + " (repacked archive)");
   std::ifstream file(path_, std::ios::binary);
   const std::string header = read_at(file, entry.offset, LOCAL_SIZE);
   if (load<std::uint32_t>(header.data()) != LOCAL_HEADER) throw damaged("a damaged directory");
   const std::uint64_t start = entry.offset + LOCAL_SIZE + load<std::uint16_t>(header.data() + 26) +
       load<std::uint16_t>(header.data() + 28);
-  return read_at(file, start, entry.size);
+  const std::string packed = read_at(file, start, entry.packed_size);
+  if (entry.method == STORED) return packed;
+  if (entry.method == DEFLATED) return inflate(packed, entry.size);
+  throw damaged("an entry in an unknown compression (" + entry.name + ")");
 }
 
 void Archive::verify() const
 {
   for (const Entry &entry : entries_)
-    if (entry.stored && crc32(content(entry)) != entry.crc)
+    if (crc32(content(entry)) != entry.crc)
       throw damaged("an altered file (checksum of " + entry.name + ")");
 }
 

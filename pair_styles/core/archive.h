@@ -8,7 +8,7 @@
 
 namespace kan_md {
 
-// A model file opened for inspection. Entries are stored uncompressed (torch writes no others).
+// A model file opened for inspection. Entries are stored as they are or deflated.
 class Archive {
  public:
   // Reads the directory of the archive.
@@ -40,9 +40,9 @@ class Archive {
   struct Entry {
     std::string name;
     std::uint64_t offset;    // of the local header
-    std::uint64_t size;
+    std::uint64_t size, packed_size;
     std::uint32_t crc;
-    bool stored;
+    std::uint16_t method;
   };
 
   std::string content(const Entry &entry) const;
