@@ -1,0 +1,59 @@
+"""``kan-md train``: from a configuration file to model.pth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``train`` to the command line."""
+    app.command("train")(train)
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="Configuration file.", metavar="config.yaml")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all results.")] = Path(
+        "run"
+    ),
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Replace one value of the file.", metavar="SECTION.KEY=VALUE"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train a model.
+
+    Example: kan-md train config.yaml --output run --set training.epochs=50
+    """
+    from rich.console import Console
+
+    from kan_md.cli.tables import error_table
+    from kan_md.config import load_config
+    from kan_md.train.interrupt import TrainingInterrupted
+    from kan_md.train.metrics import targets_of
+    from kan_md.train.run import RESULT_FILE
+    from kan_md.train.run import train as run
+
+    console = Console(quiet=as_json)
+    settings = load_config(config, setting or ())
+    try:
+        model = run(settings, output, resume=resume, overwrite=overwrite, console=console)
+    except TrainingInterrupted as interruption:
+        typer.echo(f"kan-md: {interruption}", err=True)
+        raise typer.Exit(130) from None
+    summary = json.loads((output / RESULT_FILE).read_text())
+    if as_json:
+        typer.echo(json.dumps({"model": str(model), **summary}))
+        return
+    console.print(error_table(summary["errors"], targets_of(settings)))
+    console.print(
+        f"best epoch {summary['best_epoch']} of {summary['epochs']}, {summary['seconds']:.0f} s; "
+        f"model: {model}",
+        highlight=False,
+    )

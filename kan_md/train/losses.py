@@ -1,0 +1,92 @@
+"""Errors of predicted fields, for losses and for tables."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from nequip.data import AtomicDataDict
+from torchmetrics import Metric
+
+from kan_md.data.dataset import FRAME_WEIGHT_KEY
+
+Function = Literal["mse", "huber", "mae", "rmse"]
+
+
+class TargetError(Metric):
+    """Mean error of one field over all labelled components; NaN labels are left out.
+
+    With frame weights w the mean is Σ w·ρ(Δ)/Σ 1, so that a frame of weight 2 counts like two.
+
+    Args:
+        field: key of prediction and label in nequip's dictionary.
+        per: whether rows of the field are structures or atoms.
+        per_atom: divide a structure's error by its number of atoms before ρ.
+        function: ρ: ``mse`` Δ², ``huber`` (quadratic within ``delta``: Δ²/2), ``mae`` |Δ|; ``rmse``
+            is the root of the mean of Δ².
+        delta: of Huber, in units of the field.
+        weighted: whether frame weights count.
+    """
+
+    is_differentiable = True
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(
+        self,
+        field: str,
+        per: Literal["structure", "atom"],
+        *,
+        per_atom: bool = False,
+        function: Function = "mse",
+        delta: float = 0.01,
+        weighted: bool = False,
+    ) -> None:
+        super().__init__()
+        self.field = field
+        self.per = per
+        self.per_atom = per_atom
+        self.function = function
+        self.delta = delta
+        self.weighted = weighted
+        for name in ("total", "count"):
+            # Kept in checkpoints: a run resumed within an epoch averages over the whole epoch.
+            self.add_state(
+                name,
+                default=torch.zeros((), dtype=torch.float64),
+                dist_reduce_fx="sum",
+                persistent=True,
+            )
+
+    def update(self, preds: AtomicDataDict.Type, target: AtomicDataDict.Type) -> None:
+        """Add the errors of a batch."""
+        label = target[self.field].to(torch.float64)
+        error = preds[self.field].to(torch.float64).reshape(label.shape) - label
+        rows = error.flatten(1)  # [rows, components]
+        if self.per_atom:
+            rows = rows / target[AtomicDataDict.NUM_NODES_KEY].view(-1, 1)
+        known = ~rows.isnan()
+        # where(), not a product: a gradient through NaN * 0 would be NaN.
+        values = self._rho(torch.where(known, rows, 0.0))
+        if self.weighted:
+            values = values * self._row_weights(target)
+        self.total = self.total + torch.where(known, values, 0.0).sum()
+        self.count = self.count + known.sum()
+
+    def compute(self) -> torch.Tensor:
+        """The mean over everything since the last reset; 0 where nothing was labelled."""
+        mean = self.total / self.count.clamp(min=1)
+        return mean.sqrt() if self.function == "rmse" else mean
+
+    def _rho(self, error: torch.Tensor) -> torch.Tensor:
+        if self.function == "mae":
+            return error.abs()
+        if self.function == "huber":
+            return torch.nn.functional.huber_loss(
+                error, torch.zeros_like(error), reduction="none", delta=self.delta
+            )
+        return error.square()
+
+    def _row_weights(self, target: AtomicDataDict.Type) -> torch.Tensor:
+        weights = target[FRAME_WEIGHT_KEY]  # [num_frames, 1]
+        return weights[target[AtomicDataDict.BATCH_KEY]] if self.per == "atom" else weights

@@ -1,0 +1,132 @@
+"""Which errors are minimised and which are shown, as nequip's metrics managers take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kan_md.backbones.etgnn.spec import TensorSpec, parse_tensors
+from kan_md.config.schema import LossConfig, TrainConfig
+from kan_md.data.targets import POTENTIAL_TARGETS, Target
+
+MONITOR = "val0_epoch/weighted_sum"
+"""What the best model is chosen by: the loss of the last stage on the validation set."""
+
+
+def targets_of(config: TrainConfig) -> list[Target]:
+    """Everything that this configuration's model predicts."""
+    if config.targets:
+        return [
+            Target(
+                name=spec.name,
+                field=spec.field,
+                per=spec.per,
+                shape=spec.shape,
+                unit=spec.label_unit,
+            )
+            for spec in tensors_of(config)
+        ]
+    return list(POTENTIAL_TARGETS)
+
+
+def tensors_of(config: TrainConfig) -> tuple[TensorSpec, ...]:
+    """The tensors among them; none for a potential."""
+    if not config.targets:
+        return ()
+    return parse_tensors([target.model_dump(exclude={"weight"}) for target in config.targets])
+
+
+def loss_weights(loss: LossConfig, config: TrainConfig) -> dict[str, float]:
+    """Weight of each target's loss, by target name; only those > 0."""
+    if config.targets:
+        weights = {spec.name: spec.weight for spec in config.targets}
+    else:
+        weights = {target.name: getattr(loss, target.name) for target in POTENTIAL_TARGETS}
+    return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+def all_losses(config: TrainConfig) -> list[LossConfig]:
+    """Loss of each stage in order."""
+    return [config.training.loss, *(stage.loss for stage in config.training.stages)]
+
+
+def learned_names(config: TrainConfig) -> set[str]:
+    """Targets that some stage has in its loss."""
+    return set().union(*(loss_weights(loss, config) for loss in all_losses(config)))
+
+
+def loss_manager(loss: LossConfig, config: TrainConfig, targets: Sequence[Target]) -> dict:
+    """Configuration of the manager of the training loss, with every stage's terms."""
+    learned = learned_names(config)
+    return {
+        "_target_": "nequip.train.MetricsManager",
+        "metrics": [
+            _loss_term(target, loss, loss_weights(loss, config).get(target.name))
+            for target in targets
+            if target.name in learned
+        ],
+    }
+
+
+def monitor_manager(config: TrainConfig, targets: Sequence[Target], shown: set[str]) -> dict:
+    """Configuration of the manager of validation errors; its weighted sum chooses the model."""
+    losses = loss_manager(all_losses(config)[-1], config, targets)["metrics"]
+    return {
+        "_target_": "nequip.train.MetricsManager",
+        "metrics": [*losses, *error_manager(targets, shown)["metrics"]],
+    }
+
+
+def error_manager(targets: Sequence[Target], shown: set[str]) -> dict:
+    """Configuration of a manager of the errors that are shown: MAE and RMSE of each target."""
+    metrics = []
+    for target in targets:
+        if target.name not in shown:
+            continue
+        for function in ("mae", "rmse"):
+            metrics.append(_error(target, function, per_atom=target.extensive))
+            if target.extensive:
+                metrics.append(_error(target, function, per_atom=False))
+    return {"_target_": "nequip.train.MetricsManager", "metrics": metrics}
+
+
+def shown_unit(name: str, targets: Sequence[Target]) -> str:
+    """Unit of the error called ``name``, e.g. ``energy_mae``."""
+    target = next(target for target in targets if name.startswith(f"{target.name}_"))
+    per_atom = target.extensive and "per_structure" not in name
+    return f"{target.unit}/atom" if per_atom else target.unit
+
+
+def _loss_term(target: Target, loss: LossConfig, weight: float | None) -> dict:
+    return {
+        "name": f"loss_{target.name}",
+        "coeff": weight,
+        "metric": _metric(
+            target,
+            per_atom=target.extensive and loss.energy_per == "atom",
+            function=loss.function,
+            delta=loss.delta,
+            weighted=True,
+        ),
+    }
+
+
+def _error(target: Target, function: str, *, per_atom: bool) -> dict:
+    middle = "_per_structure" if target.extensive and not per_atom else ""
+    return {
+        "name": f"{target.name}{middle}_{function}",
+        "metric": _metric(target, per_atom=per_atom, function=function),
+    }
+
+
+def _metric(target: Target, **options: object) -> dict:
+    return {
+        "_target_": "kan_md.train.losses.TargetError",
+        "field": target.field,
+        "per": target.per,
+        **options,
+    }
+
+
+def stage_coefficients(loss: LossConfig, config: TrainConfig) -> Mapping[str, float]:
+    """What to give to ``MetricsManager.set_coeffs`` when a stage begins."""
+    return {f"loss_{name}": weight for name, weight in loss_weights(loss, config).items()}
