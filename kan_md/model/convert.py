@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ase
 import numpy as np
 import torch
+from e3nn.nn import Activation
+from e3nn.o3 import SphericalHarmonics
+from e3nn.util.codegen import CodeGenMixin
 from nequip.data import AtomicDataDict
 
 from kan_md.backbones.build import build_model
@@ -78,13 +82,14 @@ def load_mace(path: Path, *, trust: bool, head: str | None = None) -> torch.nn.M
     if zipfile.is_zipfile(path) and _is_compiled(path):
         raise user_error(
             f"{path} is not a model to convert",
-            found="a compiled file (mace_create_lammps_model)",
+            found="a compiled file (of mace_create_lammps_model or *_compiled.model)",
             allowed=None,
             remedy="convert the .model file that it was made from",
         )
     import_mace()
     try:
-        model = torch.load(path, map_location="cpu", weights_only=False)
+        with _read_older_e3nn():
+            model = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # a pickle of anything can fail in any way
         raise user_error(
             f"{path} cannot be unpickled",
@@ -99,7 +104,51 @@ def load_mace(path: Path, *, trust: bool, head: str | None = None) -> torch.nn.M
             allowed="MACE, ScaleShiftMACE",
             remedy="give the .model file of mace_run_train",
         )
+    _add_newer_attributes(model)
     return _one_head(model, head).eval()
+
+
+@contextmanager
+def _read_older_e3nn() -> Iterator[None]:
+    """Let e3nn read what its versions before 0.5 pickled, as those do that mace-torch asks for.
+
+    They wrote generated code as TorchScript bytes; since then the bytes come with a word that says
+    so. The word is put in while unpickling.
+    """
+    present = CodeGenMixin.__setstate__
+
+    def with_kind_of_code(self: CodeGenMixin, state: dict) -> None:
+        code = state.get("__codegen__")
+        if code is not None:
+            code = {
+                name: ("torchscript", value) if isinstance(value, bytes) else value
+                for name, value in code.items()
+            }
+            state = {**state, "__codegen__": code}
+        present(self, state)
+
+    CodeGenMixin.__setstate__ = with_kind_of_code
+    try:
+        yield
+    finally:
+        CodeGenMixin.__setstate__ = present
+
+
+def _add_newer_attributes(model: torch.nn.Module) -> None:
+    """Give modules pickled by an older e3nn the attributes that the present one runs with."""
+    harmonics = model.spherical_harmonics
+    if not hasattr(harmonics, "sph_func"):  # no weights are lost
+        model.spherical_harmonics = SphericalHarmonics(
+            harmonics.irreps_out,
+            normalize=harmonics.normalize,
+            normalization=harmonics.normalization,
+        )
+    for module in model.modules():
+        if isinstance(module, Activation) and not hasattr(module, "paths"):
+            module.paths = [
+                (mul, (ir.l, ir.p), act)
+                for (mul, ir), act in zip(module.irreps_in, module.acts, strict=True)
+            ]
 
 
 def _is_compiled(path: Path) -> bool:
