@@ -61,15 +61,26 @@ def columns(report: Report) -> list[Column]:
 
 
 def screen_table(report: Report) -> Table:
-    """The main table for rich."""
+    """The main table for rich; fits 80 columns for short labels."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=report.title, caption=caption(report), caption_justify="left")
-    for column in columns(report):
-        heading = f"{column.heading}\n{column.unit}" if column.unit else column.heading
-        table.add_column(heading, justify="left" if column.heading == "model" else "right")
+    table = Table(
+        title=report.title,
+        caption=caption(report),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown = [c for c in columns(report) if c.heading != "readout"]
+    for column in shown:
+        heading = column.heading.replace("ratio to ", "ratio to\n")
+        heading = f"{heading}\n{column.unit}" if column.unit else heading
+        table.add_column(
+            heading, justify="left" if column.heading == "model" else "right", no_wrap=True
+        )
     for row in report.rows:
-        table.add_row(*(column.text(row) for column in columns(report)))
+        table.add_row(*(column.text(row).replace(" ± ", "±") for column in shown))
     return table
 
 
