@@ -1,0 +1,66 @@
+"""``kan-md evaluate``: errors of a model on labelled structures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``evaluate`` to the command line."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model.pth or deployed file.", metavar="MODEL")],
+    data: Annotated[
+        list[Path], typer.Argument(help="Labelled structures.", metavar="DATA.xyz ...")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for parity plots and predictions."),
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a label in the file.", metavar="LABEL=NAME"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option(help="Replace existing results.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the errors as JSON.")] = False,
+) -> None:
+    """Compare predictions with labels: MAE and RMSE of energy, forces and stress.
+
+    Example: kan-md evaluate run/model.pth test.xyz --output evaluation
+    """
+    from rich.console import Console
+
+    from kan_md.cli.tables import error_table
+    from kan_md.data.reading import LABEL_KEYS, read_frames
+    from kan_md.errors import user_error
+    from kan_md.evaluate.evaluation import evaluate_file
+    from kan_md.evaluate.output import check_output, write_evaluation
+
+    keys = dict(part.partition("=")[::2] for part in key or [])
+    unknown = sorted(keys.keys() - LABEL_KEYS.keys())
+    if unknown or not all(keys.values()):
+        raise user_error(
+            "--key",
+            found=", ".join(unknown) or "no name",
+            allowed=", ".join(f"{name}=NAME" for name in LABEL_KEYS),
+            remedy="e.g. --key energy=REF_energy",
+        )
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    result = evaluate_file(model, read_frames(data, keys), device=device)
+    if output is not None:
+        write_evaluation(result, output, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps({"structures": len(result.frames), "errors": result.errors}))
+        return
+    console = Console()
+    console.print(error_table({f"{len(result.frames)} structures": result.errors}, result.targets))
+    if output is not None:
+        console.print(f"parity plots and predictions: {output}", highlight=False)

@@ -1,0 +1,112 @@
+"""The ASE calculator: derivatives of one energy, on crystals, clusters and single atoms."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from kan_md import KANCalculator
+from kan_md.errors import KanMdError
+
+VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+
+
+@pytest.fixture(scope="module", params=["trained", "deployed"])
+def path(request, tiny_checkpoint, deployed):
+    """An Allegro-KAN of copper and gold, as model.pth and compiled."""
+    make = tiny_checkpoint if request.param == "trained" else deployed
+    return make("allegro", type_names=("Cu", "Au"), r_max=3.5)
+
+
+@pytest.fixture
+def crystal(alloy_frames, path):
+    atoms = alloy_frames[0].copy()
+    atoms.calc = KANCalculator(path)
+    return atoms
+
+
+def test_forces_are_minus_the_energy_gradient(crystal):
+    step = 1e-4
+    forces = crystal.get_forces()
+    for atom, axis in ((0, 0), (3, 2)):
+        energies = []
+        for sign in (1, -1):
+            crystal.positions[atom, axis] += sign * step
+            energies.append(crystal.get_potential_energy())
+            crystal.positions[atom, axis] -= sign * step
+        assert forces[atom, axis] == pytest.approx(
+            -(energies[0] - energies[1]) / (2 * step), abs=1e-6
+        )
+
+
+def test_stress_is_the_strain_derivative(crystal):
+    step = 1e-5
+    stress, cell = crystal.get_stress(), crystal.cell[:].copy()
+    for value, (row, column) in zip(stress, VOIGT, strict=True):
+        energies = []
+        for sign in (1, -1):
+            strain = np.zeros((3, 3))
+            strain[row, column] += sign * step / 2
+            strain[column, row] += sign * step / 2
+            crystal.set_cell(cell @ (np.eye(3) + strain), scale_atoms=True)
+            energies.append(crystal.get_potential_energy())
+            crystal.set_cell(cell, scale_atoms=True)
+        numeric = (energies[0] - energies[1]) / (2 * step) / crystal.get_volume()
+        assert value == pytest.approx(numeric, abs=1e-7)
+
+
+def test_energies_of_atoms_add_up(crystal):
+    assert crystal.get_potential_energies().sum() == pytest.approx(crystal.get_potential_energy())
+    assert crystal.calc.results["free_energy"] == crystal.get_potential_energy()
+
+
+def test_cluster_without_cell_is_the_cluster_in_a_large_cell(path):
+    free = Atoms("CuAuCu", [(0, 0, 0), (2.5, 0, 0), (0, 2.6, 0.3)])
+    boxed = free.copy()
+    boxed.set_cell([30, 30, 30])
+    boxed.pbc = True
+    results = []
+    for atoms in (free, boxed):
+        atoms.calc = KANCalculator(path)
+        results.append((atoms.get_potential_energy(), atoms.get_forces()))
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-10)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-10)
+    with pytest.raises(PropertyNotImplementedError, match="volume"):
+        free.get_stress()
+
+
+def test_atom_without_neighbours_has_its_reference_energy(path):
+    atoms = Atoms("Au", [(0, 0, 0)], calculator=KANCalculator(path))
+    assert atoms.get_potential_energy() == pytest.approx(-2.0, abs=1e-10)
+    np.testing.assert_array_equal(atoms.get_forces(), np.zeros((1, 3)))
+
+
+def test_unknown_element_is_said(path):
+    atoms = molecule("H2O")
+    atoms.calc = KANCalculator(path)
+    with pytest.raises(KanMdError, match=r"got H, O; allowed: Cu, Au"):
+        atoms.get_potential_energy()
+
+
+def test_trained_and_deployed_agree(tiny_checkpoint, deployed, alloy_frames):
+    keywords = {"type_names": ("Cu", "Au"), "r_max": 3.5}
+    results = []
+    for file in (tiny_checkpoint("allegro", **keywords), deployed("allegro", **keywords)):
+        atoms = alloy_frames[1].copy()
+        atoms.calc = KANCalculator(file)
+        results.append((atoms.get_potential_energies(), atoms.get_forces(), atoms.get_stress()))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [(None, "not found"), (b"hello", "no whole|not a whole|whole")]
+)
+def test_unusable_file_is_one_line(tmp_path, content, found):
+    path = tmp_path / "model.pth"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(KanMdError, match=found) as error:
+        KANCalculator(path)
+    assert "\n" not in str(error.value)
