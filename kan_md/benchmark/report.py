@@ -13,6 +13,7 @@ from kan_md.benchmark.statistics import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 PHASES = ("Pair", "Neigh", "Comm", "Modify", "Output", "Other")
@@ -153,6 +154,12 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 
 
 def save_figure(report: Report, path: Path) -> None:
+    """Write the charts of a report as PNG."""
+    figure = draw_figure(report)
+    save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
+
+
+def draw_figure(report: Report) -> Figure:
     """Bar charts from zero with units and error bars: time, memory, phases."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -193,7 +200,7 @@ def save_figure(report: Report, path: Path) -> None:
     figure.suptitle(
         f"{report.title} ({c.ranks} rank(s) x {c.threads} thread(s))", fontsize="medium"
     )
-    save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
+    return figure
 
 
 def save_ratio_figure(rows: Sequence[tuple[str, float, float]], path: Path, *, title: str) -> None:
