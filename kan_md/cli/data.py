@@ -46,3 +46,27 @@ def ag_vacancy(
         typer.echo(json.dumps({"output": str(output), "frames": len(made), "atoms": len(made[0])}))
     else:
         typer.echo(f"{output}: {len(made)} structures of {len(made[0])} Ag atoms")
+
+
+@commands.command("charge-transfer")
+def charge_transfer(
+    output: Annotated[Path, typer.Argument(help="Extended XYZ file to write.", metavar="OUT.xyz")],
+    frames: Annotated[int, typer.Option(help="Number of structures.")] = 120,
+    seed: Annotated[int, typer.Option(help="Seed of displacements and strains.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON summary.")] = False,
+) -> None:
+    """Rattled zinc-blende cells (16 atoms) with the Born charges of an analytic bond-charge model.
+
+    Example: kan-md data charge-transfer born.xyz --frames 120
+    """
+    from kan_md.data.charge_transfer import make_charge_transfer
+    from kan_md.data.write import check_writable, write_frames
+
+    check_writable(output, overwrite=overwrite)
+    made = make_charge_transfer(frames, seed)
+    write_frames(made, output, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "frames": len(made), "atoms": len(made[0])}))
+    else:
+        typer.echo(f"{output}: {len(made)} structures of {len(made[0])} atoms with bec")

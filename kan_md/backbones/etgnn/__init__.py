@@ -9,6 +9,7 @@ and inversions act on the output exactly as on the structure.
 
 from kan_md.backbones.etgnn.builder import (
     ETGNNKANModel,
+    default_triplet_r_max,
     num_layers,
     receptive_field,
     sites,
@@ -18,6 +19,7 @@ from kan_md.backbones.etgnn.spec import TensorSpec, parse_tensors
 __all__ = [
     "ETGNNKANModel",
     "TensorSpec",
+    "default_triplet_r_max",
     "num_layers",
     "parse_tensors",
     "receptive_field",

@@ -66,7 +66,7 @@ def ETGNNKANModel(  # noqa: N802 - nequip names builders like classes
     # The published name of the sites that every backbone calls its output.
     output = tuple("output" if site == "heads" else site for site in config.sites)
     config = config.model_copy(update={"sites": tuple(dict.fromkeys(output))})
-    triplet_r_max = 2.0 / 3.0 * r_max if triplet_r_max is None else triplet_r_max
+    triplet_r_max = default_triplet_r_max(r_max) if triplet_r_max is None else triplet_r_max
     _check_cutoffs(r_max, triplet_r_max)
     _check_at_least_one(
         num_layers=num_layers,
@@ -94,6 +94,11 @@ def ETGNNKANModel(  # noqa: N802 - nequip names builders like classes
     )
     put_readouts(sites(network), config, backbone="etgnn")
     return SequentialGraphNetwork({"network": network, **make_outputs(specs, network.irreps_out)})
+
+
+def default_triplet_r_max(r_max: float) -> float:
+    """Cutoff of triplet legs where none is given, Å: two thirds of ``r_max``, as published."""
+    return 2.0 / 3.0 * r_max
 
 
 def sites(model: torch.nn.Module) -> dict[str, list[FunctionSlot]]:

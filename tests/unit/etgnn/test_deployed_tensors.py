@@ -124,9 +124,7 @@ def test_mistakes_are_told(checkpoint_path, deployed_path, crystal):
     stranger.symbols[0] = "Xe"
     with pytest.raises(KanMdError, match="does not know, got Xe; allowed: Mg, Na, O"):
         deployed.predict(stranger)
-    with pytest.raises(
-        KanMdError, match=r"got tensor; allowed: potential; .*compute kanmd/tensor"
-    ):
+    with pytest.raises(KanMdError, match=r"got tensor; allowed: potential; .*compute kanmd/tensor"):
         load_deployed(deployed_path)
     with pytest.raises(
         KanMdError, match="backend for etgnn, got aotinductor; allowed: torchscript"
