@@ -202,7 +202,7 @@ void PairKAN::check_model() const
   const auto &manifest = model_->manifest();
   if (manifest.kind != "potential")
     throw kan_md::Error("model file must be a potential", "a model of tensor properties (" +
-                            manifest.backbone + ")", "", "use compute tensor/atom for it");
+                            manifest.backbone + ")", "", "use compute kanmd/tensor for it");
   if (manifest.backbone != style_)
     throw kan_md::Error("this is a " + manifest.backbone + " model; use pair_style " +
                         manifest.backbone);

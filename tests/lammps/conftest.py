@@ -32,11 +32,10 @@ def python_says(alloy_checkpoint, alloy_model):
     The first is the eager model by positions and strain, the second the TorchScript file by edge
     vectors, with Python's neighbour list.
     """
-    from kan_md_deploy import load_deployed
-
     from kan_md.model.checkpoint import load_checkpoint
     from kan_md.model.graph import edge_graph
     from kan_md.model.reference import evaluate
+    from kan_md_deploy import load_deployed
 
     loaded = {}
 
