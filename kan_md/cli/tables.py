@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def error_table(errors: Mapping[str, Mapping[str, float]], targets: Sequence[Target]) -> Table:
-    """Lay out MAE and RMSE of each quantity, one pair of columns per set.
+    """Lay out MAE and RMSE of each quantity, one column per set.
 
     Args:
         errors: by set and name, e.g. ``errors["val"]["forces_mae"]``, in the targets' units.
@@ -25,20 +25,18 @@ def error_table(errors: Mapping[str, Mapping[str, float]], targets: Sequence[Tar
     """
     from kan_md.train.metrics import shown_unit
 
-    table = Table(title=None)
-    table.add_column("error")
+    table = Table()
+    table.add_column("MAE / RMSE", no_wrap=True)
     for part in errors:
-        table.add_column(f"{part} MAE", justify="right")
-        table.add_column(f"{part} RMSE", justify="right")
+        table.add_column(part, justify="right", no_wrap=True)
     first = next(iter(errors.values()))
     for name in (key.removesuffix("_mae") for key in first if key.endswith("_mae")):
         unit, factor = milli(shown_unit(f"{name}_mae", targets))
         cells = [
-            f"{factor * values[f'{name}_{kind}']:.3g}"
+            f"{factor * values[f'{name}_mae']:.3g} / {factor * values[f'{name}_rmse']:.3g}"
             for values in errors.values()
-            for kind in ("mae", "rmse")
         ]
-        table.add_row(f"{name.replace('_', ' ')} ({unit})", *cells)
+        table.add_row(f"{name.replace('_', ' ')} ({unit})" if unit else name, *cells)
     return table
 
 

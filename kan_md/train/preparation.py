@@ -15,7 +15,7 @@ from kan_md.config.schema import DataConfig, TrainConfig
 from kan_md.data.checks import check_elements, check_labels, check_structures
 from kan_md.data.dataset import FramesDataset
 from kan_md.data.reading import read_frames
-from kan_md.data.splitting import split_indices
+from kan_md.data.splitting import PARTS, split_indices
 from kan_md.data.statistics import edge_statistics, forces_rms, reference_energies, types_of
 from kan_md.data.targets import Target
 from kan_md.data.tensor_labels import check_tensor_labels, tensor_statistics
@@ -133,7 +133,7 @@ def _divide(parts: dict[str, list[Atoms]], data: DataConfig) -> dict[str, list[A
     absent = [part for part in ("val", "test") if part not in parts]
     if "val" not in absent:
         # With files for both there is nothing to divide, and a test set is nobody's right.
-        return {"test": [], **parts}
+        return {part: parts.get(part, []) for part in PARTS}
     wanted = {part: size for part, size in sizes.items() if part == "train" or part in absent}
     if len(frames) < 2:
         raise user_error(
@@ -146,7 +146,8 @@ def _divide(parts: dict[str, list[Atoms]], data: DataConfig) -> dict[str, list[A
         len(frames), wanted, method=split.method, seed=split.seed, blocks=split.blocks
     )
     divided = {part: [frames[i] for i in chosen] for part, chosen in indices.items()}
-    return {"test": [], **parts, **divided}
+    found = {"test": [], **parts, **divided}
+    return {part: found[part] for part in PARTS}
 
 
 def _source_types(config: TrainConfig) -> list[str] | None:

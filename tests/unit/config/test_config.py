@@ -1,0 +1,118 @@
+"""A configuration is understood whole or refused in one line that names the key."""
+
+import copy
+
+import pytest
+import yaml
+
+from kan_md.config import load_config, parse_config
+from kan_md.errors import KanMdError
+
+GOOD = {
+    "data": {"train": "ag.xyz"},
+    "model": {"backbone": "allegro", "r_max": 5, "l_max": 1},
+    "training": {"epochs": 3},
+}
+
+
+def changed(key, value):
+    content = copy.deepcopy(GOOD)
+    *sections, last = key.split(".")
+    place = content
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[last] = value
+    return content
+
+
+def test_short_file_has_sensible_defaults():
+    config = parse_config(GOOD)
+    assert config.readout.kind == "kan" and config.readout.hidden == ()
+    assert config.training.loss.energy_per == "atom"
+    assert config.model.hyperparameters == {"l_max": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model.r_max", -1, ("model.r_max", "got -1", "> 0", "change model.r_max")),
+        ("model.r_max", float("nan"), ("model.r_max", "nan")),
+        ("model.backbone", "alegro", ("'alegro'", "'nequip'", "did you mean allegro?")),
+        ("model.r_mx", 3, ("unknown", "model.r_mx", "did you mean r_max?")),
+        ("model.num_layer", 3, ("unknown", "model.num_layer", "did you mean num_layers?")),
+        ("model.per_type_energy_shifts", "leastsquares", ("did you mean least_squares?",)),
+        ("model.per_type_energy_scales", -3, ("'forces_rms'", "> 0")),
+        ("readout.kind", "kam", ("readout.kind", "'kam'", "'mlp'", "did you mean kan?")),
+        ("readout.grid_range", [1, 2], ("0 inside", "[1, 2]")),
+        ("readout.fit_grid", {"stpes": [0]}, ("readout.fit_grid.stpes", "did you mean steps?")),
+        ("training.epoch", 3, ("unknown", "training.epoch", "did you mean epochs?")),
+        ("training.epochs", "many", ("training.epochs", "'many'", "integer")),
+        ("training.epochs", None, ("epochs, max_time or both",)),
+        ("training.max_time", "10x", ("training.max_time", "'10x'", "1h30m")),
+        ("training.ema", 1.5, ("training.ema", "1.5", "< 1")),
+        ("training.loss.enrgy", 1, ("training.loss.enrgy", "did you mean energy?")),
+        ("training.loss", {"energy": 0, "forces": 0}, ("at least one",)),
+        ("training.schedule.name", "cosin", ("'one_cycle'", "did you mean cosine?")),
+        ("training.stages", [{"strt": 0.5, "loss": {}}], ("stages.0.strt", "mean start?")),
+        ("training.stages", [{"start": 0.5}], ("training.stages.0.loss", "nothing")),
+        ("data.split.train", 0.95, ("must not exceed 1",)),
+        ("data.train", None, ("data.train", "got None")),
+        ("trainin", {}, ("unknown", "did you mean training?")),
+        ("targets", [{"name": "bec"}], ("targets", "remove targets")),
+    ],
+)
+def test_mistake_is_one_line_that_names_it(key, value, said):
+    with pytest.raises(KanMdError) as error:
+        parse_config(changed(key, value))
+    message = str(error.value)
+    assert "\n" not in message
+    for part in said:
+        assert part in message
+
+
+def test_missing_section_is_named():
+    with pytest.raises(KanMdError, match=r"data\.train, got nothing; add data\.train"):
+        parse_config({**GOOD, "data": {}})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1h30m", 5400), (12, 12)])
+def test_durations(text, seconds):
+    assert parse_config(changed("training.max_time", text)).training.max_time == seconds
+
+
+def test_file_with_overrides_and_relative_paths(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    config = load_config(path, ["training.epochs=7", "readout.kind=mlp", "data.val=[a.xyz]"])
+    assert config.training.epochs == 7
+    assert config.readout.kind == "mlp"
+    assert config.data.train == [tmp_path / "ag.xyz"]
+    assert config.data.val == [tmp_path / "a.xyz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "not found"),
+        ("a: [", "no YAML"),
+        ("- 1", "must be a mapping"),
+        ("", "must be a mapping"),
+    ],
+)
+def test_unreadable_file_is_one_line(tmp_path, text, said):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(KanMdError, match=said) as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["training.epochs", "=3", "training..epochs=3", "data.train.x=1"]
+)
+def test_malformed_override_is_one_line(tmp_path, override):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    with pytest.raises(KanMdError, match="a setting must"):
+        load_config(path, [override])
