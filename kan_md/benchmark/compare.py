@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -212,7 +213,7 @@ def compare(
         structure=describe(atoms),
         conditions=conditions,
         machine=describe_machine(),
-        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=command_line(),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
     )
 
@@ -246,6 +247,14 @@ def setup_commands(
         f"timestep {timestep:g}",
         f"thermo {conditions.thermo}",
     ]
+
+
+def command_line() -> str:
+    """The command that this process was started with, without the path of the interpreter."""
+    words = sys.orig_argv
+    if "-m" in words[1:3]:
+        return shlex.join(["python", *words[words.index("-m") :]])
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def describe(atoms: ase.Atoms) -> str:

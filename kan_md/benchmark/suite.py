@@ -13,6 +13,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -45,6 +47,7 @@ class Settings:
         steps: most steps per model and case.
         quick: a smoke test of the suite, not a measurement.
         device: cpu or cuda.
+        jobs: models that are built at a time, before anything is timed.
     """
 
     output: Path
@@ -53,6 +56,34 @@ class Settings:
     steps: int
     quick: bool
     device: str
+    jobs: int
+
+
+def build_all(section: Section, settings: Settings, console: Console) -> None:
+    """Build the models of the cases that are missing, several at a time.
+
+    A model that cannot be built is left to its case, which reports it.
+    """
+    stored = _load(settings.output / f"{section.name}.json", settings)
+    wanted = [
+        _on_device(model, settings.device)
+        for case in section.cases
+        if "report" not in stored["cases"].get(case.name, {})
+        for model in case.models
+    ]
+    # Models that share a checkpoint are built in one go.
+    groups: dict[str, list[Model]] = {}
+    for model in wanted:
+        groups.setdefault(json.dumps([model.config, model.element, model.seed]), []).append(model)
+
+    def build_group(models: list[Model]) -> None:
+        for model in models:
+            with suppress(KanMdError):
+                build(model, settings.work)
+
+    with console.status(f"{section.name}: building {len(groups)} models"):
+        with ThreadPoolExecutor(settings.jobs) as pool:
+            list(pool.map(build_group, groups.values()))
 
 
 def run_section(section: Section, settings: Settings, console: Console) -> bool:
@@ -61,6 +92,8 @@ def run_section(section: Section, settings: Settings, console: Console) -> bool:
     Returns:
         Whether every case is there.
     """
+    if settings.jobs > 1:
+        build_all(section, settings, console)
     stored = _load(settings.output / f"{section.name}.json", settings)
     for case in section.cases:
         if "report" in stored["cases"].get(case.name, {}):
@@ -184,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="try the suite out: 1 s per model")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--jobs", type=int, default=2, help="models built at a time")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="built models")
     options = parser.parse_args(arguments)
     console = Console(stderr=True, highlight=False)
@@ -194,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps=options.steps,
         quick=options.quick,
         device=options.device,
+        jobs=options.jobs,
     )
     complete = True
     try:

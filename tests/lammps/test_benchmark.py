@@ -145,7 +145,17 @@ def test_the_suite_measures_only_what_is_missing(eam, tmp_path, monkeypatch):
     section = cases.Section(name="page", title="Page", text="", cases=(case, impossible))
     monkeypatch.setattr(suite, "build", build)
     monkeypatch.setitem(suite.SECTIONS, "page", lambda: section)
-    arguments = ["--only", "page", "--quick", "--steps", "10", "--output", str(tmp_path)]
+    arguments = [
+        "--only",
+        "page",
+        "--quick",
+        "--jobs",
+        "1",
+        "--steps",
+        "10",
+        "--output",
+        str(tmp_path),
+    ]
     arguments += ["--work", str(tmp_path / "work")]
     assert suite.main(arguments) == 1  # B cannot be measured
     page = (tmp_path / "page.md").read_text()
