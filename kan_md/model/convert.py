@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -171,7 +172,9 @@ def _one_head(model: torch.nn.Module, head: str | None) -> torch.nn.Module:
         return model
     from mace.tools.scripts_utils import remove_pt_head
 
-    with nequip_scope():
+    with nequip_scope(), warnings.catch_warnings():
+        # mace-torch hands a tensor to torch.tensor here; the numbers are right.
+        warnings.filterwarnings("ignore", message="To copy construct from a tensor")
         torch.set_default_dtype(next(model.parameters()).dtype)
         return remove_pt_head(model, head)
 

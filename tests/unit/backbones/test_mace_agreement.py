@@ -14,38 +14,6 @@ from kan_md.model.reference import evaluate
 R_MAX = 4.0
 
 
-def mace_torch_model(elements: list[int], *, kind: str = "ScaleShiftMACE", **changes):
-    """A model by mace-torch's constructor, with random weights and reference energies."""
-    from e3nn import o3
-
-    modules = import_mace()
-    arguments = {
-        "r_max": R_MAX,
-        "num_bessel": 4,
-        "num_polynomial_cutoff": 5,
-        "max_ell": 2,
-        "interaction_cls": modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        "interaction_cls_first": modules.interaction_classes["RealAgnosticInteractionBlock"],
-        "num_interactions": 2,
-        "num_elements": len(elements),
-        "hidden_irreps": o3.Irreps("4x0e + 4x1o"),
-        "MLP_irreps": o3.Irreps("5x0e"),
-        "atomic_energies": -1.0 - np.arange(len(elements), dtype=float),
-        "avg_num_neighbors": 3.5,
-        "atomic_numbers": elements,
-        "correlation": 2,
-        "gate": torch.nn.functional.silu,
-        "radial_MLP": [8],
-    }
-    if kind == "ScaleShiftMACE":
-        arguments |= {"atomic_inter_scale": 0.75, "atomic_inter_shift": 0.125}
-    arguments |= changes
-    with nequip_scope():
-        torch.manual_seed(5)
-        torch.set_default_dtype(torch.float64)
-        return getattr(modules, kind)(**arguments).eval()
-
-
 def mace_torch_numbers(model, atoms: Atoms) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy, forces and virial by mace-torch's own data pipeline and model."""
     import_mace()
@@ -91,7 +59,7 @@ def assert_same(model, atoms: Atoms) -> None:
 @pytest.mark.parametrize("elements", [[29], [1, 6, 8]], ids=["one-element", "three-elements"])
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("correlation", [1, 2, 3])
-def test_adapter_agrees_with_mace_torch(elements, order, correlation):
+def test_adapter_agrees_with_mace_torch(mace_torch_model, elements, order, correlation):
     from e3nn import o3
 
     hidden = o3.Irreps(" + ".join(["4x0e", "4x1o", "4x2e"][: order + 1]))
@@ -120,11 +88,11 @@ def _variants():
 
 
 @pytest.mark.parametrize("variant", _variants())
-def test_adapter_agrees_with_variants_of_mace_torch(variant):
+def test_adapter_agrees_with_variants_of_mace_torch(mace_torch_model, variant):
     assert_same(mace_torch_model([8, 14], **_variants()[variant]), structure([8, 14]))
 
 
-def test_isolated_atom_keeps_the_energy_of_mace_torch():
+def test_isolated_atom_keeps_the_energy_of_mace_torch(mace_torch_model):
     # With a self-connection in the first layer, upstream's isolated atom is not at its E0; the
     # adapter must not "repair" that, or converted models would change.
     blocks = import_mace().interaction_classes

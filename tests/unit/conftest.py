@@ -1,0 +1,48 @@
+"""What the tests of backbones and of model files share."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from kan_md.backbones.mace import import_mace
+from kan_md.backbones.scope import nequip_scope
+
+
+@pytest.fixture(scope="session")
+def mace_torch_model() -> Callable:
+    """Factory of small models by mace-torch's own constructors, in float64."""
+    return _mace_torch_model
+
+
+def _mace_torch_model(elements: list[int], *, kind: str = "ScaleShiftMACE", **changes):
+    """A model by mace-torch's constructor, with random weights and reference energies."""
+    from e3nn import o3
+
+    modules = import_mace()
+    arguments = {
+        "r_max": 4.0,
+        "num_bessel": 4,
+        "num_polynomial_cutoff": 5,
+        "max_ell": 2,
+        "interaction_cls": modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
+        "interaction_cls_first": modules.interaction_classes["RealAgnosticInteractionBlock"],
+        "num_interactions": 2,
+        "num_elements": len(elements),
+        "hidden_irreps": o3.Irreps("4x0e + 4x1o"),
+        "MLP_irreps": o3.Irreps("5x0e"),
+        "atomic_energies": -1.0 - np.arange(len(elements), dtype=float),
+        "avg_num_neighbors": 3.5,
+        "atomic_numbers": elements,
+        "correlation": 2,
+        "gate": torch.nn.functional.silu,
+        "radial_MLP": [8],
+    }
+    if kind == "ScaleShiftMACE":
+        arguments |= {"atomic_inter_scale": 0.75, "atomic_inter_shift": 0.125}
+    arguments |= changes
+    with nequip_scope():
+        torch.manual_seed(5)
+        torch.set_default_dtype(torch.float64)
+        return getattr(modules, kind)(**arguments).eval()
