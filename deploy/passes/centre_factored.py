@@ -123,8 +123,12 @@ class Radial(torch.nn.Module):
 
     def forward(self, data: AtomicDataDict.Type) -> list[torch.Tensor]:
         """Tensor weights, environment weights and contributions to the networks."""
+        return self.contributions(self.features(data))
+
+    def features(self, data: AtomicDataDict.Type) -> torch.Tensor:
+        """The scalar embedding up to its last linear map."""
         data = self.embed(self.length(data))
-        return self.contributions(self.function(data[self._field]))
+        return self.function(data[self._field])
 
 
 class Layer(torch.nn.Module):
@@ -192,6 +196,7 @@ class FactoredAllegro(torch.nn.Module):
         self.register_buffer("environment_norm", _norm(allegro.avg_num_neighbors_norm))
         self.register_buffer("energy_norm", _norm(parts["edge_eng_sum"].norm_module) / sqrt(2.0))
         self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
+        self._length = AtomicDataDict.EDGE_LENGTH_KEY
         self._index = AtomicDataDict.EDGE_INDEX_KEY
         self._types = AtomicDataDict.ATOM_TYPE_KEY
         self._energy = AtomicDataDict.PER_ATOM_ENERGY_KEY
@@ -295,6 +300,7 @@ class FactoredAllegro(torch.nn.Module):
     ) -> torch.Tensor:
         """Energies [num_edges, 1] of edges."""
         length = vectors.square().sum(1, keepdim=True).sqrt()
+        data[self._length] = length
         basis = self.harmonics((vectors / length).to(self.member.dtype))
         num_centres, num_slots = taken.size(0), taken.size(1)
         basis = basis[edge_of_slot].view(num_centres, num_slots, -1) * taken

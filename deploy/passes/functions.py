@@ -155,7 +155,11 @@ class Contributions(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """[rows, in] to the direct maps and the contributions, in the order of the arguments."""
-        pieces = torch.split(torch.mm(x, self.weight), self.widths, dim=1)
+        return self.apply_functions(torch.mm(x, self.weight))
+
+    def apply_functions(self, linear: torch.Tensor) -> list[torch.Tensor]:
+        """The same from the result of all linear maps, side by side."""
+        pieces = torch.split(linear, self.widths, dim=1)
         result: list[torch.Tensor] = []
         for number in range(self.num_direct):
             result.append(pieces[number])

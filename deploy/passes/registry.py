@@ -8,8 +8,9 @@ from kan_md.errors import user_error
 from kan_md_deploy.passes.base import Pass, PassContext
 from kan_md_deploy.passes.centre_factored import CentreFactored
 from kan_md_deploy.passes.kan_collapse import KANCollapse
+from kan_md_deploy.passes.radial_tables import RadialTables
 
-PASSES: tuple[Pass, ...] = (CentreFactored(), KANCollapse())
+PASSES: tuple[Pass, ...] = (CentreFactored(), RadialTables(), KANCollapse())
 
 
 def choose_passes(passes: str) -> list[Pass]:

@@ -77,3 +77,41 @@ def test_passes_leave_other_backbones_alone(tiny_checkpoint):
 def test_unknown_pass_is_named():
     with pytest.raises(KanMdError, match=r"unknown optimisation pass, got 'fusion'; allowed: none"):
         choose_passes("centre_factored,fusion")
+
+
+def test_radial_tables_and_collapse_stay_within_their_bounds(tiny_checkpoint):
+    eager, rewritten, graphs, reports = optimise(
+        tiny_checkpoint("allegro", **ALLOY), "default", bound=1e-7
+    )
+    assert list(reports) == ["centre_factored", "radial_tables", "kan_collapse"]
+    assert reports["radial_tables"]["bound"] <= 1e-7
+    assert reports["radial_tables"]["slope_bound"] <= 1e-7
+    assert reports["radial_tables"]["pairs"] == 4
+    assert reports["kan_collapse"]["bound"] <= 1e-7
+    found = deviation(rewritten, eager, graphs)
+    assert found.force < 1e-6
+    assert found.virial < 1e-6
+
+
+def test_tabulated_pair_vanishes_with_two_derivatives_at_the_cutoff(tiny_checkpoint):
+    _, rewritten, graphs, _ = optimise(tiny_checkpoint("allegro"), "default")
+    r_max, types = 4.0, graphs[0][2][:2]
+    index, num_local = torch.tensor([[0], [1]]), torch.tensor([2])
+
+    def force(distance):
+        vectors = torch.tensor([[distance, 0.0, 0.0]], dtype=torch.float64)
+        return rewritten(vectors, index, types, num_local)[1][0, 0].item()
+
+    assert force(r_max) == 0.0
+    assert abs(force(r_max - 1e-3)) < 1e-4 * abs(force(0.8 * r_max))
+    assert force(r_max + 1e-9) == 0.0
+
+
+def test_rewritten_forces_are_minus_the_energy_gradient(tiny_checkpoint):
+    _, rewritten, graphs, _ = optimise(tiny_checkpoint("allegro", **ALLOY), "default")
+    vectors, index, types, num_local = graphs[0]
+    _, edge_forces = rewritten(vectors, index, types, num_local)
+    direction = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))
+    step = 1e-5 * direction.double()
+    up, down = (rewritten(vectors + s * step, index, types, num_local)[0].sum() for s in (1, -1))
+    assert ((up - down) / 2).item() == pytest.approx((edge_forces * step).sum().item(), rel=1e-5)
