@@ -81,9 +81,9 @@ def build_all(section: Section, settings: Settings, console: Console) -> None:
             with suppress(KanMdError):
                 build(model, settings.work)
 
-    with console.status(f"{section.name}: building {len(groups)} models"):
-        with ThreadPoolExecutor(settings.jobs) as pool:
-            list(pool.map(build_group, groups.values()))
+    status = console.status(f"{section.name}: building {len(groups)} models")
+    with status, ThreadPoolExecutor(settings.jobs) as pool:
+        list(pool.map(build_group, groups.values()))
 
 
 def run_section(section: Section, settings: Settings, console: Console) -> bool:
