@@ -42,7 +42,8 @@ class SplitConfig(Section):
         method: ``random``, or ``block``: the file is cut into ``blocks`` equal pieces, and each
             piece gives its first frames to training, the next to validation, the last to test, so
             that neighbours in a trajectory rarely end up on both sides.
-        train: share (<= 1) or number (> 1) of the frames.
+        train: share (<= 1) or number (> 1) of the frames. Parts with files of their own do not
+            count.
         val: likewise; the best model is chosen on these.
         test: likewise; only looked at in the end.
         blocks: number of pieces of ``method: block``.
@@ -55,13 +56,6 @@ class SplitConfig(Section):
     test: Annotated[float, Field(ge=0.0)] = 0.1
     blocks: PositiveInt = 10
     seed: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _shares_leave_nothing_double(self) -> SplitConfig:
-        shares = [part for part in (self.train, self.val, self.test) if part <= 1]
-        if sum(shares) > 1 + 1e-9:
-            raise ValueError("shares train + val + test must not exceed 1")
-        return self
 
 
 class KeysConfig(Section):
@@ -104,6 +98,15 @@ class DataConfig(Section):
     keys: KeysConfig = KeysConfig()
     missing_stress: Literal["error", "mask"] = "error"
     max_force: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _shares_leave_nothing_double(self) -> DataConfig:
+        taken = [self.split.train, self.split.val]
+        if self.test is None:
+            taken.append(self.split.test)
+        if self.val is None and sum(part for part in taken if part <= 1) > 1 + 1e-9:
+            raise ValueError("split shares train + val + test must not exceed 1")
+        return self
 
 
 class ModelConfig(Section):
