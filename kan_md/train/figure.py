@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from kan_md.data.targets import Target
 from kan_md.train.metrics import shown_unit
 
+_FEW = 15
+
 
 def plot_learning_curves(
     rows: Sequence[dict[str, float]], targets: Sequence[Target], path: Path
@@ -38,7 +40,10 @@ def plot_learning_curves(
 def _curves(axis: Axes, rows: Sequence[dict[str, float]], name: str) -> None:
     epochs = [row["epoch"] + 1 for row in rows]
     for part, style in (("train", "-"), ("val", "--")):
-        axis.plot(epochs, [row[f"{part}_{name}"] for row in rows], style, label=part)
+        values = [row[f"{part}_{name}"] for row in rows]
+        # A line through a few points would hide that they are few.
+        marker = "." if len(rows) < _FEW else None
+        axis.plot(epochs, values, style, marker=marker, label=part)
     # Errors fall by orders of magnitude; a linear axis would show the first epochs only.
     axis.set_yscale("log")
     axis.set_xlabel("epoch")

@@ -328,7 +328,15 @@ def _load_best(module: lightning.LightningModule, folder: Path) -> dict[str, Any
     content = torch.load(
         folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=False
     )
-    module.load_state_dict(content["state_dict"])
+    state = content["state_dict"]
+    if not all(weight.isfinite().all() for weight in state.values() if torch.is_tensor(weight)):
+        raise user_error(
+            "training diverged",
+            found="weights that are not finite",
+            allowed=None,
+            remedy="lower training.optimizer.lr or set training.gradient_clip, and --overwrite",
+        )
+    module.load_state_dict(state)
     return {"epoch": content["epoch"], "step": content["global_step"]}
 
 

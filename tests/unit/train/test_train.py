@@ -241,3 +241,10 @@ def test_plateau_lowers_the_rate_when_nothing_improves(tmp_path, make_config):
     rates = [row["lr"] for row in read_log(tmp_path / "log.csv")]
     assert rates[0] == 1e-7
     assert rates[-1] == 5e-8
+
+
+def test_divergence_is_said_and_writes_no_model(tmp_path, make_config):
+    config = make_config({"training.optimizer": {"name": "sgd", "lr": 1e30}})
+    with pytest.raises(KanMdError, match="training diverged"):
+        train(config, tmp_path)
+    assert not (tmp_path / "model.pth").exists()
