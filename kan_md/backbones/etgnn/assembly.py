@@ -12,6 +12,10 @@ rank   per edge                       per triplet
 3      e⊗e⊗e, e⊗δ in its 3 places     q⊗e⊗e and e⊗q⊗q in their 3 places (2 and 2 where symmetric)
 =====  =============================  ===========================================================
 
+Rank 2 also takes pairs of an atom's own edges, Σ_c v_c⊗w_c with v_c = Σ_j a_c e_ji and w_c alike:
+two scalars per edge for each of :data:`NUM_PAIRS` channels c, and no further triplets. Without them
+the plane of a bridge k-i-j shows only through the leg k → j, which may be too long for a triplet.
+
 Ranks 0 and 2 have one scalar per atom more, times 1 or δ. Sums over k are taken first, so that
 tensors live on edges and atoms, never on triplets (rank 3: 9 numbers per triplet).
 """
@@ -23,6 +27,9 @@ import torch
 from kan_md.backbones.etgnn.layers import sum_to
 from kan_md.backbones.etgnn.spec import TensorSpec
 
+NUM_PAIRS = 8
+"""Channels of the products of two edges of one atom (rank 2)."""
+
 
 def count_forms(spec: TensorSpec) -> tuple[int, int, int]:
     """Number of scalars per edge, per triplet and per atom that a tensor needs."""
@@ -30,7 +37,7 @@ def count_forms(spec: TensorSpec) -> tuple[int, int, int]:
     return {
         0: (1, 1, 1),
         1: (1, 1, 0),
-        2: (1, 2 if full else 1, 1),
+        2: (1 + 2 * NUM_PAIRS, 2 if full else 1, 1),
         3: (4, 6, 0) if full else (3, 4, 0),
     }[spec.rank]
 
@@ -70,7 +77,7 @@ class TensorAssembly(torch.nn.Module):
         """Assemble.
 
         Args:
-            edge_scalars: [num_edges, edge forms], envelope included.
+            edge_scalars: [num_edges, scalars per edge], envelope included.
             triplet_scalars: [num_triplets, triplet forms], envelopes included.
             atom_scalars: [num_atoms, 1]; zeros for odd ranks.
             unit: [num_all_edges, 3]; edges of ghosts come after the ``num_edges`` of local atoms.
@@ -97,7 +104,8 @@ class TensorAssembly(torch.nn.Module):
             edge = self._rank_three(edge_scalars, triplet_scalars, unit, legs, near)
         total = sum_to(edge.flatten(1), centre, num_atoms) * self.edge_norm
         if self.rank == 2:
-            total = self._finish_matrix(total.view(-1, 3, 3), atom_scalars)
+            total = total.view(-1, 3, 3) + self._pairs(edge_scalars, unit, centre, num_atoms)
+            total = self._finish_matrix(total, atom_scalars)
         return total
 
     def _matrix(
@@ -111,10 +119,19 @@ class TensorAssembly(torch.nn.Module):
         """Rank 2 on edges, [num_edges, 3, 3]."""
         weighted = triplet_scalars.unsqueeze(-1) * legs.unsqueeze(1)  # [num_triplets, forms, 3]
         sums = sum_to(weighted, near, unit.size(0))  # [num_edges, forms, 3]
-        edge = outer(edge_scalars * unit + sums[:, 0], unit)
+        edge = outer(edge_scalars[:, :1] * unit + sums[:, 0], unit)
         if not self.symmetric:
             edge = edge + outer(unit, sums[:, 1])
         return edge
+
+    def _pairs(
+        self, edge_scalars: torch.Tensor, unit: torch.Tensor, centre: torch.Tensor, num_atoms: int
+    ) -> torch.Tensor:
+        """Products of the edges of one atom, [num_atoms, 3, 3]."""
+        weighted = edge_scalars[:, 1:].unsqueeze(-1) * unit.unsqueeze(1)  # [num_edges, 2 c, 3]
+        sums = sum_to(weighted.flatten(1), centre, num_atoms) * self.edge_norm
+        vectors = sums.view(num_atoms, 2, -1, 3)
+        return torch.einsum("nca,ncb->nab", vectors[:, 0], vectors[:, 1])
 
     def _finish_matrix(self, matrix: torch.Tensor, atom_scalars: torch.Tensor) -> torch.Tensor:
         """Add the isotropic part and impose the symmetry, [num_atoms, 9]."""
