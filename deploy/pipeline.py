@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -16,6 +19,7 @@ from kan_md.contract import BACKENDS, DTYPES, Backend, Dtype, Manifest
 from kan_md.errors import KanMdError, user_error
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.tensors import is_tensor_backbone
+from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import seal, sha256_of
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.manifest import describe_model
@@ -23,6 +27,7 @@ from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.registry import choose_passes, run_passes
 from kan_md_deploy.runtime import load_deployed
 from kan_md_deploy.tensor_pipeline import compile_tensors
+from kan_md_deploy.timing import median_times
 from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
 from kan_md_deploy.verify import Graph, check, deviation
 from kan_md_deploy.wrapper import EdgeModel, make_edge_model
@@ -38,19 +43,20 @@ def deploy(
     model_path: str | Path,
     output: str | Path | None = None,
     *,
-    backend: Backend = "torchscript",
+    backend: Backend | Literal["auto"] = "torchscript",
     device: str = "cpu",
     dtype: Dtype | None = None,
     passes: str = "default",
     bound: float | None = None,
-    operators: str = "portable",
+    operators: Literal["fused", "portable"] = "portable",
 ) -> Path:
     """Compile a trained model, hold it against the eager one, and write it.
 
     Args:
         model_path: ``model.pth``.
         output: file to write; beside ``model_path`` where ``None``.
-        backend: ``torchscript`` or ``aotinductor``.
+        backend: ``torchscript``, ``aotinductor``, or ``auto``, which compiles with both and keeps
+            what is faster on the reference frames.
         device: ``cpu`` or ``cuda``.
         dtype: of the weights; the trained model's own where ``None``.
         passes: ``default``, ``none`` or names with commas.
@@ -66,7 +72,54 @@ def deploy(
             model is not the trained one. Nothing is written then.
     """
     model_path = Path(model_path)
-    _check_choice("backend", backend, BACKENDS)
+    _check_choice("backend", backend, (*BACKENDS, "auto"))
+    options = {
+        "device": device,
+        "dtype": dtype,
+        "passes": passes,
+        "bound": bound,
+        "operators": operators,
+    }
+    if backend == "auto":
+        return _deploy_faster(model_path, output, **options)
+    return _deploy_with(model_path, output, backend=backend, **options)
+
+
+def _deploy_faster(model_path: Path, output: str | Path | None, **options: object) -> Path:
+    """Deploy with every backend into a scratch folder and keep the fastest file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [
+            _deploy_with(
+                model_path, Path(scratch) / f"model{SUFFIX[name]}", backend=name, **options
+            )
+            for name in BACKENDS
+        ]
+        models = [load_deployed(file, str(options["device"])) for file in files]
+        graph = max(reference_graphs(load_checkpoint(model_path)), key=lambda g: g[0].size(0))
+        times = median_times([partial(model, *graph) for model in models])
+        fastest = times.index(min(times))
+        target = _output_path(model_path, output, BACKENDS[fastest])
+        handle, temporary = _temporary_beside(target)
+        os.close(handle)
+        try:
+            shutil.copyfile(files[fastest], temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def _deploy_with(
+    model_path: Path,
+    output: str | Path | None,
+    *,
+    backend: Backend,
+    device: str,
+    dtype: Dtype | None,
+    passes: str,
+    bound: float | None,
+    operators: Literal["fused", "portable"],
+) -> Path:
     chosen = choose_passes(passes)
     checkpoint = load_checkpoint(model_path)
     dtype = dtype or checkpoint.dtype
@@ -102,6 +155,7 @@ def deploy(
             dtype=dtype,
             passes=reports,
             num_reference_frames=len(graphs),
+            threads=torch.get_num_threads() if (backend, device) == ("aotinductor", "cpu") else 0,
             model_sha256=sha256_of(model_path),
             **description,
         )
@@ -157,18 +211,26 @@ def _write_verified(
     handle, temporary = _temporary_beside(output)
     os.close(handle)
     try:
-        module = compile_torchscript(edge_model.to(manifest.device))
-        save_torchscript(module, temporary, manifest=manifest.to_text())
+        example = max(graphs, key=lambda graph: graph[0].size(0))
+        write = _compile(edge_model.to(manifest.device), manifest.backend, example=example)
+        write(temporary, manifest=manifest.to_text())
         seal(temporary)
         found = deviation(load_deployed(temporary, manifest.device), reference, graphs)
         check(found, dtype=manifest.dtype, rounding=rounding)
         measured = replace(manifest, energy_error=found.energy, force_error=found.force)
-        save_torchscript(module, temporary, manifest=measured.to_text())
+        write(temporary, manifest=measured.to_text())
         seal(temporary)
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
     return output
+
+
+def _compile(edge_model: EdgeModel, backend: Backend, *, example: Graph) -> Callable[..., None]:
+    """Compile, and return what writes the result to a path with a manifest."""
+    if backend == "torchscript":
+        return partial(save_torchscript, compile_torchscript(edge_model))
+    return partial(save_aotinductor, compile_aotinductor(edge_model, example=example))
 
 
 def _temporary_beside(output: Path) -> tuple[int, Path]:
@@ -179,6 +241,7 @@ def _temporary_beside(output: Path) -> tuple[int, Path]:
         handle, name = tempfile.mkstemp(
             dir=output.parent, prefix=f".{output.stem}.", suffix=output.suffix
         )
+        Path(name).chmod(0o644)  # mkstemp's own choice keeps everyone else out
     except OSError as error:
         raise KanMdError(
             f"cannot write {output}, got {error.strerror}; choose another -o"

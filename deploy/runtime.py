@@ -9,10 +9,11 @@ import torch
 
 from kan_md.contract import Manifest
 from kan_md.errors import user_error
+from kan_md_deploy.aotinductor import load_aotinductor
 from kan_md_deploy.archive import read_manifest
 from kan_md_deploy.torchscript import load_torchscript
 
-_LOADERS = {"torchscript": load_torchscript}
+_LOADERS = {"torchscript": load_torchscript, "aotinductor": load_aotinductor}
 
 
 class DeployedModel:

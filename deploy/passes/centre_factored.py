@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from math import sqrt
+from typing import Literal
 
 import torch
 from allegro.nn import Allegro_Module, TwoBodySphericalHarmonicTensorEmbed
@@ -60,8 +61,7 @@ class CentreFactored:
         """Whether the model is an Allegro in upstream's layout, without a pair potential."""
         names = [name for name, _ in model.model.func.named_children()]
         return (
-            context.backend == "torchscript"
-            and tuple(names[: len(_REPLACED)]) == _REPLACED
+            tuple(names[: len(_REPLACED)]) == _REPLACED
             and "pair_potential" not in names
             and isinstance(model.model.func.allegro, Allegro_Module)
             and all(split_function(f) is not None for f in _networks(model.model.func))
@@ -71,7 +71,10 @@ class CentreFactored:
         """Replace all modules on edges by one :class:`FactoredAllegro`."""
         energy = model.model.func
         rest = OrderedDict(energy.named_children())
-        fused = FactoredAllegro({name: rest.pop(name) for name in _REPLACED})
+        fused = FactoredAllegro(
+            {name: rest.pop(name) for name in _REPLACED},
+            layout="slots" if context.backend == "torchscript" else "edges",
+        )
         model.model.func = _EnergyModel(fused, list(rest.values()))
         return {"bound": 0.0}
 
@@ -177,10 +180,15 @@ class FactoredAllegro(torch.nn.Module):
 
     Args:
         parts: upstream's modules by their names in the energy model.
+        layout: ``slots``, edges padded per centre, whose shape depends on the data; or ``edges``,
+            gathers and sums over edges, for compilers that need to know all shapes and fuse loops.
     """
 
-    def __init__(self, parts: dict[str, torch.nn.Module]):
+    def __init__(
+        self, parts: dict[str, torch.nn.Module], *, layout: Literal["slots", "edges"] = "slots"
+    ):
         super().__init__()
+        self.layout = layout
         allegro: Allegro_Module = parts["allegro"]
         embed: TwoBodySphericalHarmonicTensorEmbed = parts["tensor_embed"]
         self.dtype = allegro.tps[0].w3j.dtype
@@ -192,6 +200,7 @@ class FactoredAllegro(torch.nn.Module):
         for number, components in enumerate(irreps.slices()):
             member[number, components] = 1.0
         self.register_buffer("member", member)
+        self.register_buffer("irrep_of", member.argmax(0))
         self._fold(parts)
         self.register_buffer("environment_norm", _norm(allegro.avg_num_neighbors_norm))
         self.register_buffer("energy_norm", _norm(parts["edge_eng_sum"].norm_module) / sqrt(2.0))
@@ -265,11 +274,27 @@ class FactoredAllegro(torch.nn.Module):
         """Add atomic energies [num_atoms, 1] to the dict, before scale and shift."""
         vectors = data[self._vectors]
         types = data[self._types].view(-1)
-        energy = torch.zeros(types.size(0), 1, dtype=vectors.dtype, device=vectors.device)
-        if vectors.size(0) == 0:
-            data[self._energy] = energy + vectors.sum()  # keeps the gradient defined
-            return data
         centre = data[self._index][0]  # [num_edges], sorted
+        energy = torch.zeros(types.size(0), 1, dtype=vectors.dtype, device=vectors.device)
+        if self.layout == "edges":
+            edge_energy = self._on_edges(data, vectors, centre, types)
+        elif vectors.size(0) == 0:
+            edge_energy = vectors.sum(1, keepdim=True)  # keeps the gradient defined
+        else:
+            edge_energy = self._on_slots(data, vectors, centre, types)
+        norm = self.energy_norm if self.energy_norm.size(0) == 1 else self.energy_norm[types]
+        energy = energy.index_add(0, centre, edge_energy.to(vectors.dtype))
+        data[self._energy] = energy * norm
+        return data
+
+    def _on_slots(
+        self,
+        data: AtomicDataDict.Type,
+        vectors: torch.Tensor,
+        centre: torch.Tensor,
+        types: torch.Tensor,
+    ) -> torch.Tensor:
+        """Energies [num_edges, 1] of edges, padded per centre."""
         num_centres = int(centre[-1]) + 1
         count = torch.bincount(centre, minlength=num_centres)
         first = torch.cumsum(count, 0) - count
@@ -281,33 +306,8 @@ class FactoredAllegro(torch.nn.Module):
         shift = torch.arange(num_centres, device=centre.device) * num_slots - first
         slot_of_edge = torch.arange(centre.size(0), device=centre.device) + shift[centre]
 
-        edge_energy = self._edge_energy(
-            data, vectors, edge_of_slot, slot_of_edge, taken, types[:num_centres]
-        )
-        norm = self.energy_norm if self.energy_norm.size(0) == 1 else self.energy_norm[types]
-        energy = energy.index_add(0, centre, edge_energy.to(vectors.dtype))
-        data[self._energy] = energy * norm
-        return data
-
-    def _edge_energy(
-        self,
-        data: AtomicDataDict.Type,
-        vectors: torch.Tensor,
-        edge_of_slot: torch.Tensor,
-        slot_of_edge: torch.Tensor,
-        taken: torch.Tensor,
-        types: torch.Tensor,
-    ) -> torch.Tensor:
-        """Energies [num_edges, 1] of edges."""
-        length = vectors.square().sum(1, keepdim=True).sqrt()
-        data[self._length] = length
-        basis = self.harmonics((vectors / length).to(self.member.dtype))
-        num_centres, num_slots = taken.size(0), taken.size(1)
-        basis = basis[edge_of_slot].view(num_centres, num_slots, -1) * taken
-        norm = self.environment_norm
-        if norm.size(0) > 1:
-            norm = norm[types]  # [centres, 1]
-
+        basis = self._basis(data, vectors)[edge_of_slot].view(num_centres, num_slots, -1) * taken
+        norm = self._environment_norm(types[:num_centres])
         pieces = self.radial(data)
         tensor_weights = pieces[0][edge_of_slot].view(num_centres, num_slots, -1)
         edge_weights = pieces[1]
@@ -316,17 +316,62 @@ class FactoredAllegro(torch.nn.Module):
         for number, layer in enumerate(self.layers):
             padded = edge_weights[edge_of_slot].view(num_centres, num_slots, -1)
             matrix = layer.matrix(self._environment(padded, basis, norm))
-            factor = matrix[:, :, :, 0].unsqueeze(3)  # [channels, centres, i, 1]
-            for back in range(len(matrices)):
-                factor = torch.matmul(matrices[len(matrices) - 1 - back], factor)
+            factor = _chain(matrices, matrix)
             matrices.append(matrix)
-            scalars = self._scalars(factor.squeeze(3), basis, tensor_weights)
+            scalars = self._scalars(factor, basis, tensor_weights)
             pieces = layer(known[0], scalars.view(-1, self.channels)[slot_of_edge])
             if number < len(self.layers) - 1:
                 edge_weights = pieces[0]
                 pieces = pieces[1:]
             known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
         return self.readout(known[0])
+
+    def _on_edges(
+        self,
+        data: AtomicDataDict.Type,
+        vectors: torch.Tensor,
+        centre: torch.Tensor,
+        types: torch.Tensor,
+    ) -> torch.Tensor:
+        """Energies [num_edges, 1] of edges, with a gather and a sum over edges per layer."""
+        basis = self._basis(data, vectors).unsqueeze(2)  # [num_edges, i, 1]
+        norm = self._environment_norm(types).unsqueeze(2)
+        pieces = self.radial(data)
+        tensor = self._per_component(pieces[0]) * basis  # V_0 [num_edges, i, channels]
+        edge_weights = pieces[1]
+        known = pieces[2:]
+        matrices: list[torch.Tensor] = []
+        for number, layer in enumerate(self.layers):
+            weighted = self._per_component(edge_weights) * basis
+            environment = torch.zeros(
+                types.size(0), basis.size(1), self.channels, dtype=basis.dtype, device=basis.device
+            ).index_add(0, centre, weighted)
+            matrix = layer.matrix((environment * norm).permute(2, 0, 1))
+            factor = _chain(matrices, matrix).permute(1, 2, 0)  # [num_atoms, i, channels]
+            matrices.append(matrix)
+            scalars = (torch.index_select(factor, 0, centre) * tensor).sum(1)
+            pieces = layer(known[0], scalars)
+            if number < len(self.layers) - 1:
+                edge_weights = pieces[0]
+                pieces = pieces[1:]
+            known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
+        return self.readout(known[0])
+
+    def _basis(self, data: AtomicDataDict.Type, vectors: torch.Tensor) -> torch.Tensor:
+        """Harmonics [num_edges, i]; leaves the lengths in the dict."""
+        length = vectors.square().sum(1, keepdim=True).sqrt()
+        data[self._length] = length
+        return self.harmonics((vectors / length).to(self.member.dtype))
+
+    def _environment_norm(self, types: torch.Tensor) -> torch.Tensor:
+        """n_c of the module, [1 or num_atoms, 1]."""
+        norm = self.environment_norm
+        return norm[types] if norm.size(0) > 1 else norm
+
+    def _per_component(self, weights: torch.Tensor) -> torch.Tensor:
+        """[num_edges, irreps * channels] to [num_edges, i, channels]."""
+        by_irrep = weights.view(-1, self.num_irreps, self.channels)
+        return torch.index_select(by_irrep, 1, self.irrep_of)
 
     def _environment(
         self, weights: torch.Tensor, basis: torch.Tensor, norm: torch.Tensor
@@ -359,6 +404,14 @@ class FactoredAllegro(torch.nn.Module):
         return weighted.view(
             weighted.size(0), weighted.size(1), self.num_irreps, self.channels
         ).sum(2)
+
+
+def _chain(matrices: list[torch.Tensor], last: torch.Tensor) -> torch.Tensor:
+    """P_l = M_1 … M_{l-1} M_l[..., 0] of the module, [channels, centres, i]."""
+    factor = last[:, :, :, 0].unsqueeze(3)
+    for back in range(len(matrices)):
+        factor = torch.matmul(matrices[len(matrices) - 1 - back], factor)
+    return factor.squeeze(3)
 
 
 def _harmonics(embed: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:

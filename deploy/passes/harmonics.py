@@ -50,7 +50,7 @@ class _Raise(torch.nn.Module):
 
     def forward(self, lower: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         outer = lower.unsqueeze(2) * unit.unsqueeze(1)
-        return torch.mm(outer.view(unit.size(0), -1), self.matrix)
+        return torch.mm(outer.flatten(1), self.matrix)
 
 
 def is_plain_harmonics(module: SphericalHarmonics) -> bool:

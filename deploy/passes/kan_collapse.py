@@ -109,6 +109,8 @@ class KANCollapse:
         functions = dropped = cells = 0
         for parent, name, layer in _scalar_layers(model):
             collapsed, fit = collapse_layer(layer, bound=context.bound)
+            if context.backend == "aotinductor":
+                collapsed.cubics.chunk_rows = 0
             setattr(parent, name, collapsed)
             error, slope_error = max(error, fit.error), max(slope_error, fit.slope_error)
             functions += layer.in_features

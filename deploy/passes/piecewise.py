@@ -19,12 +19,20 @@ class PiecewiseCubic(torch.nn.Module):
         coefficients: [in, num_cells, 4], powers of the place inside a cell.
         inverse_step: [in], one over the width of a cell, with sign.
         origin: number of the cell whose left end is x = 0.
+        chunk_rows: rows to evaluate at a time; 0: all, for compilers that fuse the operations.
     """
 
-    def __init__(self, coefficients: torch.Tensor, inverse_step: torch.Tensor, *, origin: int):
+    def __init__(
+        self,
+        coefficients: torch.Tensor,
+        inverse_step: torch.Tensor,
+        *,
+        origin: int,
+        chunk_rows: int = CHUNK_ROWS,
+    ):
         super().__init__()
         num_inputs, num_cells, _ = coefficients.shape
-        self.chunk_rows = CHUNK_ROWS
+        self.chunk_rows = chunk_rows
         self.first = float(-origin)
         self.last = float(num_cells - 1 - origin)
         powers = [coefficients[:, :, power].flatten().contiguous() for power in range(4)]
@@ -44,7 +52,7 @@ class PiecewiseCubic(torch.nn.Module):
 
     def tangent(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tangents at x: Σ_i (φ_i - x_i φ_i') [rows, 1] and φ_i' [rows, in]."""
-        if x.size(0) <= 2 * self.chunk_rows:
+        if self.chunk_rows == 0 or x.size(0) <= 2 * self.chunk_rows:
             return self._evaluate(x)
         rests: list[torch.Tensor] = []
         slopes: list[torch.Tensor] = []

@@ -22,8 +22,8 @@ def deploy(
         Path | None, typer.Option("--output", "-o", help="File to write; beside MODEL by default.")
     ] = None,
     backend: Annotated[
-        Literal["torchscript"],
-        typer.Option(help="Compiler."),
+        Literal["torchscript", "aotinductor", "auto"],
+        typer.Option(help="Compiler; auto measures both and keeps the faster."),
     ] = "torchscript",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[

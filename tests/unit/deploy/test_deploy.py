@@ -1,0 +1,204 @@
+"""The deploy step from model.pth to a file: contract, manifest, seal, and mistakes in one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from kan_md.cli.main import main
+from kan_md.errors import KanMdError
+from kan_md.model.checkpoint import load_checkpoint
+from kan_md_deploy import deploy, load_deployed
+from kan_md_deploy.archive import sha256_of
+from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.verify import Deviation, check, deviation
+from kan_md_deploy.wrapper import make_edge_model
+
+BACKBONES = ("allegro", "nequip", "mace")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_file_gives_the_reference_frames_forces_and_virial(tiny_checkpoint, deployed, backbone):
+    # The reference went through positions and strain, the file through edge vectors.
+    checkpoint = load_checkpoint(tiny_checkpoint(backbone))
+    model = load_deployed(deployed(backbone))
+    for frame, graph in zip(
+        checkpoint.reference_frames, reference_graphs(checkpoint), strict=False
+    ):
+        vectors, index, types, _ = graph
+        energy, edge_forces = model(*graph)
+        forces = torch.zeros(len(types), 3, dtype=torch.float64)
+        forces.index_add_(0, index[0], edge_forces).index_add_(0, index[1], -edge_forces)
+        virial = -vectors.t() @ edge_forces
+        scale = frame["forces"].abs().max()
+        torch.testing.assert_close(energy, frame["atomic_energy"], rtol=0, atol=1e-10)
+        assert (forces - frame["forces"]).abs().max() < 1e-9 * scale
+        assert (virial - frame["virial"]).abs().max() < 1e-8 * frame["virial"].abs().max()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "types"), [("allegro", ("Cu", "Au")), ("nequip", ("Cu", "Au")), ("mace", ("Ag",))]
+)
+def test_atoms_without_edges_have_their_isolated_energies(deployed, backbone, types):
+    keywords = {"type_names": types} if len(types) > 1 else {}
+    model = load_deployed(deployed(backbone, **keywords))
+    order = list(reversed(range(len(types))))
+    energy, edge_forces = model(
+        torch.zeros(0, 3),
+        torch.zeros(2, 0, dtype=torch.int64),
+        torch.tensor(order),
+        torch.tensor([len(types)]),
+    )
+    assert edge_forces.shape == (0, 3)
+    expected = [model.manifest.isolated_energies[t] for t in order]
+    assert energy.flatten().tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_empty_rank_gives_empty_tensors(deployed):
+    energy, edge_forces = load_deployed(deployed("allegro"))(
+        torch.zeros(0, 3),
+        torch.zeros(2, 0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.int64),
+        torch.tensor([0]),
+    )
+    assert energy.shape == (0, 1)
+    assert edge_forces.shape == (0, 3)
+
+
+def test_float32_file_is_within_its_tolerance_of_float64(tiny_checkpoint, deployed):
+    path = deployed("allegro", deploy={"dtype": "float32"}, type_names=("Cu", "Au"))
+    model = load_deployed(path)
+    assert model.manifest.dtype == "float32"
+    assert set(model.manifest.passes) == {"centre_factored", "radial_tables", "kan_collapse"}
+    checkpoint = load_checkpoint(tiny_checkpoint("allegro", type_names=("Cu", "Au")))
+    exact = make_edge_model(checkpoint.build("float64"))
+    found = deviation(model, exact, reference_graphs(checkpoint))
+    assert found.force < 1e-5
+    assert found.force == pytest.approx(model.manifest.force_error, rel=0.5)
+
+
+def test_manifest_says_where_the_file_comes_from(tiny_checkpoint, deployed):
+    source = tiny_checkpoint("nequip", type_names=("Cu", "Au"))
+    manifest = load_deployed(deployed("nequip", type_names=("Cu", "Au"))).manifest
+    assert manifest.model_sha256 == sha256_of(source)
+    assert manifest.type_names == ("Cu", "Au")
+    assert manifest.atomic_numbers == (29, 79)
+    assert manifest.cutoffs == (4.0,) * 4
+    assert manifest.num_layers == 2
+    assert manifest.isolated_energies == pytest.approx((-1.0, -2.0))
+
+
+def test_deviation_sees_a_wrong_force_and_refuses_it(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint("allegro"))
+    exact = make_edge_model(checkpoint.build("float64"))
+
+    def wrong(*graph):
+        energy, edge_forces = exact(*graph)
+        return energy, edge_forces * (1 + 1e-4)
+
+    found = deviation(wrong, exact, reference_graphs(checkpoint)[:1])
+    assert found.force == pytest.approx(1e-4, rel=1e-2)
+    with pytest.raises(KanMdError, match=r"differs from the trained one .* allowed: 1.0e-05"):
+        check(found, dtype="float32", rounding=0.0)
+
+
+def test_not_a_number_is_refused():
+    nothing = Deviation(energy=float("nan"), force=float("nan"), virial=float("nan"))
+    with pytest.raises(KanMdError, match="relative force error nan"):
+        check(nothing, dtype="float32", rounding=0.0)
+
+
+def flip_a_weight(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(Path.unlink, "deployed model not found", id="missing"),
+        pytest.param(
+            lambda p: p.write_bytes(p.read_bytes()[:5000]), "truncated, damaged", id="truncated"
+        ),
+        pytest.param(lambda p: p.write_text("a model, honestly"), "of another kind", id="text"),
+        pytest.param(flip_a_weight, "changed after|truncated, damaged", id="tampered"),
+    ],
+)
+def test_damaged_file_is_refused_in_one_line(deployed, tmp_path, damage, message):
+    copy = tmp_path / "model.deployed.pth"
+    shutil.copy(deployed("allegro"), copy)
+    damage(copy)
+    with pytest.raises(KanMdError, match=message) as caught:
+        load_deployed(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"backend": "tensorrt"}, "unknown backend, got 'tensorrt'", id="backend"),
+        pytest.param({"dtype": "float16"}, "unknown dtype, got 'float16'", id="dtype"),
+        pytest.param({"passes": "fast"}, "unknown optimisation pass, got 'fast'", id="pass"),
+        pytest.param({"output": "SOURCE"}, "would overwrite the trained model", id="overwrite"),
+        pytest.param({"output": "FOLDER"}, "is a directory", id="directory"),
+    ],
+)
+def test_wrong_arguments_write_nothing(tiny_checkpoint, tmp_path, options, message):
+    source = tmp_path / "model.pth"
+    shutil.copy(tiny_checkpoint("allegro"), source)
+    options = dict(options)
+    places = {"SOURCE": source, "FOLDER": tmp_path}
+    if "output" in options:
+        options["output"] = places[options["output"]]
+    before = source.read_bytes()
+    with pytest.raises(KanMdError, match=message):
+        deploy(source, **options)
+    assert list(tmp_path.iterdir()) == [source]
+    assert source.read_bytes() == before
+
+
+def test_refused_model_leaves_the_older_file(tiny_checkpoint, tmp_path, monkeypatch):
+    older = tmp_path / "model.deployed.pth"
+    older.write_text("older")
+    monkeypatch.setitem(check.__globals__["TOLERANCE"], "float64", -1.0)
+    with pytest.raises(KanMdError, match="compiled model differs"):
+        deploy(tiny_checkpoint("allegro"), older)
+    assert older.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [older]
+
+
+def test_command_line_deploys_and_inspects(tiny_checkpoint, tmp_path, capsys):
+    source, output = tmp_path / "model.pth", tmp_path / "model.deployed.pth"
+    shutil.copy(tiny_checkpoint("allegro"), source)
+    for command in (["deploy", str(source), "--json"], ["inspect", str(output), "--json"]):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 0
+    written, inspected = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert written["output"] == str(output)
+    assert written["force_error"] < 1e-9
+    assert inspected["what"] == "deployed"
+    assert inspected["type_names"] == ["Ag"]
+    with pytest.raises(SystemExit):
+        main(["inspect", str(source)])
+    assert "trained model" in capsys.readouterr().out
+
+
+def test_aotinductor_package_is_the_same_function(tiny_checkpoint, deployed):
+    path = deployed("allegro", deploy={"backend": "aotinductor"}, num_scalar_features=4)
+    model = load_deployed(path)
+    assert model.manifest.backend == "aotinductor"
+    assert model.manifest.threads == torch.get_num_threads()
+    checkpoint = load_checkpoint(tiny_checkpoint("allegro", num_scalar_features=4))
+    found = deviation(model, make_edge_model(checkpoint.build()), reference_graphs(checkpoint))
+    assert found.force < 1e-9
+    alone = model(
+        torch.zeros(0, 3),
+        torch.zeros(2, 0, dtype=torch.int64),
+        torch.tensor([0]),
+        torch.tensor([1]),
+    )
+    assert alone[0].item() == pytest.approx(-1.0, abs=1e-12)
