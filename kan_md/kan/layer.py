@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from kan_md.errors import user_error
-from kan_md.kan import bases
+from kan_md.kan import bases, kernels
 
 BaseFunction = Literal["silu", "none"]
 BASE_FUNCTIONS = ("silu", "none")
@@ -179,16 +179,45 @@ class KANLayer(torch.nn.Module):
         gain = self.input_gain
         if gain is not None:
             x = x * gain
-        features, low, high = self.expand(x / self.grid_step, self.grid_zero)
-        coefficients = self.coefficients / self.norm
-        slope = self.end_slopes(self.grid_zero)  # [2, in_features, num_basis]
-        ends = (slope.unsqueeze(1) * coefficients).sum(-1)  # [2, out_features, in_features]
-        y = features.flatten(1) @ coefficients.flatten(1).t()
-        y = y + low @ ends[0].t() + high @ ends[1].t()
+        if torch.jit.is_scripting():
+            y = self.expansion(x)
+        elif self.out_features == 1 and kernels.apply_to(x, self.basis, self.num_basis):
+            y = self.expansion_by_tables(x)
+        else:
+            y = self.expansion(x)
         base_weight = self.base_weight
         if base_weight is not None:
             y = y + torch.nn.functional.silu(x) @ base_weight.t()
         return y.reshape(leading + y.shape[-1:])
+
+    def expansion(self, z: torch.Tensor) -> torch.Tensor:
+        """Σ_i Σ_m c_oim (B_m(z_i) - B_m(0)): the definition, and what compilers see.
+
+        Args:
+            z: [num_points, in_features], gain times input.
+
+        Returns:
+            [num_points, out_features].
+        """
+        features, low, high = self.expand(z / self.grid_step, self.grid_zero)
+        coefficients = self.coefficients / self.norm
+        slope = self.end_slopes(self.grid_zero)  # [2, in_features, num_basis]
+        ends = (slope.unsqueeze(1) * coefficients).sum(-1)  # [2, out_features, in_features]
+        y = features.flatten(1) @ coefficients.flatten(1).t()
+        return y + low @ ends[0].t() + high @ ends[1].t()
+
+    def expansion_by_tables(self, z: torch.Tensor) -> torch.Tensor:
+        """The same for one output without a tensor over the basis: for eager training."""
+        family = kernels.Family(self.basis, self.steps, 0, self.zero_preserving)
+        w, tail = kernels.tables(
+            self.coefficients[0] / self.norm,
+            self.grid_zero,
+            self.end_slopes(self.grid_zero),
+            self.pieces,
+            family,
+        )
+        s = z / self.grid_step
+        return kernels.sum_of_functions(s, w, tail, self.grid_zero, family).unsqueeze(-1)
 
     def univariate(self, x: torch.Tensor) -> torch.Tensor:
         """The terms φ_oi(x_i) of the sum: [num_points, in_features, out_features]."""
@@ -231,7 +260,7 @@ class KANLayer(torch.nn.Module):
             features [num_points, num_inputs, num_basis] (times ``norm``), and the steps below the
             lower (<= 0) and above the upper (>= 0) end, [num_points, num_inputs] each.
         """
-        inside = torch.minimum(torch.maximum(s, -zero), self.steps - zero)
+        inside = torch.clamp(s, -zero, self.steps - zero)  # with slope 1 at the ends
         beyond = s - inside
         if self.basis == "bspline":
             features = bases.bspline(

@@ -144,6 +144,15 @@ def test_tails_are_the_tangents_at_the_grid_ends(basis, order, zero_preserving):
         np.testing.assert_allclose(values[2], tangent, atol=1e-8)
 
 
+@pytest.mark.parametrize("basis", BASES)
+def test_slope_at_the_very_ends_is_that_just_inside(basis):
+    layer = make_layer(basis, zero_preserving=True)
+    ends = np.array([end.item() for end in layer.grid_ends()])
+    _, at_ends, _ = values_and_derivatives(layer, ends)
+    _, inside, _ = values_and_derivatives(layer, ends + np.array([1e-9, -1e-9]))
+    np.testing.assert_allclose(at_ends, inside, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("basis", "num_basis", "order", "message"),
     [
