@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +40,7 @@ def evaluate(
     Example: kan-md evaluate run/model.pth test.xyz --output evaluation
     """
     from rich.console import Console
+    from rich.progress import track
 
     from kan_md.cli.tables import error_table
     from kan_md.data.reading import LABEL_KEYS, read_frames
@@ -54,13 +59,17 @@ def evaluate(
         )
     if output is not None:
         check_output(output, overwrite=overwrite)
-    result = evaluate_file(model, read_frames(data, keys), device=device)
+    console = Console(quiet=as_json)
+
+    def show_progress(frames: Sequence[Atoms]) -> Iterable[Atoms]:
+        return track(frames, "evaluating", console=console, transient=True)
+
+    result = evaluate_file(model, read_frames(data, keys), device=device, track=show_progress)
     if output is not None:
         write_evaluation(result, output, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps({"structures": len(result.frames), "errors": result.errors}))
         return
-    console = Console()
     console.print(error_table({f"{len(result.frames)} structures": result.errors}, result.targets))
     if output is not None:
         console.print(f"parity plots and predictions: {output}", highlight=False)

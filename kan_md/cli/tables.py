@@ -33,11 +33,17 @@ def error_table(errors: Mapping[str, Mapping[str, float]], targets: Sequence[Tar
     for name in (key.removesuffix("_mae") for key in first if key.endswith("_mae")):
         unit, factor = milli(shown_unit(f"{name}_mae", targets))
         cells = [
-            f"{factor * values[f'{name}_mae']:.3g} / {factor * values[f'{name}_rmse']:.3g}"
+            f"{_digits(factor * values[f'{name}_mae'])} / "
+            f"{_digits(factor * values[f'{name}_rmse'])}"
             for values in errors.values()
         ]
         table.add_row(f"{name.replace('_', ' ')} ({unit})" if unit else name, *cells)
     return table
+
+
+def _digits(value: float) -> str:
+    """Three digits, without an exponent where the number is large."""
+    return f"{value:.0f}" if 100 <= value < 1e6 else f"{value:.3g}"
 
 
 def milli(unit: str) -> tuple[str, float]:

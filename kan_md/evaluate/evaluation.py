@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +40,20 @@ class Evaluation:
     errors: dict[str, float]
 
 
-def evaluate_file(path: str | Path, frames: Sequence[Atoms], *, device: str = "cpu") -> Evaluation:
+def evaluate_file(
+    path: str | Path,
+    frames: Sequence[Atoms],
+    *,
+    device: str = "cpu",
+    track: Callable[[Sequence[Atoms]], Iterable[Atoms]] = iter,
+) -> Evaluation:
     """Compare a model with labelled structures.
 
     Args:
         path: model.pth or deployed file.
         frames: structures as :func:`kan_md.data.read_frames` gives them.
         device: ``cpu`` or ``cuda``.
+        track: wraps the structures while they are evaluated, e.g. in a progress bar.
 
     Raises:
         KanMdError: the file or the structures cannot be used.
@@ -64,7 +71,7 @@ def evaluate_file(path: str | Path, frames: Sequence[Atoms], *, device: str = "c
             remedy="label them, or name the labels with --key",
         )
     check_labels(frames, labelled, optional={"stress"})
-    found = [predict(atoms) for atoms in frames]
+    found = [predict(atoms) for atoms in track(frames)]
     predictions = {target.name: [one[target.name] for one in found] for target in targets}
     labels = {target.name: [target.label(atoms) for atoms in frames] for target in labelled}
     errors: dict[str, float] = {}

@@ -108,7 +108,7 @@ class ProgressDisplay(Callback):
             return
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TextColumn("{task.percentage:3.0f} %"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -155,9 +155,11 @@ class ProgressDisplay(Callback):
 
 
 def _headline(trainer: Trainer) -> str:
-    values = epoch_values(trainer)
+    """Epoch and validation MAE of each target by its initial: E, F, S in eV, eV/Å, eV/Å³."""
     parts = [f"epoch {trainer.current_epoch + 1}"]
-    for name, value in values.items():
+    for name, value in epoch_values(trainer).items():
         if name.startswith("val_") and name.endswith("_mae") and "per_structure" not in name:
-            parts.append(f"{name.removeprefix('val_').removesuffix('_mae')} {value:.4g}")
-    return ", ".join(parts) + (" (val MAE)" if len(parts) > 1 else "")
+            target = name.removeprefix("val_").removesuffix("_mae")
+            label = target[0].upper() if target in ("energy", "forces", "stress") else target
+            parts.append(f"{label} {value:.3g}")
+    return "  ".join(parts)
