@@ -1,0 +1,79 @@
+#!/bin/sh
+# Puts pair_style allegro, nequip and mace into a LAMMPS source tree, or takes them out again.
+#
+#   pair_styles/patch_lammps.sh LAMMPS_DIR            patch (again: brings the sources up to date)
+#   pair_styles/patch_lammps.sh --revert LAMMPS_DIR   leave the tree as it was
+#
+# Then: cmake -S LAMMPS_DIR/cmake -B build -DCMAKE_PREFIX_PATH="$(python3 -c \
+#         'import torch; print(torch.utils.cmake_prefix_path)')" && cmake --build build
+set -eu
+
+begin="# >>> kan-md (pair_styles/patch_lammps.sh)"
+end="# <<< kan-md"
+here=$(cd "$(dirname "$0")" && pwd)
+
+fail() {
+  echo "patch_lammps.sh: error: $1" >&2
+  exit 1
+}
+
+revert=no
+if [ "${1:-}" = "--revert" ]; then
+  revert=yes
+  shift
+fi
+[ $# -eq 1 ] || fail "got $# folders; usage: patch_lammps.sh [--revert] LAMMPS_DIR"
+lammps=$1
+cmakelists=$lammps/cmake/CMakeLists.txt
+[ -f "$lammps/src/pair.h" ] && [ -f "$cmakelists" ] ||
+  fail "got $lammps, which has no src/pair.h and cmake/CMakeLists.txt; name the root of a LAMMPS source tree"
+# pair_kan.cpp uses interfaces of this age: Pair::finish, NeighConst, centroid stress.
+[ -f "$lammps/src/platform.h" ] && grep -q "centroidstressflag" "$lammps/src/pair.h" ||
+  fail "got a LAMMPS that is too old; use 22 Jul 2025 or later"
+
+sources="pair_kan pair_allegro pair_nequip pair_mace"
+for name in $sources; do
+  for file in "$lammps/src/$name.h" "$lammps/src/$name.cpp"; do
+    if [ -f "$file" ] && ! grep -q "kan-md" "$file"; then
+      fail "$file exists and is not ours (another $name); revert that patch first"
+    fi
+  done
+done
+
+# Out with what an earlier run put in; nothing happens on a fresh tree.
+for name in $sources; do
+  rm -f "$lammps/src/$name.h" "$lammps/src/$name.cpp"
+done
+rm -rf "$lammps/lib/kan-md"
+if grep -qF "$begin" "$cmakelists"; then
+  awk -v b="$begin" -v e="$end" '
+    $0 == b { inside = 1 } !inside { print } $0 == e { inside = 0 }' "$cmakelists" >"$cmakelists.new"
+  mv "$cmakelists.new" "$cmakelists"
+fi
+if [ "$revert" = yes ]; then
+  echo "kan-md is out of $lammps"
+  exit 0
+fi
+
+for name in $sources; do
+  cp "$here/lammps/$name.h" "$here/lammps/$name.cpp" "$lammps/src/"
+done
+mkdir -p "$lammps/lib/kan-md"
+cp -r "$here/core" "$lammps/lib/kan-md/"
+# The model opens through linked code instead of a library that is loaded later.
+rm -f "$lammps/lib/kan-md/core/backend_loader.cpp"
+cat >>"$cmakelists" <<BLOCK
+$begin
+find_package(Torch REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+file(GLOB kan_md_core \${LAMMPS_LIB_SOURCE_DIR}/kan-md/core/*.cpp)
+list(FILTER kan_md_core EXCLUDE REGEX "_stub\\\\.cpp\$")
+add_library(kan_md_core STATIC \${kan_md_core})
+set_target_properties(kan_md_core PROPERTIES CXX_STANDARD 20 POSITION_INDEPENDENT_CODE ON)
+target_link_libraries(kan_md_core PUBLIC \${TORCH_LIBRARIES} OpenMP::OpenMP_CXX)
+target_include_directories(kan_md_core PUBLIC \${LAMMPS_LIB_SOURCE_DIR}/kan-md)
+set_target_properties(lammps PROPERTIES CXX_STANDARD 20)
+target_link_libraries(lammps PRIVATE kan_md_core)
+$end
+BLOCK
+echo "kan-md is in $lammps; configure with -DCMAKE_PREFIX_PATH=\$(python3 -c 'import torch; print(torch.utils.cmake_prefix_path)')"

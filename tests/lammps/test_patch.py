@@ -1,0 +1,66 @@
+"""patch_lammps.sh: guarded, idempotent, reversible."""
+
+import subprocess
+from importlib.resources import files
+
+import pytest
+
+SCRIPT = str(files("kan_md_pair_styles") / "patch_lammps.sh")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """The few files of a LAMMPS source tree that the script looks at."""
+    contents = {
+        "src/pair.h": "  int centroidstressflag;\n",
+        "src/platform.h": "",
+        "src/pair_lj_cut.cpp": "// untouched\n",
+        "cmake/CMakeLists.txt": "project(lammps CXX)\nadd_library(lammps)\n",
+        "lib/README": "",
+    }
+    for name, text in contents.items():
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "tree"
+
+
+def patch(*arguments):
+    return subprocess.run(
+        ["sh", SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def snapshot(tree):
+    return {p.relative_to(tree): p.read_bytes() for p in tree.rglob("*") if p.is_file()}
+
+
+def test_patching_twice_is_patching_once(tree):
+    assert patch(tree).returncode == 0
+    once = snapshot(tree)
+    assert patch(tree).returncode == 0
+    assert snapshot(tree) == once
+    assert (tree / "src" / "pair_mace.cpp").is_file()
+    assert (tree / "lib" / "kan-md" / "core" / "contract.h").is_file()
+
+
+def test_revert_leaves_the_tree_as_it_was(tree):
+    before = snapshot(tree)
+    patch(tree)
+    assert patch("--revert", tree).returncode == 0
+    assert snapshot(tree) == before
+
+
+def test_foreign_files_are_not_overwritten(tree):
+    (tree / "src" / "pair_mace.h").write_text("// somebody else's\n")
+    before = snapshot(tree)
+    result = patch(tree)
+    assert result.returncode != 0
+    assert "is not ours" in result.stderr
+    assert snapshot(tree) == before
+
+
+def test_another_folder_is_refused(tmp_path):
+    result = patch(tmp_path)
+    assert result.returncode != 0
+    assert "name the root of a LAMMPS source tree" in result.stderr
