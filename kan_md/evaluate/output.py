@@ -102,6 +102,7 @@ def plot_parity(evaluation: Evaluation, path: Path) -> None:
         axis.set_xlabel(f"label ({unit})")
         axis.set_ylabel(f"prediction ({unit})")
         axis.set_aspect("equal", adjustable="datalim")
+        axis.locator_params(nbins=4)  # energies per atom have long tick labels
     figure.savefig(path, dpi=150)
 
 
