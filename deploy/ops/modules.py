@@ -1,0 +1,187 @@
+"""Scriptable modules around the operators, on features in blocks.
+
+Blocked features are one 1-d tensor: for each irreps in order a block [num_atoms, 2l+1, channels].
+A linear map of one irreps is then one matrix product of a contiguous block, whatever its degree.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kan_md_deploy.ops.layout import ConvolutionSpec, pack_table
+from kan_md_deploy.ops.library import load
+from kan_md_deploy.ops.tables import RadialTable
+
+Irreps = list[tuple[int, int]]
+"""(channels, l) per irreps."""
+
+
+class _Matrix(torch.nn.Module):
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.mm(x.view(-1, self.weight.size(0)), self.weight)
+
+
+class BlockLinear(torch.nn.Module):
+    """One linear map per output irreps, each from one input irreps.
+
+    Args:
+        irreps_in: of the features.
+        maps: (input irreps, weight [channels in, channels out] float64) per output irreps.
+        dtype: of the model.
+    """
+
+    def __init__(
+        self, irreps_in: Irreps, maps: list[tuple[int, torch.Tensor]], *, dtype: torch.dtype
+    ):
+        super().__init__()
+        self.sizes: list[int] = [channels * (2 * degree + 1) for channels, degree in irreps_in]
+        self.inputs: list[int] = [number for number, _ in maps]
+        self.matrices = torch.nn.ModuleList(_Matrix(w.to(dtype).contiguous()) for _, w in maps)
+
+    def forward(self, x: torch.Tensor, num_atoms: int) -> list[torch.Tensor]:
+        """Blocked features -> one [num_atoms * (2l+1), channels] per output irreps."""
+        blocks = torch.split(x, [num_atoms * size for size in self.sizes])
+        out: list[torch.Tensor] = []
+        for number, matrix in enumerate(self.matrices):
+            out.append(matrix(blocks[self.inputs[number]]))
+        return out
+
+
+class TypedLinear(torch.nn.Module):
+    """Linear maps whose weights depend on the type of the atom.
+
+    Args:
+        irreps_in: of the features.
+        maps: (input irreps, weight [num_types, channels in, channels out] float64) per output.
+        dtype: of the model.
+    """
+
+    def __init__(
+        self, irreps_in: Irreps, maps: list[tuple[int, torch.Tensor]], *, dtype: torch.dtype
+    ):
+        super().__init__()
+        self.num_types = maps[0][1].size(0)
+        self.channels: list[int] = [channels for channels, _ in irreps_in]
+        self.rows: list[int] = [2 * degree + 1 for _, degree in irreps_in]
+        self.inputs: list[int] = [number for number, _ in maps]
+        self.matrices = torch.nn.ModuleList(
+            _Matrix(w.flatten(0, 1).to(dtype).contiguous()) for _, w in maps
+        )
+
+    def forward(
+        self, x: torch.Tensor, atom_types: torch.Tensor, num_atoms: int
+    ) -> list[torch.Tensor]:
+        """Blocked features -> one [num_atoms * (2l+1), channels] per output irreps.
+
+        x ⊗ one_hot(type), then one matrix: as many products as types, but large ones.
+        """
+        sizes = [num_atoms * c * r for c, r in zip(self.channels, self.rows)]  # noqa: B905
+        blocks = torch.split(x, sizes)
+        one_hot = torch.nn.functional.one_hot(atom_types, self.num_types).to(x.dtype)
+        one_hot = one_hot.view(num_atoms, 1, self.num_types, 1)
+        out: list[torch.Tensor] = []
+        for number, matrix in enumerate(self.matrices):
+            i = self.inputs[number]
+            block = blocks[i]
+            if self.num_types > 1:
+                block = block.view(num_atoms, self.rows[i], 1, self.channels[i]) * one_hot
+            out.append(matrix(block))
+        return out
+
+
+def as_blocks(pieces: list[torch.Tensor]) -> torch.Tensor:
+    """Blocked features of one matrix per irreps."""
+    return torch.cat([piece.view(-1) for piece in pieces])
+
+
+class Convolution(torch.nn.Module):
+    """``kan_md::convolution`` with its constants.
+
+    Args:
+        spec: irreps and paths.
+        table: radial functions, path by path in the order of ``spec.paths``.
+        couplings: [n, 5] float64, see ops.h.
+        dtype: of the model.
+    """
+
+    def __init__(
+        self,
+        spec: ConvolutionSpec,
+        table: RadialTable,
+        *,
+        couplings: torch.Tensor,
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        load()
+        self.register_buffer("table", pack_table(table.values.to(dtype), spec))
+        self.register_buffer("cutoffs", table.cutoffs)
+        self.register_buffer("couplings", couplings)
+        self.irreps_in: list[int] = spec.flat_irreps
+        self.paths: list[int] = spec.flat_paths
+        self.num_knots: int = table.values.size(1)
+
+    def forward(
+        self,
+        edge_vectors: torch.Tensor,
+        x: torch.Tensor,
+        edge_index: torch.Tensor,
+        atom_types: torch.Tensor,
+    ) -> torch.Tensor:
+        """Blocked features of the neighbours -> blocked messages of the centres."""
+        return torch.ops.kan_md.convolution(
+            edge_vectors,
+            x,
+            edge_index,
+            atom_types,
+            self.table,
+            self.cutoffs,
+            self.couplings,
+            self.irreps_in,
+            self.paths,
+            self.num_knots,
+        )
+
+    def _apply(self, fn, recurse: bool = True):
+        """Keep cutoffs and couplings in float64 when the module is cast."""
+        cutoffs, couplings = self.cutoffs, self.couplings
+        module = super()._apply(fn, recurse)
+        self.cutoffs = cutoffs.to(self.table.device)
+        self.couplings = couplings.to(self.table.device)
+        return module
+
+
+class PolynomialOfComponents(torch.nn.Module):
+    """``kan_md::polynomial`` with its constants.
+
+    Args:
+        program: see :class:`kan_md_deploy.ops.layout.Polynomial`.
+        coefficients: packed.
+        components: rows of the blocks that go in, 2l+1 each.
+        outputs: rows of the blocks that come out.
+    """
+
+    def __init__(
+        self,
+        program: torch.Tensor,
+        coefficients: torch.Tensor,
+        *,
+        components: list[int],
+        outputs: list[int],
+    ):
+        super().__init__()
+        load()
+        self.register_buffer("program", program)
+        self.register_buffer("coefficients", coefficients)
+        self.components: list[int] = components
+        self.outputs: list[int] = outputs
+
+    def forward(self, a: torch.Tensor, atom_types: torch.Tensor) -> torch.Tensor:
+        """[num_atoms * components, channels] -> [num_atoms * outputs, channels]."""
+        return torch.ops.kan_md.polynomial(
+            a, atom_types, self.coefficients, self.program, self.components, self.outputs
+        )

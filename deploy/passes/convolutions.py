@@ -1,0 +1,110 @@
+"""A radial network and a tensor product with weights per edge, as one fused convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from e3nn import o3
+
+from kan_md_deploy.ops.layout import ConvolutionSpec
+from kan_md_deploy.ops.modules import Convolution
+from kan_md_deploy.ops.tables import RadialFunction, make_table
+from kan_md_deploy.passes.equivariant import channel_slices, couplings_of
+
+TABLE_BOUND = {torch.float32: 1e-6, torch.float64: 1e-10}
+"""Largest error of a table, relative to the function, that a file of this dtype can bear."""
+
+
+@dataclass(frozen=True)
+class FusedConvolution:
+    """A convolution and how its result relates to upstream's.
+
+    Attributes:
+        module: gives, for each (l, parity) of the tensor product's output, one irreps with the
+            channels of all paths side by side.
+        irreps: of the result, (channels, irrep).
+        upstream_rows: for each irreps of the result, its channels among those of the tensor
+            product's output.
+        error: of the tables' slopes, relative to the largest.
+    """
+
+    module: Convolution
+    irreps: list[tuple[int, o3.Irrep]]
+    upstream_rows: list[torch.Tensor]
+    error: float
+
+
+def fuse_convolution(
+    product: o3.TensorProduct,
+    functions: list[RadialFunction],
+    cutoffs: list[float],
+    *,
+    reversed_edges: bool,
+    bound: float,
+    dtype: torch.dtype,
+) -> FusedConvolution:
+    """Fuse Σ_j TP(H_j, Y(r̂_ij), R(r_ij)) of "uvu" paths.
+
+    Args:
+        product: upstream's tensor product; its second argument are the spherical harmonics.
+        functions: R of each pair of types, in the order of the product's weights.
+        cutoffs: Å, one per pair.
+        reversed_edges: whether upstream's edge vectors point to the centre: Y_l(-r̂) = (-1)^l Y_l.
+        bound: of the tables.
+        dtype: of the model.
+    """
+    irreps_in, harmonics, irreps_out = product.irreps_in1, product.irreps_in2, product.irreps_out
+    order = sorted(range(len(product.instructions)), key=lambda n: product.instructions[n].i_in1)
+    weights, start = [], 0
+    for instruction in product.instructions:
+        channels = irreps_in[instruction.i_in1].mul
+        weights.append(torch.arange(start, start + channels))
+        start += channels
+
+    kinds: list[o3.Irrep] = []
+    rows: list[list[torch.Tensor]] = []
+    upstream = channel_slices(irreps_out)
+    paths, degrees, widths = [], [], []
+    for number in order:
+        instruction = product.instructions[number]
+        irrep = irreps_out[instruction.i_out].ir
+        if irrep not in kinds:
+            kinds.append(irrep)
+            rows.append([])
+            widths.append(0)
+        output = kinds.index(irrep)
+        part = upstream[instruction.i_out]
+        rows[output].append(torch.arange(part.start, part.stop))
+        widths[output] += part.stop - part.start
+        l1, l2 = irreps_in[instruction.i_in1].ir.l, harmonics[instruction.i_in2].ir.l
+        sign = (-1.0) ** l2 if reversed_edges else 1.0
+        paths.append((instruction.i_in1, l2, irrep.l, output))
+        degrees.append((l1, l2, irrep.l, sign * instruction.path_weight))
+
+    columns = torch.cat([weights[number] for number in order])
+    table = make_table(
+        [_selected(function, columns) for function in functions], cutoffs, bound=bound
+    )
+    spec = ConvolutionSpec(tuple((mul, ir.l) for mul, ir in irreps_in), tuple(paths))
+    module = Convolution(spec, table, couplings=couplings_of(degrees), dtype=dtype)
+    return FusedConvolution(
+        module,
+        list(zip(widths, kinds, strict=True)),
+        [torch.cat(pieces) for pieces in rows],
+        table.slope_error,
+    )
+
+
+def can_fuse(product: torch.nn.Module, *, l_max: int = 4) -> bool:
+    """Whether a tensor product is what :func:`fuse_convolution` takes."""
+    return (
+        isinstance(product, o3.TensorProduct)
+        and all(mul == 1 for mul, _ in product.irreps_in2)
+        and all(ir.l <= l_max for _, ir in product.irreps_in1 + product.irreps_in2)
+        and all(i.connection_mode == "uvu" and i.has_weight for i in product.instructions)
+    )
+
+
+def _selected(function: RadialFunction, columns: torch.Tensor) -> RadialFunction:
+    return lambda lengths: function(lengths)[:, columns]

@@ -1,0 +1,100 @@
+"""NequIP and MACE on operators are the functions that upstream's modules compute."""
+
+from __future__ import annotations
+
+import ase.build
+import pytest
+
+from kan_md.backbones.build import build_model
+from kan_md.backbones.scope import nequip_scope
+from kan_md_deploy.frames import graph_of
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.fused_mace import FusedMACE
+from kan_md_deploy.passes.fused_nequip import FusedNequIP
+from kan_md_deploy.torchscript import compile_torchscript
+from kan_md_deploy.verify import deviation
+from kan_md_deploy.wrapper import make_edge_model
+
+R_MAX = 2.8
+PASSES = {"mace": FusedMACE(), "nequip": FusedNequIP()}
+MACE = {"hidden_irreps": "4x0e+4x1o", "radial_MLP": (8,), "max_ell": 2, "correlation": 2}
+NEQUIP = {"num_layers": 2, "l_max": 2, "num_features": [5, 4, 3], "radial_mlp_width": 8}
+RESIDUAL = {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"}
+PAIR_CUTOFFS = {"per_edge_type_cutoff": {"C": 2.5, "Si": {"C": 2.7, "Si": R_MAX}}}
+CASES = [
+    pytest.param("mace", MACE, ["C"], id="mace"),
+    pytest.param("mace", MACE | RESIDUAL, ["C", "Si"], id="mace, two elements, residual"),
+    pytest.param("mace", MACE | {"correlation": 3, "max_ell": 1}, ["C", "Si"], id="mace, cubic"),
+    pytest.param("nequip", NEQUIP | {"parity": False}, ["C"], id="nequip without parity"),
+    pytest.param("nequip", NEQUIP, ["C", "Si"], id="nequip, two elements, parity"),
+    pytest.param("nequip", NEQUIP | PAIR_CUTOFFS, ["C", "Si"], id="nequip, cutoffs by pair"),
+]
+
+
+def build(backbone, keywords, type_names, dtype="float64"):
+    return build_model(
+        backbone,
+        seed=1,
+        model_dtype=dtype,
+        type_names=type_names,
+        r_max=R_MAX,
+        readout={"kind": "kan", "num_basis": 4},
+        avg_num_neighbors=10.0,
+        **keywords,
+    )
+
+
+def rewrite(backbone, model, type_names):
+    context = PassContext(
+        backend="torchscript",
+        num_types=len(type_names),
+        r_max=R_MAX,
+        bound=1e-6,
+        graphs=(),
+        operators="fused",
+    )
+    assert PASSES[backbone].applies_to(model, context)
+    report = PASSES[backbone].apply(model, context)
+    return make_edge_model(model), report
+
+
+def graph(type_names):
+    atoms = ase.build.bulk("C", "diamond", 3.57, cubic=True)
+    atoms.rattle(0.08, seed=3)
+    atoms.symbols = [type_names[i % len(type_names)] for i in range(len(atoms))]
+    return graph_of(atoms, R_MAX, type_names)
+
+
+@pytest.mark.parametrize(("backbone", "keywords", "type_names"), CASES)
+def test_fused_model_is_the_eager_one(operators, backbone, keywords, type_names):
+    with nequip_scope():
+        eager = make_edge_model(build(backbone, keywords, type_names))
+        fused, report = rewrite(backbone, build(backbone, keywords, type_names), type_names)
+        assert report["bound"] <= 1e-10
+        found = deviation(fused, eager, [graph(type_names)])
+    assert found.energy < 1e-10
+    assert found.force < 1e-9
+    assert found.virial < 1e-9
+
+
+@pytest.mark.parametrize(("backbone", "keywords"), [("mace", MACE), ("nequip", NEQUIP)])
+def test_float32_file_is_within_its_tolerance(operators, backbone, keywords):
+    with nequip_scope():
+        eager = make_edge_model(build(backbone, keywords, ["C"]))
+        single = build(backbone, keywords, ["C"], dtype="float32")
+        fused, report = rewrite(backbone, single, ["C"])
+        assert 0 < report["bound"] <= 1e-6
+        found = deviation(compile_torchscript(fused), eager, [graph(["C"])])
+    assert found.force < 1e-5
+
+
+@pytest.mark.parametrize("backbone", ["mace", "nequip"])
+def test_pass_leaves_other_backbones_alone(backbone):
+    other = {"mace": "nequip", "nequip": "mace"}[backbone]
+    keywords = {"mace": MACE, "nequip": NEQUIP}[other]
+    with nequip_scope():
+        model = build(other, keywords, ["C"])
+    context = PassContext(
+        backend="torchscript", num_types=1, r_max=R_MAX, bound=1e-6, graphs=(), operators="fused"
+    )
+    assert not PASSES[backbone].applies_to(model, context)
