@@ -9,6 +9,7 @@ import torch
 
 from kan_md.contract import Manifest
 from kan_md.errors import user_error
+from kan_md_deploy import ops
 from kan_md_deploy.aotinductor import load_aotinductor
 from kan_md_deploy.archive import read_manifest
 from kan_md_deploy.torchscript import load_torchscript
@@ -73,4 +74,10 @@ def load_deployed(path: str | Path, device: str = "cpu") -> DeployedModel:
             allowed=manifest.device,
             remedy=f"run `kan-md deploy --device {device}`",
         )
+    if _calls_operators(manifest):
+        ops.load()
     return DeployedModel(_LOADERS[manifest.backend](path, device=device), manifest, device=device)
+
+
+def _calls_operators(manifest: Manifest) -> bool:
+    return any(report.get("operator") for report in manifest.passes.values())

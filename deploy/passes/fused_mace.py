@@ -28,6 +28,7 @@ from kan_md.backbones.mace_modules import (
     MACEReadout,
 )
 from kan_md_deploy.ops.layout import Monomial, make_polynomial, pack_coefficients
+from kan_md_deploy.ops.library import is_built
 from kan_md_deploy.ops.modules import (
     BlockLinear,
     Irreps,
@@ -60,7 +61,8 @@ class FusedMACE:
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
         """Whether the model is our MACE with interactions that are understood."""
         parts = list(model.model.func.children())
-        if context.backend != "torchscript" or not isinstance(parts[0], MACENodeEmbedding):
+        compilable = context.backend == "torchscript" and is_built()
+        if not compilable or not isinstance(parts[0], MACENodeEmbedding):
             return False
         layers = [part for part in parts if isinstance(part, MACELayer)]
         return all(
@@ -85,7 +87,7 @@ class FusedMACE:
             with_fields="pair_repulsion" in rest,
         )
         model.model.func = Chain({"mace": fused, **rest})
-        return {"bound": fused.error}
+        return {"bound": fused.error, "operator": "convolution"}
 
 
 class MACEOnOperators(torch.nn.Module):

@@ -17,6 +17,7 @@ from e3nn.nn import Gate
 from nequip.data import AtomicDataDict
 from nequip.nn import ConvNetLayer, GraphModel
 
+from kan_md_deploy.ops.library import is_built
 from kan_md_deploy.ops.modules import BlockLinear, TypedLinear, as_blocks
 from kan_md_deploy.ops.tables import RadialFunction
 from kan_md_deploy.passes.base import PassContext
@@ -44,6 +45,7 @@ class FusedNequIP:
         layers = [part for part in parts.values() if isinstance(part, ConvNetLayer)]
         return (
             context.backend == "torchscript"
+            and is_built()
             and bool(layers)
             and not parts["type_embed"].do_categorical_graph_field_embed
             and list(parts)[1:5] == list(_EDGES)
@@ -67,7 +69,7 @@ class FusedNequIP:
         attributes = in_float64(embedding.embed_module)(torch.arange(context.num_types))
         fused = NequIPOnOperators(edges, layers, attributes=attributes, bound=context.bound)
         model.model.func = Chain({"type_embed": embedding, "nequip": fused, **rest})
-        return {"bound": fused.error}
+        return {"bound": fused.error, "operator": "convolution"}
 
 
 class NequIPOnOperators(torch.nn.Module):

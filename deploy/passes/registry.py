@@ -7,10 +7,18 @@ from nequip.nn import GraphModel
 from kan_md.errors import user_error
 from kan_md_deploy.passes.base import Pass, PassContext
 from kan_md_deploy.passes.centre_factored import CentreFactored
+from kan_md_deploy.passes.fused_mace import FusedMACE
+from kan_md_deploy.passes.fused_nequip import FusedNequIP
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.radial_tables import RadialTables
 
-PASSES: tuple[Pass, ...] = (CentreFactored(), RadialTables(), KANCollapse())
+PASSES: tuple[Pass, ...] = (
+    CentreFactored(),
+    FusedMACE(),
+    FusedNequIP(),
+    RadialTables(),
+    KANCollapse(),
+)
 
 
 def choose_passes(passes: str) -> list[Pass]:
