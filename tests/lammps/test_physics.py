@@ -1,0 +1,288 @@
+"""Pressure, conservation, restarts, heat flux: what a simulation relies on beyond single points."""
+
+import numpy as np
+import pytest
+import torch
+from engine import PER_ATOM, ZERO_STEPS, system
+from structures import ELEMENTS, rattled, structures
+
+STYLES = ("allegro", "nequip", "mace")
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 0), (2, 0), (2, 1))  # lower triangle keeps the box's form
+
+pytestmark = pytest.mark.lammps
+
+
+def run_one(engine, atoms, model, style, folder, lines, **options):
+    before = options.pop("before", ())
+    job = {
+        "commands": [
+            *system(atoms, ELEMENTS, style, model, folder=folder, before=before),
+            *lines,
+        ],
+        "computes": options.pop("computes", []),
+        "variables": options.pop("variables", []),
+    }
+    return engine.run([job], **options)[0]
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "triclinic", "own images"])
+def test_pressure_is_minus_energy_by_strain(name, engine, alloy_model, tmp_path):
+    atoms, step = structures()[name], 1e-4
+    strains = [(row, column, sign) for row, column in VOIGT for sign in (1, -1)]
+    jobs = []
+    for style in STYLES:
+        for row, column, sign in [(0, 0, 0), *strains]:
+            strained, strain = atoms.copy(), np.eye(3)
+            strain[row, column] += sign * step
+            strained.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+            lines = system(strained, ELEMENTS, style, alloy_model(style), folder=tmp_path)
+            jobs.append({"commands": [*lines, *ZERO_STEPS], "computes": ["kanpress"]})
+    results = iter(engine.run(jobs))
+    for style in STYLES:
+        virial = next(results).virial
+        for row, column in VOIGT:
+            plus, minus = next(results).energy, next(results).energy
+            slope = -(plus - minus) / (2 * step)
+            scale = np.abs(virial).max()
+            assert virial[row, column] == pytest.approx(slope, abs=1e-6 * scale), (style, row)
+
+
+def test_energy_is_conserved_and_memory_is_flat(engine, alloy_model, tmp_path):
+    """10 ps at 300 K; relaxed first, so that random weights do not heat the crystal."""
+    lines = [
+        "minimize 0 1e-3 200 2000",
+        "velocity all create 300 4711 mom yes rot no",
+        "fix 1 all nve",
+        "timestep 0.001",
+        "thermo_style custom step etotal",
+        "variable e equal etotal",
+        "run 500",
+        "variable start equal ${e}",
+        "!resident before",
+        "variable drift equal abs(v_e-v_start)",
+        "fix worst all ave/time 10 1 10 v_drift mode scalar ave running",
+        "fix largest all ave/time 1 1 1 v_drift ave window 1",
+        "run 9500",
+        "!resident after",
+        "variable last equal v_drift",
+        "variable mean equal f_worst",
+    ]
+    atoms = rattled((2, 1, 1), seed=5)
+    lines = [line for line in lines if "largest" not in line]
+    model = alloy_model("allegro")
+    names = ["last", "mean"]
+    result = run_one(engine, atoms, model, "allegro", tmp_path, lines, variables=names)
+    assert result.error == ""
+    assert result.values["last"] < 1e-4 * len(atoms)
+    assert result.values["mean"] < 1e-4 * len(atoms)
+    assert result.values["after"] < 1.01 * result.values["before"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_restart_continues_bit_for_bit(style, engine, alloy_model, tmp_path):
+    # In a triclinic box read_restart itself rounds positions, by way of fractional coordinates.
+    atoms, model = structures()["orthogonal"], alloy_model(style)
+    names = " ".join(ELEMENTS)
+    start = [
+        "velocity all create 300 4711",
+        "fix 1 all nve",
+        "run 7",
+        f"write_restart {tmp_path}/half",
+        "run 7",
+    ]
+    again = [
+        "units metal",
+        "atom_modify map array",
+        f"read_restart {tmp_path}/half",
+        f"pair_style {style}",
+        f"pair_coeff * * {model} {names}",
+        "fix 1 all nve",
+        "run 7",
+    ]
+    through = [*system(atoms, ELEMENTS, style, model, folder=tmp_path), *start]
+    straight, restarted = engine.run([{"commands": through}, {"commands": again}])
+    assert restarted.error == straight.error == ""
+    for key in ("x", "v", "f"):
+        np.testing.assert_array_equal(restarted.atoms[key], straight.atoms[key])
+    assert restarted.energy == straight.energy
+
+
+def test_heat_flux_is_that_of_the_atomic_energies(engine, alloy_model, python_says, tmp_path):
+    """J = sum e_i v_i + sum_ij (r_i - r_j) (dU_i/dr_j . v_j), by autograd over positions."""
+    from kan_md_deploy import load_deployed
+
+    atoms = structures()["cluster in a corner"]
+    model = alloy_model("allegro")
+    lines = [
+        "velocity all create 300 4711",
+        "compute ke all ke/atom",
+        "compute pe all pe/atom",
+        "compute stress all centroid/stress/atom NULL virial",
+        "compute flux all heat/flux ke pe stress",
+        "thermo_style custom step pe c_flux[*]",
+        "run 0",
+    ]
+    result = run_one(engine, atoms, model, "allegro", tmp_path, lines, computes=["flux"])
+    assert result.error == ""
+    velocities = torch.from_numpy(result.atoms["v"])
+    positions = torch.from_numpy(atoms.positions)
+    potential = load_deployed(model)
+    types = torch.tensor([ELEMENTS.index(symbol) for symbol in atoms.symbols])
+    flux = torch.zeros(3, dtype=torch.float64)
+    count, step = len(atoms), 1e-5
+
+    def energies(x):
+        distance = torch.cdist(x, x) + 1e3 * torch.eye(count)
+        index = torch.nonzero(distance < potential.manifest.r_max).T.contiguous()
+        vectors = x[index[1]] - x[index[0]]
+        return potential(vectors, index, types, torch.tensor([count]))[0][:, 0]
+
+    flux += (energies(positions)[:, None] * velocities).sum(0)
+    for j in range(count):
+        for axis in range(3):
+            moved = torch.zeros_like(positions)
+            moved[j, axis] = step
+            slope = (energies(positions + moved) - energies(positions - moved)) / (2 * step)
+            flux += ((positions - positions[j]) * slope[:, None]).sum(0) * velocities[j, axis]
+    masses = torch.from_numpy(atoms.get_masses())
+    kinetic = 0.5 * masses * velocities.square().sum(1) * 1.0364269e-4  # u (Å/ps)² in eV
+    flux += (kinetic[:, None] * velocities).sum(0)
+    # c_flux is not yet divided by the volume
+    np.testing.assert_allclose(result.values["flux"][:3], flux.numpy(), rtol=1e-6, atol=1e-7)
+
+
+def pair_lines(model, *, style="allegro", names="Cu Au", extra=()):
+    return [f"pair_style {style}", f"pair_coeff * * {model} {names}", *extra]
+
+
+def test_sparse_atom_ids(engine, alloy_model, tmp_path):
+    """Deleting atoms leaves gaps in the IDs; the rest is a structure like any other."""
+    atoms = structures()["triclinic"]
+    kept = [n for n in range(len(atoms)) if n % 5]
+    doomed = " ".join(str(n + 1) for n in range(len(atoms)) if n % 5 == 0)
+    jobs = []
+    for style in STYLES:
+        model = alloy_model(style)
+        delete = [f"group doomed id {doomed}", "delete_atoms group doomed compress no"]
+        lines = system(atoms, ELEMENTS, style, model, folder=tmp_path)
+        jobs.append({"commands": [*lines, *delete, "reset_atoms id sort no", *ZERO_STEPS]})
+        jobs[-1]["commands"].remove("reset_atoms id sort no")
+        lines = system(atoms[kept], ELEMENTS, style, model, folder=tmp_path)
+        jobs.append({"commands": [*lines, *ZERO_STEPS]})
+    results = engine.run(jobs)
+    for sparse, dense in zip(results[::2], results[1::2], strict=True):
+        assert sparse.error == ""
+        assert sparse.atoms["id"].max() > len(kept)
+        assert sparse.energy == pytest.approx(dense.energy, abs=1e-10)
+        np.testing.assert_allclose(sparse.forces, dense.forces, atol=1e-10)
+
+
+def test_hybrid_styles_add_up(engine, alloy_model, tmp_path):
+    """allegro + zbl as an overlay is their sum, virial included."""
+    atoms, model = structures()["triclinic"], alloy_model("allegro")
+    zbl = ["pair_coeff 1 1 {}29 29", "pair_coeff 1 2 {}29 79", "pair_coeff 2 2 {}79 79"]
+    variants = [
+        pair_lines(model),
+        ["pair_style zbl 2.0 3.5", *(line.format("") for line in zbl)],
+        [
+            "pair_style hybrid/overlay allegro zbl 2.0 3.5",
+            f"pair_coeff * * allegro {model} Cu Au",
+            *(line.format("zbl ") for line in zbl),
+        ],
+    ]
+    jobs = [
+        {
+            "commands": [
+                *system(atoms, ELEMENTS, "", "", folder=tmp_path, pair=pair),
+                "compute kanpress all pressure NULL pair",
+                "thermo_style custom step pe c_kanpress[*]",
+                "run 0",
+            ],
+            "computes": ["kanpress"],
+        }
+        for pair in variants
+    ]
+    for ranks in (1, 2):
+        first, second, both = engine.run(jobs, ranks=ranks)
+        assert both.error == second.error == ""
+        assert both.energy == pytest.approx(first.energy + second.energy, abs=1e-9)
+        np.testing.assert_allclose(both.forces, first.forces + second.forces, atol=1e-9)
+        np.testing.assert_allclose(both.virial, first.virial + second.virial, atol=1e-8)
+
+
+def test_a_type_of_another_style_is_invisible(engine, alloy_model, tmp_path):
+    """`NULL` types of a hybrid style: the model sees the other atoms only."""
+    atoms = structures()["orthogonal"]
+    gold = atoms[[atom.symbol == "Au" for atom in atoms]]
+    jobs = []
+    for style in STYLES:
+        model = alloy_model(style)
+        pair = [
+            f"pair_style hybrid {style} lj/cut 3.0",
+            f"pair_coeff * * {style} {model} NULL Au",
+            "pair_coeff 1 * lj/cut 0.0 1.0",
+        ]
+        jobs.append(
+            {"commands": [*system(atoms, ELEMENTS, "", "", folder=tmp_path, pair=pair), "run 0"]}
+        )
+        jobs.append({"commands": [*system(gold, ELEMENTS, style, model, folder=tmp_path), "run 0"]})
+    for ranks in (1, 2):
+        results = engine.run(jobs, ranks=ranks)
+        for mixed, alone in zip(results[::2], results[1::2], strict=True):
+            assert mixed.error == alone.error == ""
+            assert mixed.energy == pytest.approx(alone.energy, abs=1e-9)
+
+
+def test_excluded_neighbours_are_out_of_sight(engine, alloy_model, tmp_path):
+    """With all pairs excluded every atom is isolated; forces vanish."""
+    atoms = structures()["orthogonal"]
+    jobs = []
+    for style in STYLES:
+        lines = system(atoms, ELEMENTS, style, alloy_model(style), folder=tmp_path)
+        jobs.append({"commands": [*lines, "neigh_modify exclude group all all", "run 0"]})
+    isolated = sum(-1.0 if symbol == "Cu" else -2.0 for symbol in atoms.symbols)
+    for result in engine.run(jobs):
+        assert result.error == ""
+        assert result.energy == pytest.approx(isolated, abs=1e-9)
+        assert not result.forces.any()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_minimize_and_box_relax_reach_a_minimum(style, engine, alloy_model, tmp_path):
+    atoms, model = structures()["orthogonal"], alloy_model(style)
+    relax = [
+        *PER_ATOM,
+        "min_style cg",
+        "minimize 0 1e-4 500 5000",
+        "fix 1 all box/relax iso 0.0 vmax 0.002",
+        "minimize 0 1e-4 200 1000",
+    ]
+    single = [*system(atoms, ELEMENTS, style, model, folder=tmp_path), *ZERO_STEPS]
+    jobs = [{"commands": single, "computes": ["kanpress"]}]
+    jobs.append(
+        {
+            "commands": [*system(atoms, ELEMENTS, style, model, folder=tmp_path), *relax],
+            "computes": ["kanpress"],
+        }
+    )
+    before, after = engine.run(jobs)
+    assert after.error == ""
+    assert after.energy < before.energy
+    assert np.abs(after.forces).max() < 0.5 * np.abs(before.forces).max()
+
+
+@pytest.mark.mpi
+def test_balanced_and_tiled_domains_agree(engine, alloy_model, tmp_path):
+    atoms = structures()["slab"].repeat((2, 2, 1))
+    variants = [(1, [], []), (2, [], ["balance 1.0 shift x 5 1.0"])]
+    tiled = (2, ["comm_style tiled"], ["balance 1.0 rcb"])
+    for style in STYLES:
+        energies = []
+        for ranks, before, after in [*variants, *([tiled] if style == "allegro" else [])]:
+            lines = system(
+                atoms, ELEMENTS, style, alloy_model(style), folder=tmp_path, before=before
+            )
+            result = engine.run([{"commands": [*lines, *after, "run 0"]}], ranks=ranks)[0]
+            assert result.error == ""
+            energies.append(result.energy)
+        np.testing.assert_allclose(energies, energies[0], atol=1e-8)
