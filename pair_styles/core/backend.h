@@ -32,6 +32,8 @@ c10::Device choose_device(const std::string &file_device, const DeviceRequest &r
 
 bool gpu_available();
 
+DeviceMemory device_memory_of(c10::Device device);
+
 // Intra-operator threads of torch.
 void set_torch_threads(int num_threads);
 

@@ -43,6 +43,7 @@ class AOTInductorModel final : public CompiledModel {
   const Manifest &manifest() const override { return manifest_; }
   std::string description() const override { return "AOTInductor on " + device_.str(); }
   void set_num_threads(int num_threads) override { set_torch_threads(num_threads); }
+  DeviceMemory device_memory() const override { return device_memory_of(device_); }
 
   std::vector<Array> run(const Graph &graph) override
   {
@@ -112,6 +113,7 @@ class UpstreamAOTInductorModel final : public CompiledModel {
     return "AOTInductor of nequip-compile on " + device_.str();
   }
   void set_num_threads(int num_threads) override { set_torch_threads(num_threads); }
+  DeviceMemory device_memory() const override { return device_memory_of(device_); }
 
   std::vector<Array> run(const Graph &graph) override
   {

@@ -42,6 +42,7 @@ class TorchScriptModel final : public CompiledModel {
   const Manifest &manifest() const override { return manifest_; }
   std::string description() const override { return "TorchScript on " + device_.str(); }
   void set_num_threads(int num_threads) override { set_torch_threads(num_threads); }
+  DeviceMemory device_memory() const override { return device_memory_of(device_); }
 
   std::vector<Array> run(const Graph &graph) override
   {
@@ -84,6 +85,7 @@ class UpstreamTorchScriptModel final : public CompiledModel {
     return "TorchScript of nequip-compile on " + device_.str();
   }
   void set_num_threads(int num_threads) override { set_torch_threads(num_threads); }
+  DeviceMemory device_memory() const override { return device_memory_of(device_); }
 
   std::vector<Array> run(const Graph &graph) override
   {

@@ -23,6 +23,12 @@ struct DeviceRequest {
   int local_rank = 0;             // rank among those of this node: picks the GPU
 };
 
+// Largest amounts so far on a GPU, bytes; zero on the CPU or where torch does not say.
+struct DeviceMemory {
+  std::int64_t peak_allocated = 0;    // by tensors
+  std::int64_t peak_reserved = 0;     // by torch's allocator
+};
+
 class CompiledModel {
  public:
   virtual ~CompiledModel() = default;
@@ -40,6 +46,8 @@ class CompiledModel {
 
   // Number of threads that the model's operators may use.
   virtual void set_num_threads(int num_threads) = 0;
+
+  virtual DeviceMemory device_memory() const = 0;
 };
 
 // Opens a model file, whatever its extension: kan-md TorchScript or AOTInductor, or a file of

@@ -60,7 +60,8 @@ int rank_on_node(MPI_Comm world)
 
 PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
     Pair(lmp), style_(style), check_mass_(true), return_width_(0), user_cutghost_(0.0),
-    own_cutghost_(0.0), start_reported_(false), close_edges_(0), warned_of_close_(false),
+    own_cutghost_(0.0), start_reported_(false), cuda_peak_allocated_(0.0),
+    cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false),
     warned_of_virial_(false)
 {
   single_enable = 0;
@@ -204,8 +205,8 @@ void PairKAN::check_model() const
     throw kan_md::Error("model file must be a potential", "a model of tensor properties (" +
                             manifest.backbone + ")", "", "use compute kanmd/tensor for it");
   if (manifest.backbone != style_)
-    throw kan_md::Error("this is a " + manifest.backbone + " model; use pair_style " +
-                        manifest.backbone);
+    throw kan_md::Error((manifest.backbone == "allegro" ? "this is an " : "this is a ") +
+                        manifest.backbone + " model; use pair_style " + manifest.backbone);
 }
 
 void PairKAN::map_types(int num_names, char **names)
@@ -664,4 +665,17 @@ double PairKAN::memory_usage()
       ghost_return_.capacity();
   return Pair::memory_usage() +
       static_cast<double>(doubles * sizeof(double) + owner_.capacity() * sizeof(int));
+}
+
+// Scalars for the library interface: peak device memory of torch's allocator in bytes, zero on the CPU.
+void *PairKAN::extract(const char *name, int &dim)
+{
+  dim = 0;
+  if (!model_) return nullptr;
+  const kan_md::DeviceMemory memory = model_->device_memory();
+  cuda_peak_allocated_ = static_cast<double>(memory.peak_allocated);
+  cuda_peak_reserved_ = static_cast<double>(memory.peak_reserved);
+  if (strcmp(name, "cuda_peak_allocated") == 0) return &cuda_peak_allocated_;
+  if (strcmp(name, "cuda_peak_reserved") == 0) return &cuda_peak_reserved_;
+  return nullptr;
 }

@@ -31,6 +31,7 @@ class PairKAN : public Pair {
   void compute(int, int) override;
   void finish() override;
   double memory_usage() override;
+  void *extract(const char *, int &) override;
 
   int pack_forward_comm(int, int *, double *, int, int *) override;
   void unpack_forward_comm(int, int, double *) override;
@@ -88,6 +89,7 @@ class PairKAN : public Pair {
   int return_width_;
   double user_cutghost_, own_cutghost_;
   bool start_reported_;
+  double cuda_peak_allocated_, cuda_peak_reserved_;    // bytes, for extract()
   bigint close_edges_;                    // summed over steps, this rank
   bool warned_of_close_, warned_of_virial_;
 };

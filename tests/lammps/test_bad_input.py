@@ -80,7 +80,7 @@ CASES = {
         "nequip",
         "* * {good} Cu Au",
         [],
-        ["this is a allegro model; use pair_style allegro"],
+        ["this is an allegro model; use pair_style allegro"],
     ),
     "unknown element": ("allegro", "* * {good} Cu Pb", [], ["got Pb", "allowed: Cu, Au, NULL"]),
     "too few elements": ("allegro", "* * {good} Cu", [], ["each of the 2 atom types, got 1 names"]),
