@@ -171,7 +171,7 @@ class LayerOnOperators(torch.nn.Module):
             skips = _skip_maps(conv.sc, attributes, columns)
             self.skip_outputs = list(skips)
             self.skip = TypedLinear(plain, list(skips.values()), dtype=dtype)
-        self.gate = BlockGate(gate)
+        self.gate = BlockGate(gate) if len(gate.irreps_gated) else ScalarGate(gate)
 
     def forward(
         self,
@@ -201,8 +201,8 @@ class BlockGate(torch.nn.Module):
     def __init__(self, gate: Gate):
         super().__init__()
         self.num_scalars = len(gate.irreps_scalars)
-        self.gated_rows: list[int] = [ir.dim for _, ir in gate.irreps_gated]
-        self.gated_channels: list[int] = [mul for mul, _ in gate.irreps_gated]
+        self.gated_rows = [ir.dim for _, ir in gate.irreps_gated]
+        self.gated_channels = [mul for mul, _ in gate.irreps_gated]
         self.activations = torch.nn.ModuleList(
             _Activation(*_activation(act)) for act in _activations(gate)
         )
@@ -220,6 +220,27 @@ class BlockGate(torch.nn.Module):
         for number, rows in enumerate(self.gated_rows):
             block = pieces[first + number].view(num_atoms, rows, self.gated_channels[number])
             out.append(block * gates[number].unsqueeze(1))
+        return out
+
+
+class ScalarGate(torch.nn.Module):
+    """Upstream's gate where there are scalars only.
+
+    Args:
+        gate: e3nn's.
+    """
+
+    def __init__(self, gate: Gate):
+        super().__init__()
+        self.activations = torch.nn.ModuleList(
+            _Activation(*_activation(act)) for act in _activations(gate)
+        )
+
+    def forward(self, pieces: list[torch.Tensor], num_atoms: int) -> list[torch.Tensor]:
+        """Scalars -> scalars, irreps by irreps."""
+        out: list[torch.Tensor] = []
+        for number, activation in enumerate(self.activations):
+            out.append(activation(pieces[number]))
         return out
 
 
