@@ -144,7 +144,7 @@ def _deploy_with(
             r_max=float(checkpoint.r_max),
             bound=_BOUND[dtype] if bound is None else bound,
             graphs=tuple(graphs),
-            operators=operators,
+            operators=operators if device == "cpu" else "portable",  # they are for processors
         )
         reports = run_passes(model, chosen, context)
         manifest = Manifest(

@@ -87,12 +87,12 @@ class Polynomial : public torch::autograd::Function<Polynomial> {
 class PiecewiseCubic : public torch::autograd::Function<PiecewiseCubic> {
  public:
   static variable_list forward(AutogradContext *ctx, const at::Tensor &x,
-                               const at::Tensor &coefficients, const at::Tensor &lower,
-                               const at::Tensor &inverse_step)
+                               const at::Tensor &coefficients, const at::Tensor &inverse_step,
+                               int64_t origin)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_handle<decltype(piecewise_cubic)>("kan_md::piecewise_cubic");
-    const auto [y, slope] = op.call(x, coefficients, lower, inverse_step);
+    const auto [y, slope] = op.call(x, coefficients, inverse_step, origin);
     ctx->save_for_backward({slope});
     ctx->mark_non_differentiable({slope});
     return {y, slope};
@@ -150,10 +150,10 @@ at::Tensor polynomial_autograd(const at::Tensor &a, const at::Tensor &atom_types
 
 std::tuple<at::Tensor, at::Tensor> piecewise_cubic_autograd(const at::Tensor &x,
                                                             const at::Tensor &coefficients,
-                                                            const at::Tensor &lower,
-                                                            const at::Tensor &inverse_step)
+                                                            const at::Tensor &inverse_step,
+                                                            int64_t origin)
 {
-  const variable_list out = PiecewiseCubic::apply(x, coefficients, lower, inverse_step);
+  const variable_list out = PiecewiseCubic::apply(x, coefficients, inverse_step, origin);
   return {out[0], out[1]};
 }
 
@@ -178,7 +178,7 @@ TORCH_LIBRARY(kan_md, m)
         "int[] components, int[] outputs) -> Tensor");
   m.def("polynomial_backward(Tensor out_grad, Tensor a, Tensor atom_types, Tensor coefficients, "
         "Tensor program, int[] components, int[] outputs) -> Tensor");
-  m.def("piecewise_cubic(Tensor x, Tensor coefficients, Tensor lower, Tensor inverse_step) -> "
+  m.def("piecewise_cubic(Tensor x, Tensor coefficients, Tensor inverse_step, int origin) -> "
         "(Tensor, Tensor)");
   m.def("radial_table(Tensor lengths, Tensor pairs, Tensor table, Tensor cutoffs) -> Tensor");
   m.def("radial_table_backward(Tensor out_grad, Tensor lengths, Tensor pairs, Tensor table, "

@@ -54,12 +54,11 @@ at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
 //   x            [num_rows, in]
 //   coefficients [in, num_pieces, out, 4], powers of the place inside the piece; the first and the
 //                last piece reach to infinity
-//   lower        [in] left end of the second piece; inverse_step [in]
+//   inverse_step [in] one over the width of a piece; origin: the piece that starts at x = 0
 // Returns y [num_rows, out] and the slopes d phi/dx [num_rows, in, out].
 std::tuple<at::Tensor, at::Tensor> piecewise_cubic(const at::Tensor &x,
                                                    const at::Tensor &coefficients,
-                                                   const at::Tensor &lower,
-                                                   const at::Tensor &inverse_step);
+                                                   const at::Tensor &inverse_step, int64_t origin);
 
 // Radial functions from tables: out[e, k] = R^{pair(e)}_k(r_e).
 //

@@ -193,7 +193,7 @@ def polynomial(
 
 
 def piecewise_cubic(
-    x: torch.Tensor, coefficients: torch.Tensor, lower: torch.Tensor, inverse_step: torch.Tensor
+    x: torch.Tensor, coefficients: torch.Tensor, inverse_step: torch.Tensor, origin: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Σ_i φ_oi(x_i) and its slopes; the twin of ``kan_md::piecewise_cubic``.
 
@@ -201,15 +201,16 @@ def piecewise_cubic(
         x: [num_rows, in].
         coefficients: [in, num_pieces, out, 4], powers of the place inside a piece; the first and
             the last piece reach to infinity.
-        lower: [in], left end of the second piece.
         inverse_step: [in], one over the width of a piece.
+        origin: number of the piece that starts at x = 0.
 
     Returns:
         y [num_rows, out] and dφ/dx [num_rows, in, out].
     """
-    place = (x - lower) * inverse_step + 1
-    piece = place.detach().clamp(0, coefficients.size(1) - 1).long()
-    u = (place - piece).unsqueeze(2)
+    place = x * inverse_step  # from x = 0, where it is exact
+    step = place.detach().floor().clamp(-origin, coefficients.size(1) - 1 - origin)
+    piece = (step + origin).nan_to_num(0.0).long()
+    u = (place - step).unsqueeze(2)
     c = coefficients[torch.arange(x.size(1), device=x.device), piece]  # [rows, in, out, 4]
     value = c[..., 0] + u * (c[..., 1] + u * (c[..., 2] + u * c[..., 3]))
     slope = c[..., 1] + u * (2 * c[..., 2] + 3 * u * c[..., 3])

@@ -150,8 +150,9 @@ def collapse_layer(layer: KANLayer, *, bound: float) -> tuple[CollapsedLayer, Fi
             return CollapsedLayer(layer, fit, silu_apart=silu_apart), fit
         if cells >= _MOST_CELLS:
             raise KanMdError(
-                f"KAN functions as piecewise cubics, got an error of {fit.error:.1e} with {cells} "
-                f"cells per grid step; allowed: {bound:.1e}; deploy with a larger --bound or "
+                f"KAN functions as piecewise cubics, got errors of {fit.error:.1e} (value) and "
+                f"{fit.slope_error:.1e} (slope) with {cells} cells per grid step; allowed: "
+                f"{bound:.1e} and {_SLOPE_ALLOWANCE * bound:.1e}; deploy with a larger --bound or "
                 "without kan_collapse"
             )
         cells *= 2

@@ -7,6 +7,7 @@ from nequip.nn import GraphModel
 from kan_md.errors import user_error
 from kan_md_deploy.passes.base import Pass, PassContext
 from kan_md_deploy.passes.centre_factored import CentreFactored
+from kan_md_deploy.passes.fused_kan import FusedKAN
 from kan_md_deploy.passes.fused_mace import FusedMACE
 from kan_md_deploy.passes.fused_nequip import FusedNequIP
 from kan_md_deploy.passes.kan_collapse import KANCollapse
@@ -18,6 +19,7 @@ PASSES: tuple[Pass, ...] = (
     FusedNequIP(),
     RadialTables(),
     KANCollapse(),
+    FusedKAN(),
 )
 
 

@@ -87,10 +87,9 @@ def test_inconsistent_program_is_refused(operators):
 
 
 def cubic_arguments(dtype, *, num_inputs, num_outputs):
-    """Clamped splines with linear tails, from scipy."""
-    lower = -1.0 - torch.rand(num_inputs, dtype=torch.float64)
+    """Clamped splines with linear tails, from scipy; x = 0 is the sixth knot."""
     step = 0.2 + 0.1 * torch.rand(num_inputs, dtype=torch.float64)
-    knots = lower.unsqueeze(1) + step.unsqueeze(1) * torch.arange(11)
+    knots = step.unsqueeze(1) * torch.arange(-5, 6)
     pieces = torch.zeros(num_inputs, 12, num_outputs, 4, dtype=torch.float64)
     splines = {}
     for i, o in itertools.product(range(num_inputs), range(num_outputs)):
@@ -103,7 +102,7 @@ def cubic_arguments(dtype, *, num_inputs, num_outputs):
             value = float(spline(knots[i, knot]))
             pieces[i, piece, o, 0] = value - slope if piece == 0 else value
             pieces[i, piece, o, 1] = slope
-    return splines, knots, [t.to(dtype) for t in (pieces, lower, 1 / step)]
+    return splines, knots, [pieces.to(dtype), (1 / step).to(dtype), 6]
 
 
 @DTYPES

@@ -1,0 +1,61 @@
+"""Collapsed KAN functions are evaluated by the project's C++ operator.
+
+The plain form of :class:`PiecewiseCubic` writes a dozen intermediates of the size of its input to
+memory; ``kan_md::piecewise_cubic`` reads the input once and writes value and slope.
+"""
+
+from __future__ import annotations
+
+import torch
+from nequip.nn import GraphModel
+
+from kan_md_deploy.ops.library import is_built, load
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.piecewise import PiecewiseCubic
+
+
+class FusedPiecewiseCubic(torch.nn.Module):
+    """A :class:`PiecewiseCubic` that calls the operator.
+
+    Args:
+        plain: the module it replaces.
+    """
+
+    def __init__(self, plain: PiecewiseCubic):
+        super().__init__()
+        num_inputs = plain.inverse_step.size(0)
+        powers = torch.stack([plain.c0, plain.c1, plain.c2, plain.c3], dim=-1)
+        self.origin = -int(plain.first)
+        self.register_buffer("coefficients", powers.view(num_inputs, -1, 1, 4).contiguous())
+        self.register_buffer("inverse_step", plain.inverse_step.clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Evaluate [rows, 1] for x [rows, in]."""
+        value, _ = torch.ops.kan_md.piecewise_cubic(
+            x, self.coefficients, self.inverse_step, self.origin
+        )
+        return value
+
+
+class FusedKAN:
+    """The pass; see the module. It follows ``kan_collapse``."""
+
+    name = "fused_kan"
+    needs_operators = True
+
+    def applies_to(self, model: GraphModel, context: PassContext) -> bool:
+        """Whether a KAN was collapsed and the operators were built on this machine."""
+        return (
+            context.backend == "torchscript"
+            and is_built()
+            and any(isinstance(module, PiecewiseCubic) for module in model.modules())
+        )
+
+    def apply(self, model: GraphModel, context: PassContext) -> dict:
+        """Exchange every collapsed function."""
+        load()
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, PiecewiseCubic):
+                    setattr(parent, name, FusedPiecewiseCubic(child))
+        return {"bound": 0.0, "operator": "kan_md::piecewise_cubic"}

@@ -1,0 +1,54 @@
+"""``kan-md predict``: tensors of structures, written beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``predict`` to the command line."""
+    app.command("predict")(predict)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="model.pth or deployed file.", metavar="MODEL")],
+    data: Annotated[list[Path], typer.Argument(help="Structures.", metavar="DATA.xyz ...")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Extended XYZ file to write.")
+    ] = Path("predicted.xyz"),
+    prefix: Annotated[str, typer.Option(help="What names of predictions begin with.")] = "kan_",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON summary.")] = False,
+) -> None:
+    """Predict tensors (Born charges, ...) of structures and write them as extended XYZ.
+
+    Example: kan-md predict run/model.pth structures.xyz -o predicted.xyz
+    """
+    from kan_md.data.checks import check_structures
+    from kan_md.data.reading import read_frames
+    from kan_md.data.write import check_writable, write_frames
+    from kan_md.evaluate.tensors import load_tensors
+
+    check_writable(output, overwrite=overwrite)
+    tensors = load_tensors(model, device=device)
+    frames = read_frames(data)
+    check_structures(frames, "prediction")
+    for atoms in frames:
+        found = tensors.predict(atoms)
+        for spec in tensors.specs:
+            value = found[spec.name]
+            if spec.per == "atom":
+                atoms.arrays[prefix + spec.name] = value if value.shape[1] > 1 else value[:, 0]
+            else:
+                atoms.info[prefix + spec.name] = float(value[0]) if value.size == 1 else value
+    write_frames(frames, output, overwrite=overwrite)
+    names = [prefix + spec.name for spec in tensors.specs]
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "structures": len(frames), "tensors": names}))
+    else:
+        typer.echo(f"{output}: {len(frames)} structures with {', '.join(names)}")
