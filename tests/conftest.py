@@ -122,11 +122,10 @@ def tiny_checkpoint(tmp_path_factory, ag_frames, alloy_frames) -> Callable[..., 
 
 
 def _write_checkpoint(path: Path, backbone: str, frames: list[Atoms], **keywords) -> None:
-    from kan_md.model.checkpoint import Checkpoint, save_checkpoint
-    from kan_md.model.reference import make_reference_frames
-
     from kan_md.backbones import build_model
     from kan_md.contract import UNITS
+    from kan_md.model.checkpoint import Checkpoint, save_checkpoint
+    from kan_md.model.reference import make_reference_frames
 
     names = list(keywords.get("type_names", ("Ag",)))
     arguments = {

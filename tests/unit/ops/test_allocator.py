@@ -9,9 +9,10 @@ import subprocess
 import sys
 
 import pytest
+
 from kan_md_deploy.ops.allocator import SWITCH
 
-# mallinfo2 of glibc >= 2.33: hblkhd counts bytes mapped block by block, fordblks what is free but kept.
+# mallinfo2 of glibc >= 2.33: hblkhd counts bytes mapped by block, fordblks what is free but kept.
 PROGRAM = """
 import ctypes, json, torch
 from kan_md_deploy.ops.allocator import tune_allocator
