@@ -27,7 +27,7 @@ _SAMPLES = 1200
 _VANISHING = 1e-9
 """Size at the cutoff, relative to the range, below which a function counts as zero there."""
 
-_VALUE_WEIGHTS = [  # of f, h f', h² f'' at both ends, in powers of the place between them
+_HERMITE = [  # of f, h f', h² f'' at both ends, in powers of the place between them
     [1.0, 0.0, 0.0, -10.0, 15.0, -6.0],
     [0.0, 1.0, 0.0, -6.0, 8.0, -3.0],
     [0.0, 0.0, 0.5, -1.5, 1.5, -0.5],
@@ -35,8 +35,6 @@ _VALUE_WEIGHTS = [  # of f, h f', h² f'' at both ends, in powers of the place b
     [0.0, 0.0, 0.0, -4.0, 7.0, -3.0],
     [0.0, 0.0, 0.0, 0.5, -1.0, 0.5],
 ]
-_SLOPE_WEIGHTS = [[n * c[n] for n in range(1, 6)] + [0.0] for c in _VALUE_WEIGHTS]
-_HERMITE = _VALUE_WEIGHTS + _SLOPE_WEIGHTS
 
 Functions = Callable[[torch.Tensor, int], torch.Tensor]
 """Lengths [n] float64 and number of the type pair -> [n, num_functions] float64."""
@@ -54,10 +52,13 @@ class RadialTable(torch.nn.Module):
     def __init__(self, values: torch.Tensor, cutoffs: torch.Tensor, *, dtype: torch.dtype):
         super().__init__()
         self.num_pairs, self.num_knots, _, self.num_functions = values.shape
-        # A row holds both ends of an interval, so that one edge reads one contiguous piece.
-        rows = torch.cat([values[:, :-1], values[:, 1:]], dim=2)
+        # Powers of the place inside an interval, not its two ends: their differences would cost the
+        # slope as many digits as there are knots.
+        ends = torch.cat([values[:, :-1], values[:, 1:]], dim=2)
+        hermite = torch.tensor(_HERMITE, dtype=values.dtype)
+        rows = torch.einsum("wp,zkwf->zkpf", hermite, ends)
         self.register_buffer("rows", rows.flatten(0, 1).flatten(1).to(dtype).contiguous())
-        self.register_buffer("hermite", torch.tensor(_HERMITE, dtype=dtype).t().contiguous())
+        self.register_buffer("order", torch.arange(1, 6, dtype=dtype))
         self.register_buffer("inverse_step", (self.num_knots - 1) / cutoffs.double())
 
     def forward(self, length: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
@@ -89,10 +90,10 @@ class RadialTable(torch.nn.Module):
             row = row + pair * (self.num_knots - 1)
         square = t * t
         cube = square * t
-        powers = torch.cat(
-            [torch.ones_like(t), t, square, cube, square * square, square * cube], dim=1
-        )
-        weights = torch.mm(powers * inside, self.hermite)  # six for the value, six for the slope
+        low = torch.cat([torch.ones_like(t), t, square, cube, square * square], dim=1) * inside
+        nothing = torch.zeros_like(t)
+        # Six for the value, six for the slope.
+        weights = torch.cat([low, square * cube * inside, nothing, low * self.order], dim=1)
         both = torch.bmm(
             weights.view(-1, 2, 6),
             torch.index_select(self.rows, 0, row).view(-1, 6, self.num_functions),
