@@ -27,10 +27,9 @@ void check(const ConvolutionPlan &plan, const at::Tensor &edge_vectors, const at
            const at::Tensor &cutoffs)
 {
   const int64_t num_edges = edge_index.size(1), num_atoms = atom_types.numel();
-  TORCH_CHECK(edge_vectors.dim() == 2 && edge_vectors.size(0) == num_edges &&
-                  edge_vectors.size(1) == 3,
-              "kan_md::convolution: edge_vectors must be [", num_edges, ", 3], got ",
-              edge_vectors.sizes());
+  TORCH_CHECK(
+      edge_vectors.dim() == 2 && edge_vectors.size(0) == num_edges && edge_vectors.size(1) == 3,
+      "kan_md::convolution: edge_vectors must be [", num_edges, ", 3], got ", edge_vectors.sizes());
   TORCH_CHECK(x.dim() == 1 && x.numel() == num_atoms * plan.in_dim,
               "kan_md::convolution: x must be [", num_atoms, " * ", plan.in_dim, "], got ",
               x.sizes());
@@ -43,19 +42,6 @@ void check(const ConvolutionPlan &plan, const at::Tensor &edge_vectors, const at
   TORCH_CHECK(table.scalar_type() == x.scalar_type(),
               "kan_md::convolution: table and x differ in dtype");
   TORCH_CHECK(num_atoms < INT32_MAX, "kan_md::convolution: too many atoms, got ", num_atoms);
-}
-
-int64_t checked_num_types(const at::Tensor &atom_types, int64_t num_pairs)
-{
-  const int64_t num_types = std::lround(std::sqrt(static_cast<double>(num_pairs)));
-  TORCH_CHECK(num_types * num_types == num_pairs,
-              "kan_md: tables come one per ordered pair of types, got ", num_pairs);
-  if (num_pairs == 1) return 1;
-  const int64_t *types = atom_types.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < atom_types.numel(); ++i)
-    TORCH_CHECK(types[i] >= 0 && types[i] < num_types, "kan_md: atom type ", types[i],
-                " of atom ", i, ", there are ", num_types);
-  return num_types;
 }
 
 // features: [atom, 2l+1, block] of one block of channels, the rest of the line filled with zeros.
@@ -96,14 +82,14 @@ template <typename T> struct Inputs {
   int64_t out_at(const Path &path, int64_t i) const
   {
     return num_atoms * plan.out_offsets[path.output] +
-        i * (2 * path.l3 + 1) * plan.out_channels[path.output] + path.out_channel;
+           i * (2 * path.l3 + 1) * plan.out_channels[path.output] + path.out_channel;
   }
   int64_t out_stride(const Path &path) const { return plan.out_channels[path.output]; }
   // First knot row of an edge, all paths of the group.
   const T *row(const Group &group, int64_t block, int64_t row_size, int64_t e) const
   {
     return table + edges.pair.get()[e] * plan.table_size + group.table_offset +
-        (block * plan.num_knots + edges.knot.get()[e]) * row_size;
+           (block * plan.num_knots + edges.knot.get()[e]) * row_size;
   }
 };
 
@@ -131,8 +117,7 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
                         in.edges.weights.get() + first * kSplineWeights, radial);
       forward_kernel<T>(path.l1, path.l2)(
           count, radial, features, in.edges.neighbour.get() + first,
-          in.edges.harmonics.get() + first * num_harmonics + path.l2 * path.l2, num_harmonics,
-          phi);
+          in.edges.harmonics.get() + first * num_harmonics + path.l2 * path.l2, num_harmonics, phi);
       T target[(4 * kMaxL + 1) * kBlock];
       const int num_targets = 2 * path.l3 + 1;
       std::fill_n(target, num_targets * kBlock, T(0));
@@ -226,8 +211,7 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
   EdgeTerms<T> edges(num_edges, plan.l_max, false);
   Scratch<T> packed(plan.packed_rows * num_atoms * kBlock);
   at::Tensor out = at::empty({num_atoms * plan.out_dim}, arg.x.options());
-  const Inputs<T> in{plan,         ranges, edges, packed.get(), arg.table.const_data_ptr<T>(),
-                     num_atoms};
+  const Inputs<T> in{plan, ranges, edges, packed.get(), arg.table.const_data_ptr<T>(), num_atoms};
   int64_t most_neighbours = 0;
   for (int64_t i = 0; i < num_atoms; ++i)
     most_neighbours = std::max(most_neighbours, ranges.first[i + 1] - ranges.first[i]);
@@ -246,8 +230,7 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
                  ranges.first[begin], ranges.first[end]);
       for (const Group &group : plan.groups)
         for (int64_t b = 0; b < group.num_blocks; ++b)
-          pack_block<T>(group, x, num_atoms, b, begin, end,
-                        packed.get() + in.packed_at(group, b));
+          pack_block<T>(group, x, num_atoms, b, begin, end, packed.get() + in.packed_at(group, b));
     }
 #pragma omp barrier
     std::vector<const T *> rows;
@@ -301,8 +284,7 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
   Scratch<T> packed(packed_size), feature_grads(packed_size * num_threads);
   Scratch<T> harmonics_grad(num_edges * edges.num_harmonics), radial_grad(num_edges);
   at::Tensor vector_grad = at::empty_like(arg.edge_vectors), x_grad = at::zeros_like(arg.x);
-  const Inputs<T> in{plan,         ranges, edges, packed.get(), arg.table.const_data_ptr<T>(),
-                     num_atoms};
+  const Inputs<T> in{plan, ranges, edges, packed.get(), arg.table.const_data_ptr<T>(), num_atoms};
 
   const int64_t *index = arg.edge_index.const_data_ptr<int64_t>();
   const R *vectors = arg.edge_vectors.const_data_ptr<R>();
@@ -319,8 +301,7 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
                  last);
       for (const Group &group : plan.groups)
         for (int64_t b = 0; b < group.num_blocks; ++b)
-          pack_block<T>(group, x, num_atoms, b, begin, end,
-                        packed.get() + in.packed_at(group, b));
+          pack_block<T>(group, x, num_atoms, b, begin, end, packed.get() + in.packed_at(group, b));
       std::fill_n(feature_grads.get() + k * packed_size, packed_size, T(0));
       std::fill(harmonics_grad.get() + first * edges.num_harmonics,
                 harmonics_grad.get() + last * edges.num_harmonics, T(0));
@@ -392,9 +373,8 @@ convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
   const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs);
   const at::Tensor upstream = out_grad.contiguous();
   return dispatch<std::tuple<at::Tensor, at::Tensor>>(
-      x.scalar_type(), edge_vectors.scalar_type(), [&](auto t, auto r) {
-        return reverse<decltype(t), decltype(r)>(upstream, arg, plan);
-      });
+      x.scalar_type(), edge_vectors.scalar_type(),
+      [&](auto t, auto r) { return reverse<decltype(t), decltype(r)>(upstream, arg, plan); });
 }
 
 }    // namespace kan_md::ops

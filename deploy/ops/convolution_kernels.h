@@ -24,8 +24,8 @@ template <typename T> inline Vec<T> interpolate(const T *w, const T *low, const 
   constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
   const int at = v * kLanes;
   return w[0] * load(low + at) + w[1] * load(low + kBlock + at) +
-      w[2] * load(low + 2 * kBlock + at) + w[3] * load(high + at) +
-      w[4] * load(high + kBlock + at) + w[5] * load(high + 2 * kBlock + at);
+         w[2] * load(low + 2 * kBlock + at) + w[3] * load(high + at) +
+         w[4] * load(high + kBlock + at) + w[5] * load(high + 2 * kBlock + at);
 }
 
 // Radial function of one path on the edges of one centre. radial: [num_edges, block].
@@ -113,19 +113,19 @@ void reverse_path(const T *weights, const T *slopes, const T *low, const T *high
 }
 
 namespace detail {
-  constexpr int kNumL = kMaxL + 1;
+constexpr int kNumL = kMaxL + 1;
 
-  template <typename T, size_t... I>
-  constexpr std::array<ForwardKernel<T>, sizeof...(I)> forward_table(std::index_sequence<I...>)
-  {
-    return {&forward_path<T, static_cast<int>(I) / kNumL, static_cast<int>(I) % kNumL>...};
-  }
+template <typename T, size_t... I>
+constexpr std::array<ForwardKernel<T>, sizeof...(I)> forward_table(std::index_sequence<I...>)
+{
+  return {&forward_path<T, static_cast<int>(I) / kNumL, static_cast<int>(I) % kNumL>...};
+}
 
-  template <typename T, size_t... I>
-  constexpr std::array<ReverseKernel<T>, sizeof...(I)> reverse_table(std::index_sequence<I...>)
-  {
-    return {&reverse_path<T, static_cast<int>(I) / kNumL, static_cast<int>(I) % kNumL>...};
-  }
+template <typename T, size_t... I>
+constexpr std::array<ReverseKernel<T>, sizeof...(I)> reverse_table(std::index_sequence<I...>)
+{
+  return {&reverse_path<T, static_cast<int>(I) / kNumL, static_cast<int>(I) % kNumL>...};
+}
 }    // namespace detail
 
 template <typename T> ForwardKernel<T> forward_kernel(int l1, int l2)

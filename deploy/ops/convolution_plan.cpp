@@ -58,8 +58,8 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
                 "kan_md::convolution: paths must be sorted by input irreps");
     const int l1 = static_cast<int>(irreps_in[2 * input + 1]);
     const int l2 = static_cast<int>(paths[4 * p + 1]), l3 = static_cast<int>(paths[4 * p + 2]);
-    TORCH_CHECK(l1 <= kMaxL && l2 <= kMaxL && l3 <= 2 * kMaxL,
-                "kan_md::convolution: l up to ", kMaxL, " is compiled in, got ", l1, " and ", l2);
+    TORCH_CHECK(l1 <= kMaxL && l2 <= kMaxL && l3 <= 2 * kMaxL, "kan_md::convolution: l up to ",
+                kMaxL, " is compiled in, got ", l1, " and ", l2);
     if (input != previous) {
       Group group{};
       group.l1 = l1;
@@ -84,7 +84,7 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
     group.table_offset = table_size;
     packed_rows += group.num_blocks * (2 * group.l1 + 1);
     table_size += group.num_blocks * num_knots * static_cast<int64_t>(group.paths.size()) *
-        kKnotValues * block;
+                  kKnotValues * block;
     max_sources = std::max(max_sources, group.num_sources);
     max_targets = std::max(max_targets, group.num_targets);
     max_paths = std::max(max_paths, static_cast<int>(group.paths.size()));
@@ -95,8 +95,8 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
   const double *row = couplings.const_data_ptr<double>();
   for (int64_t n = 0; n < couplings.size(0); ++n, row += 5) {
     const int64_t number = static_cast<int64_t>(row[0]);
-    TORCH_CHECK(number >= 0 && number < num_paths, "kan_md::convolution: coupling of path ",
-                number, ", there are ", num_paths);
+    TORCH_CHECK(number >= 0 && number < num_paths, "kan_md::convolution: coupling of path ", number,
+                ", there are ", num_paths);
     Path &path = *by_number[number];
     const int m1 = static_cast<int>(row[1]), m2 = static_cast<int>(row[2]);
     const int m3 = static_cast<int>(row[3]);

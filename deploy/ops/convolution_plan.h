@@ -29,22 +29,22 @@ struct Group {
   int l1;
   int64_t channels;
   int64_t num_blocks;
-  int64_t in_offset;       // numbers per atom before the irreps in the input
-  int64_t packed_offset;   // first block row of the irreps in packed input, in units of blocks
-  int64_t table_offset;    // first element of the group in one pair's table
-  int num_sources;         // uncontracted rows, sum of (2 l1 + 1)(2 l2 + 1)
-  int num_targets;         // contracted rows, sum of (2 l3 + 1)
+  int64_t in_offset;        // numbers per atom before the irreps in the input
+  int64_t packed_offset;    // first block row of the irreps in packed input, in units of blocks
+  int64_t table_offset;     // first element of the group in one pair's table
+  int num_sources;          // uncontracted rows, sum of (2 l1 + 1)(2 l2 + 1)
+  int num_targets;          // contracted rows, sum of (2 l3 + 1)
   std::vector<Path> paths;
 };
 
 struct ConvolutionPlan {
   std::vector<Group> groups;
-  int l_max = 0;               // of the spherical harmonics
+  int l_max = 0;    // of the spherical harmonics
   int max_sources = 0, max_targets = 0, max_paths = 0, max_rows = 0;
-  int64_t in_dim = 0, out_dim = 0;               // numbers per atom
+  int64_t in_dim = 0, out_dim = 0;                   // numbers per atom
   std::vector<int64_t> out_channels, out_offsets;    // of each output irreps
-  int64_t packed_rows = 0;     // block rows of one packed atom
-  int64_t table_size = 0;      // elements of one pair's table
+  int64_t packed_rows = 0;                           // block rows of one packed atom
+  int64_t table_size = 0;                            // elements of one pair's table
   int64_t num_knots = 0;
 
   // irreps_in: (channels, l) per input irreps; paths: (input, l2, l3, output) per path, sorted by

@@ -31,8 +31,7 @@ class Convolution : public torch::autograd::Function<Convolution> {
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_handle<decltype(convolution)>("kan_md::convolution");
-    ctx->save_for_backward(
-        {edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings});
+    ctx->save_for_backward({edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings});
     ctx->saved_data["irreps_in"] = irreps_in;
     ctx->saved_data["paths"] = paths;
     ctx->saved_data["num_knots"] = num_knots;
@@ -47,8 +46,8 @@ class Convolution : public torch::autograd::Function<Convolution> {
     const variable_list s = ctx->get_saved_variables();
     const auto [vector_grad, x_grad] =
         op.call(grads[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6],
-                ctx->saved_data["irreps_in"].toIntVector(),
-                ctx->saved_data["paths"].toIntVector(), ctx->saved_data["num_knots"].toInt());
+                ctx->saved_data["irreps_in"].toIntVector(), ctx->saved_data["paths"].toIntVector(),
+                ctx->saved_data["num_knots"].toInt());
     variable_list result(10);
     result[0] = vector_grad;
     result[1] = x_grad;
@@ -58,10 +57,9 @@ class Convolution : public torch::autograd::Function<Convolution> {
 
 class Polynomial : public torch::autograd::Function<Polynomial> {
  public:
-  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &a,
-                            const at::Tensor &atom_types, const at::Tensor &coefficients,
-                            const at::Tensor &program, std::vector<int64_t> components,
-                            std::vector<int64_t> outputs)
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &a, const at::Tensor &atom_types,
+                            const at::Tensor &coefficients, const at::Tensor &program,
+                            std::vector<int64_t> components, std::vector<int64_t> outputs)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_handle<decltype(polynomial)>("kan_md::polynomial");
@@ -77,9 +75,9 @@ class Polynomial : public torch::autograd::Function<Polynomial> {
         operator_handle<decltype(polynomial_backward)>("kan_md::polynomial_backward");
     const variable_list s = ctx->get_saved_variables();
     variable_list result(6);
-    result[0] = op.call(grads[0], s[0], s[1], s[2], s[3],
-                        ctx->saved_data["components"].toIntVector(),
-                        ctx->saved_data["outputs"].toIntVector());
+    result[0] =
+        op.call(grads[0], s[0], s[1], s[2], s[3], ctx->saved_data["components"].toIntVector(),
+                ctx->saved_data["outputs"].toIntVector());
     return result;
   }
 };
@@ -108,25 +106,26 @@ class PiecewiseCubic : public torch::autograd::Function<PiecewiseCubic> {
   }
 };
 
-class RadialTable : public torch::autograd::Function<RadialTable> {
+class Allegro : public torch::autograd::Function<Allegro> {
  public:
-  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &lengths,
-                            const at::Tensor &pairs, const at::Tensor &table,
-                            const at::Tensor &cutoffs)
+  static variable_list forward(AutogradContext *ctx, const at::Tensor &edge_vectors,
+                               const at::Tensor &edge_index, const at::Tensor &atom_types,
+                               at::TensorList weights, std::vector<int64_t> shape)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    static const auto op = operator_handle<decltype(radial_table)>("kan_md::radial_table");
-    ctx->save_for_backward({lengths, pairs, table, cutoffs});
-    return op.call(lengths, pairs, table, cutoffs);
+    static const auto op = operator_handle<decltype(allegro)>("kan_md::allegro");
+    const auto [energies, gradient] = op.call(edge_vectors, edge_index, atom_types, weights, shape);
+    ctx->save_for_backward({gradient, edge_index});
+    ctx->saved_data["num_weights"] = static_cast<int64_t>(weights.size());
+    ctx->mark_non_differentiable({gradient});
+    return {energies, gradient};
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads)
   {
-    static const auto op =
-        operator_handle<decltype(radial_table_backward)>("kan_md::radial_table_backward");
     const variable_list s = ctx->get_saved_variables();
-    variable_list result(4);
-    result[0] = op.call(grads[0], s[0], s[1], s[2], s[3]);
+    variable_list result(4 + ctx->saved_data["num_weights"].toInt());
+    result[0] = s[0] * grads[0].index_select(0, s[1].select(0, 0)).unsqueeze(1);
     return result;
   }
 };
@@ -157,10 +156,14 @@ std::tuple<at::Tensor, at::Tensor> piecewise_cubic_autograd(const at::Tensor &x,
   return {out[0], out[1]};
 }
 
-at::Tensor radial_table_autograd(const at::Tensor &lengths, const at::Tensor &pairs,
-                                 const at::Tensor &table, const at::Tensor &cutoffs)
+std::tuple<at::Tensor, at::Tensor> allegro_autograd(const at::Tensor &edge_vectors,
+                                                    const at::Tensor &edge_index,
+                                                    const at::Tensor &atom_types,
+                                                    at::TensorList weights, c10::IntArrayRef shape)
 {
-  return RadialTable::apply(lengths, pairs, table, cutoffs);
+  const variable_list out =
+      Allegro::apply(edge_vectors, edge_index, atom_types, weights, shape.vec());
+  return {out[0], out[1]};
 }
 
 }    // namespace
@@ -180,9 +183,8 @@ TORCH_LIBRARY(kan_md, m)
         "Tensor program, int[] components, int[] outputs) -> Tensor");
   m.def("piecewise_cubic(Tensor x, Tensor coefficients, Tensor inverse_step, int origin) -> "
         "(Tensor, Tensor)");
-  m.def("radial_table(Tensor lengths, Tensor pairs, Tensor table, Tensor cutoffs) -> Tensor");
-  m.def("radial_table_backward(Tensor out_grad, Tensor lengths, Tensor pairs, Tensor table, "
-        "Tensor cutoffs) -> Tensor");
+  m.def("allegro(Tensor edge_vectors, Tensor edge_index, Tensor atom_types, Tensor[] weights, "
+        "int[] shape) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(kan_md, CPU, m)
@@ -192,8 +194,7 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("polynomial", kan_md::ops::polynomial);
   m.impl("polynomial_backward", kan_md::ops::polynomial_backward);
   m.impl("piecewise_cubic", kan_md::ops::piecewise_cubic);
-  m.impl("radial_table", kan_md::ops::radial_table);
-  m.impl("radial_table_backward", kan_md::ops::radial_table_backward);
+  m.impl("allegro", kan_md::ops::allegro);
 }
 
 TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
@@ -201,5 +202,5 @@ TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
   m.impl("convolution", kan_md::ops::convolution_autograd);
   m.impl("polynomial", kan_md::ops::polynomial_autograd);
   m.impl("piecewise_cubic", kan_md::ops::piecewise_cubic_autograd);
-  m.impl("radial_table", kan_md::ops::radial_table_autograd);
+  m.impl("allegro", kan_md::ops::allegro_autograd);
 }

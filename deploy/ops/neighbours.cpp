@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace kan_md::ops {
 
@@ -31,6 +32,19 @@ CentreRanges::CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int 
     part[k] = std::lower_bound(first.begin(), first.end(), share) - first.begin();
     part[k] = std::min(std::max(part[k], part[k - 1]), num_atoms);
   }
+}
+
+int64_t checked_num_types(const at::Tensor &atom_types, int64_t num_pairs)
+{
+  const int64_t num_types = std::lround(std::sqrt(static_cast<double>(num_pairs)));
+  TORCH_CHECK(num_types * num_types == num_pairs,
+              "kan_md: tables come one per ordered pair of types, got ", num_pairs);
+  if (num_pairs == 1) return 1;
+  const int64_t *types = atom_types.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < atom_types.numel(); ++i)
+    TORCH_CHECK(types[i] >= 0 && types[i] < num_types, "kan_md: atom type ", types[i], " of atom ",
+                i, ", there are ", num_types);
+  return num_types;
 }
 
 }    // namespace kan_md::ops

@@ -30,14 +30,17 @@ struct CentreRanges {
   CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int num_threads);
 };
 
+// Number of types behind tables for num_pairs ordered pairs; checks all atoms' types against it.
+int64_t checked_num_types(const at::Tensor &atom_types, int64_t num_pairs);
+
 template <typename T> struct EdgeTerms {
   int num_harmonics;
-  Scratch<T> harmonics;       // [num_edges, num_harmonics]
-  Scratch<T> weights;         // [num_edges, 6]
-  Scratch<T> slopes;          // [num_edges, 6], only for the reverse pass
-  Scratch<int32_t> knot;      // [num_edges]
-  Scratch<int32_t> pair;      // [num_edges], row of the table
-  Scratch<int32_t> neighbour; // [num_edges]
+  Scratch<T> harmonics;          // [num_edges, num_harmonics]
+  Scratch<T> weights;            // [num_edges, 6]
+  Scratch<T> slopes;             // [num_edges, 6], only for the reverse pass
+  Scratch<int32_t> knot;         // [num_edges]
+  Scratch<int32_t> pair;         // [num_edges], row of the table
+  Scratch<int32_t> neighbour;    // [num_edges]
 
   EdgeTerms(int64_t num_edges, int l_max, bool with_slopes) :
       num_harmonics((l_max + 1) * (l_max + 1)), harmonics(num_edges * num_harmonics),
@@ -58,64 +61,64 @@ template <typename T> struct EdgeTerms {
 
 namespace detail {
 
-  // Unit vectors of up to kLanes edges, one edge per lane; 1/r beside them.
-  template <typename T, typename R> struct UnitVectors {
-    Vec<T> x{}, y{}, z{}, inverse_length{};
-    UnitVectors(const R *vectors, int64_t begin, int lanes)
-    {
-      for (int i = 0; i < lanes; ++i) {
-        const R *v = vectors + 3 * (begin + i);
-        const R inverse = 1 / std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
-        x[i] = static_cast<T>(v[0] * inverse);
-        y[i] = static_cast<T>(v[1] * inverse);
-        z[i] = static_cast<T>(v[2] * inverse);
-        inverse_length[i] = static_cast<T>(inverse);
-      }
-    }
-  };
-
-  template <int L, typename T, typename R>
-  void fill_harmonics(const R *vectors, int64_t begin, int64_t end, T *out)
+// Unit vectors of up to kLanes edges, one edge per lane; 1/r beside them.
+template <typename T, typename R> struct UnitVectors {
+  Vec<T> x{}, y{}, z{}, inverse_length{};
+  UnitVectors(const R *vectors, int64_t begin, int lanes)
   {
-    constexpr int kNum = (L + 1) * (L + 1);
-    Vec<T> values[kNum];
-    for (int64_t e = begin; e < end; e += Simd<T>::kLanes) {
-      const int lanes = static_cast<int>(std::min<int64_t>(Simd<T>::kLanes, end - e));
-      const UnitVectors<T, R> unit(vectors, e, lanes);
-      spherical_harmonics<L, T>(unit.x, unit.y, unit.z, values);
-      for (int i = 0; i < lanes; ++i)
-        for (int m = 0; m < kNum; ++m) out[(e + i) * kNum + m] = values[m][i];
+    for (int i = 0; i < lanes; ++i) {
+      const R *v = vectors + 3 * (begin + i);
+      const R inverse = 1 / std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+      x[i] = static_cast<T>(v[0] * inverse);
+      y[i] = static_cast<T>(v[1] * inverse);
+      z[i] = static_cast<T>(v[2] * inverse);
+      inverse_length[i] = static_cast<T>(inverse);
     }
   }
+};
 
-  // grad [num_edges, 3] = radial r̂ + (1 - r̂ r̂) ∇Y·angular / r.
-  template <int L, typename T, typename R>
-  void fill_gradient(const R *vectors, const T *angular, const T *radial, int64_t begin,
-                     int64_t end, R *grad)
-  {
-    constexpr int kNum = (L + 1) * (L + 1);
-    Vec<T> weight[kNum], g[3];
-    for (int64_t e = begin; e < end; e += Simd<T>::kLanes) {
-      const int lanes = static_cast<int>(std::min<int64_t>(Simd<T>::kLanes, end - e));
-      const UnitVectors<T, R> unit(vectors, e, lanes);
-      Vec<T> along{};
-      for (int m = 0; m < kNum; ++m) {
-        weight[m] = Vec<T>{};
-        for (int i = 0; i < lanes; ++i) weight[m][i] = angular[(e + i) * kNum + m];
-      }
-      for (int i = 0; i < lanes; ++i) along[i] = radial[e + i];
-      spherical_harmonics_reverse<L, T>(unit.x, unit.y, unit.z, weight, g);
-      along -= (g[0] * unit.x + g[1] * unit.y + g[2] * unit.z) * unit.inverse_length;
-      const Vec<T> gx = g[0] * unit.inverse_length + along * unit.x;
-      const Vec<T> gy = g[1] * unit.inverse_length + along * unit.y;
-      const Vec<T> gz = g[2] * unit.inverse_length + along * unit.z;
-      for (int i = 0; i < lanes; ++i) {
-        grad[3 * (e + i)] = gx[i];
-        grad[3 * (e + i) + 1] = gy[i];
-        grad[3 * (e + i) + 2] = gz[i];
-      }
+template <int L, typename T, typename R>
+void fill_harmonics(const R *vectors, int64_t begin, int64_t end, T *out)
+{
+  constexpr int kNum = (L + 1) * (L + 1);
+  Vec<T> values[kNum];
+  for (int64_t e = begin; e < end; e += Simd<T>::kLanes) {
+    const int lanes = static_cast<int>(std::min<int64_t>(Simd<T>::kLanes, end - e));
+    const UnitVectors<T, R> unit(vectors, e, lanes);
+    spherical_harmonics<L, T>(unit.x, unit.y, unit.z, values);
+    for (int i = 0; i < lanes; ++i)
+      for (int m = 0; m < kNum; ++m) out[(e + i) * kNum + m] = values[m][i];
+  }
+}
+
+// grad [num_edges, 3] = radial r̂ + (1 - r̂ r̂) ∇Y·angular / r.
+template <int L, typename T, typename R>
+void fill_gradient(const R *vectors, const T *angular, const T *radial, int64_t begin, int64_t end,
+                   R *grad)
+{
+  constexpr int kNum = (L + 1) * (L + 1);
+  Vec<T> weight[kNum], g[3];
+  for (int64_t e = begin; e < end; e += Simd<T>::kLanes) {
+    const int lanes = static_cast<int>(std::min<int64_t>(Simd<T>::kLanes, end - e));
+    const UnitVectors<T, R> unit(vectors, e, lanes);
+    Vec<T> along{};
+    for (int m = 0; m < kNum; ++m) {
+      weight[m] = Vec<T>{};
+      for (int i = 0; i < lanes; ++i) weight[m][i] = angular[(e + i) * kNum + m];
+    }
+    for (int i = 0; i < lanes; ++i) along[i] = radial[e + i];
+    spherical_harmonics_reverse<L, T>(unit.x, unit.y, unit.z, weight, g);
+    along -= (g[0] * unit.x + g[1] * unit.y + g[2] * unit.z) * unit.inverse_length;
+    const Vec<T> gx = g[0] * unit.inverse_length + along * unit.x;
+    const Vec<T> gy = g[1] * unit.inverse_length + along * unit.y;
+    const Vec<T> gz = g[2] * unit.inverse_length + along * unit.z;
+    for (int i = 0; i < lanes; ++i) {
+      grad[3 * (e + i)] = gx[i];
+      grad[3 * (e + i) + 1] = gy[i];
+      grad[3 * (e + i) + 2] = gz[i];
     }
   }
+}
 
 }    // namespace detail
 
@@ -123,11 +126,16 @@ template <typename T, typename R>
 void harmonics_for(int l_max, const R *vectors, int64_t begin, int64_t end, T *out)
 {
   switch (l_max) {
-    case 0: return detail::fill_harmonics<0, T, R>(vectors, begin, end, out);
-    case 1: return detail::fill_harmonics<1, T, R>(vectors, begin, end, out);
-    case 2: return detail::fill_harmonics<2, T, R>(vectors, begin, end, out);
-    case 3: return detail::fill_harmonics<3, T, R>(vectors, begin, end, out);
-    default: return detail::fill_harmonics<4, T, R>(vectors, begin, end, out);
+    case 0:
+      return detail::fill_harmonics<0, T, R>(vectors, begin, end, out);
+    case 1:
+      return detail::fill_harmonics<1, T, R>(vectors, begin, end, out);
+    case 2:
+      return detail::fill_harmonics<2, T, R>(vectors, begin, end, out);
+    case 3:
+      return detail::fill_harmonics<3, T, R>(vectors, begin, end, out);
+    default:
+      return detail::fill_harmonics<4, T, R>(vectors, begin, end, out);
   }
 }
 
@@ -137,11 +145,16 @@ void gradient_for(int l_max, const R *vectors, const T *angular, const T *radial
                   int64_t end, R *grad)
 {
   switch (l_max) {
-    case 0: return detail::fill_gradient<0, T, R>(vectors, angular, radial, begin, end, grad);
-    case 1: return detail::fill_gradient<1, T, R>(vectors, angular, radial, begin, end, grad);
-    case 2: return detail::fill_gradient<2, T, R>(vectors, angular, radial, begin, end, grad);
-    case 3: return detail::fill_gradient<3, T, R>(vectors, angular, radial, begin, end, grad);
-    default: return detail::fill_gradient<4, T, R>(vectors, angular, radial, begin, end, grad);
+    case 0:
+      return detail::fill_gradient<0, T, R>(vectors, angular, radial, begin, end, grad);
+    case 1:
+      return detail::fill_gradient<1, T, R>(vectors, angular, radial, begin, end, grad);
+    case 2:
+      return detail::fill_gradient<2, T, R>(vectors, angular, radial, begin, end, grad);
+    case 3:
+      return detail::fill_gradient<3, T, R>(vectors, angular, radial, begin, end, grad);
+    default:
+      return detail::fill_gradient<4, T, R>(vectors, angular, radial, begin, end, grad);
   }
 }
 
@@ -151,7 +164,8 @@ void EdgeTerms<T>::fill(const R *vectors, const int64_t *centres, const int64_t 
                         const int64_t *types, const double *cutoffs, int64_t num_pairs,
                         int64_t num_types, int64_t num_knots, int64_t begin, int64_t end)
 {
-  const int l_max = num_harmonics == 1 ? 0 : static_cast<int>(std::lround(std::sqrt(num_harmonics))) - 1;
+  const int l_max =
+      num_harmonics == 1 ? 0 : static_cast<int>(std::lround(std::sqrt(num_harmonics))) - 1;
   for (int64_t e = begin; e < end; ++e) {
     const double x = vectors[3 * e], y = vectors[3 * e + 1], z = vectors[3 * e + 2];
     const int64_t row = num_pairs == 1 ? 0 : types[centres[e]] * num_types + types[neighbours[e]];

@@ -60,15 +60,16 @@ std::tuple<at::Tensor, at::Tensor> piecewise_cubic(const at::Tensor &x,
                                                    const at::Tensor &coefficients,
                                                    const at::Tensor &inverse_step, int64_t origin);
 
-// Radial functions from tables: out[e, k] = R^{pair(e)}_k(r_e).
+// A whole Allegro: energies per atom and the gradient of their sum by the edge vectors.
 //
-//   lengths [num_edges] Å; pairs [num_edges] int64; table [num_pairs, num_knots, 3, num_functions]
-at::Tensor radial_table(const at::Tensor &lengths, const at::Tensor &pairs,
-                        const at::Tensor &table, const at::Tensor &cutoffs);
-
-at::Tensor radial_table_backward(const at::Tensor &out_grad, const at::Tensor &lengths,
-                                 const at::Tensor &pairs, const at::Tensor &table,
-                                 const at::Tensor &cutoffs);
+//   edge_vectors [num_edges, 3] Å, float64; edge_index [2, num_edges], sorted by centre
+//   weights, shape: see allegro_plan.cpp, and FusedAllegro in deploy/passes/fused_allegro.py
+// Returns energies [num_atoms] and dE/d edge_vectors [num_edges, 3], both float64. An edge belongs to
+// the energy of its centre alone, so that the gradient of a weighted sum is this one times weights.
+std::tuple<at::Tensor, at::Tensor> allegro(const at::Tensor &edge_vectors,
+                                           const at::Tensor &edge_index,
+                                           const at::Tensor &atom_types, at::TensorList weights,
+                                           c10::IntArrayRef shape);
 
 }    // namespace kan_md::ops
 

@@ -57,7 +57,10 @@ void evaluate(const T *a, const T *p, const int32_t *program, int64_t num_output
   }
 }
 
-template <typename T> inline void add(T *p, Vec<T> v) { store(p, load(p) + v); }
+template <typename T> inline void add(T *p, Vec<T> v)
+{
+  store(p, load(p) + v);
+}
 
 // g: [num_outputs, block] upstream; a_grad: [num_components, block], added to.
 template <typename T>
@@ -114,8 +117,8 @@ void check_program(const at::Tensor &program, int64_t num_outputs, int64_t num_c
   };
   auto component = [&]() {
     const int32_t i = next();
-    TORCH_CHECK(i >= 0 && i < num_components, "kan_md::polynomial: component ", i,
-                ", there are ", num_components);
+    TORCH_CHECK(i >= 0 && i < num_components, "kan_md::polynomial: component ", i, ", there are ",
+                num_components);
   };
   for (int64_t m = 0; m < num_outputs; ++m)
     for (int32_t n_i = next(); n_i > 0; --n_i) {
@@ -179,7 +182,8 @@ struct Layout {
 };
 
 // All rows of one atom, one line of channels, zero beyond the last channel.
-template <typename T> void pack(const T *source, const Layout &layout, int64_t atom, int64_t from, T *target)
+template <typename T>
+void pack(const T *source, const Layout &layout, int64_t atom, int64_t from, T *target)
 {
   constexpr int kBlock = Simd<T>::kBlock;
   const int64_t width = std::min<int64_t>(kBlock, layout.channels - from);
@@ -189,7 +193,8 @@ template <typename T> void pack(const T *source, const Layout &layout, int64_t a
   });
 }
 
-template <typename T> void unpack(const T *source, const Layout &layout, int64_t atom, int64_t from, T *target)
+template <typename T>
+void unpack(const T *source, const Layout &layout, int64_t atom, int64_t from, T *target)
 {
   constexpr int kBlock = Simd<T>::kBlock;
   const int64_t width = std::min<int64_t>(kBlock, layout.channels - from);
@@ -253,8 +258,8 @@ at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Te
         pack(a_data, layout, i, b * kBlock, in);
         pack(up, out_layout, i, b * kBlock, g);
         std::fill_n(grad, num_components * kBlock, T(0));
-        evaluate_reverse(in, p + (types[i] * num_blocks + b) * terms * kBlock, code, num_outputs,
-                         g, grad);
+        evaluate_reverse(in, p + (types[i] * num_blocks + b) * terms * kBlock, code, num_outputs, g,
+                         grad);
         unpack(grad, layout, i, b * kBlock, grad_data);
       }
   }
@@ -270,8 +275,8 @@ at::Tensor polynomial(const at::Tensor &a, const at::Tensor &atom_types,
   check(a, atom_types, coefficients, program, components, outputs);
   const at::Tensor a_ = a.contiguous(), p = coefficients.contiguous();
   return a.scalar_type() == at::kFloat
-      ? forward<float>(a_, atom_types, p, program, components, outputs)
-      : forward<double>(a_, atom_types, p, program, components, outputs);
+             ? forward<float>(a_, atom_types, p, program, components, outputs)
+             : forward<double>(a_, atom_types, p, program, components, outputs);
 }
 
 at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
@@ -286,8 +291,8 @@ at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
               "kan_md::polynomial_backward: out_grad does not fit, got ", out_grad.sizes());
   const at::Tensor a_ = a.contiguous(), p = coefficients.contiguous(), g = out_grad.contiguous();
   return a.scalar_type() == at::kFloat
-      ? reverse<float>(g, a_, atom_types, p, program, components, outputs)
-      : reverse<double>(g, a_, atom_types, p, program, components, outputs);
+             ? reverse<float>(g, a_, atom_types, p, program, components, outputs)
+             : reverse<double>(g, a_, atom_types, p, program, components, outputs);
 }
 
 }    // namespace kan_md::ops

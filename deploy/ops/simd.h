@@ -44,11 +44,25 @@ template <typename T> inline void store(T *p, Vec<T> v)
   std::memcpy(p, &v, sizeof(v));
 }
 
+template <typename T, int Lanes> struct LaneSum {
+  typedef T Lane __attribute__((vector_size(Lanes * sizeof(T))));
+  static T of(Lane v)
+  {
+    typename LaneSum<T, Lanes / 2>::Lane half[2];
+    std::memcpy(half, &v, sizeof(v));
+    return LaneSum<T, Lanes / 2>::of(half[0] + half[1]);
+  }
+};
+
+template <typename T> struct LaneSum<T, 2> {
+  typedef T Lane __attribute__((vector_size(2 * sizeof(T))));
+  static T of(Lane v) { return v[0] + v[1]; }
+};
+
+// Sum over the lanes of a vector, by halves.
 template <typename T> inline T sum(Vec<T> v)
 {
-  T total = v[0];
-  for (int i = 1; i < Simd<T>::kLanes; ++i) total += v[i];
-  return total;
+  return LaneSum<T, Simd<T>::kLanes>::of(v);
 }
 
 inline int64_t blocks(int64_t channels, int64_t block)

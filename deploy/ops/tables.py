@@ -34,7 +34,11 @@ class RadialTable:
 
 
 def make_table(
-    functions: list[RadialFunction], cutoffs: list[float], *, bound: float
+    functions: list[RadialFunction],
+    cutoffs: list[float],
+    *,
+    bound: float,
+    most_knots: int = MOST_KNOTS,
 ) -> RadialTable:
     """Double the number of knots until values and slopes are within the bound.
 
@@ -42,6 +46,7 @@ def make_table(
         functions: one per pair of types; smooth on (0, cutoff], zero with two derivatives there.
         cutoffs: Å, one per pair.
         bound: largest error of value and slope, relative to their largest size.
+        most_knots: of one table.
 
     Raises:
         KanMdError: the bound needs too many knots.
@@ -51,7 +56,7 @@ def make_table(
         table = _sample(functions, cutoffs, num_knots)
         if max(table.error, table.slope_error) <= bound:
             return table
-        if num_knots >= MOST_KNOTS:
+        if num_knots >= most_knots:
             raise KanMdError(
                 f"radial tables of {num_knots} knots, got slope error {table.slope_error:.1e}; "
                 f"allowed: {bound:.1e}; deploy with --portable or a larger bound"

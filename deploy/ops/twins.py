@@ -61,7 +61,7 @@ def _legendre_derivative(y: torch.Tensor, degree: int, m: int) -> torch.Tensor:
 def hermite(
     lengths: torch.Tensor, pairs: torch.Tensor, table: torch.Tensor, cutoffs: torch.Tensor
 ) -> torch.Tensor:
-    """Quintic Hermite interpolation; the twin of ``kan_md::radial_table``.
+    """Quintic Hermite interpolation, as the convolution has it.
 
     Args:
         lengths: [num_edges], Å.

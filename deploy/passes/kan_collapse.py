@@ -143,11 +143,26 @@ def collapse_layer(layer: KANLayer, *, bound: float) -> tuple[CollapsedLayer, Fi
     silu_apart = layer.base_weight is not None and widest > _WIDEST_TAIL
     if silu_apart:
         exact.base_weight = None
+    fit = fit_layer(exact, bound=bound)
+    return CollapsedLayer(layer, fit, silu_apart=silu_apart), fit
+
+
+def fit_layer(layer: KANLayer, *, bound: float) -> Fit:
+    """Piecewise cubics of a layer with one output, its SiLU part included.
+
+    Args:
+        layer: any basis.
+        bound: largest error of a value, relative to the largest range of a function.
+
+    Raises:
+        KanMdError: the bound needs too fine a grid.
+    """
+    exact = copy.deepcopy(layer).double()
     cells = _FEWEST_CELLS
     while True:
         fit = _fit(exact, cells, bound)
         if fit.error <= bound and fit.slope_error <= _SLOPE_ALLOWANCE * bound:
-            return CollapsedLayer(layer, fit, silu_apart=silu_apart), fit
+            return fit
         if cells >= _MOST_CELLS:
             raise KanMdError(
                 f"KAN functions as piecewise cubics, got errors of {fit.error:.1e} (value) and "

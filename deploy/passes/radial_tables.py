@@ -16,6 +16,7 @@ import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 
+from kan_md.errors import KanMdError
 from kan_md_deploy.manifest import pair_cutoffs
 from kan_md_deploy.ops.tables import make_table
 from kan_md_deploy.passes.base import PassContext
@@ -54,9 +55,7 @@ class RadialTable(torch.nn.Module):
         self.num_pairs, self.num_knots, _, self.num_functions = values.shape
         # Powers of the place inside an interval, not its two ends: their differences would cost the
         # slope as many digits as there are knots.
-        ends = torch.cat([values[:, :-1], values[:, 1:]], dim=2)
-        hermite = torch.tensor(_HERMITE, dtype=values.dtype)
-        rows = torch.einsum("wp,zkwf->zkpf", hermite, ends)
+        rows = hermite_powers(values)
         self.register_buffer("rows", rows.flatten(0, 1).flatten(1).to(dtype).contiguous())
         self.register_buffer("order", torch.arange(1, 6, dtype=dtype))
         self.register_buffer("inverse_step", (self.num_knots - 1) / cutoffs.double())
@@ -101,6 +100,19 @@ class RadialTable(torch.nn.Module):
         return both[:, 0], both[:, 1] * scale.to(self.rows.dtype), length.clone()
 
 
+def hermite_powers(values: torch.Tensor) -> torch.Tensor:
+    """Quintic Hermite tables as powers of the place inside an interval.
+
+    Args:
+        values: [num_pairs, num_knots, 3, num_functions] of f, h f', h² f''.
+
+    Returns:
+        [num_pairs, num_knots - 1, 6, num_functions].
+    """
+    ends = torch.cat([values[:, :-1], values[:, 1:]], dim=2)
+    return torch.einsum("wp,zkwf->zkpf", torch.tensor(_HERMITE, dtype=values.dtype), ends)
+
+
 class TabulatedRadial(torch.nn.Module):
     """Stands in for a network of distance and types in a nequip model.
 
@@ -139,14 +151,21 @@ class RadialTables:
         """Whether a radial network that vanishes at the cutoff stands by itself."""
         cutoffs = pair_cutoffs(model, num_types=context.num_types, r_max=context.r_max)
         found = _factored(model)
-        return context.bound > 0 and bool(found) and _vanishes(_exact(found[0], context), cutoffs)
+        return (
+            context.bound > 0
+            and bool(found)
+            and vanishes(exact_functions(found[0], context), cutoffs)
+        )
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:
         """Tabulate the pair part of a factored Allegro."""
         (factored,) = _factored(model)
         cutoffs = pair_cutoffs(model, num_types=context.num_types, r_max=context.r_max)
-        functions = _exact(factored, context)
-        mix, table, error, slope_error = tabulate(functions, cutoffs, bound=context.bound)
+        functions = exact_functions(factored, context)
+        try:
+            mix, table, error, slope_error = tabulate(functions, cutoffs, bound=context.bound)
+        except KanMdError as reason:  # a KAN of the distance has kinks in its curvature
+            return {"bound": 0.0, "skipped": str(reason)}
         contributions = factored.radial.contributions
         contributions.weight = mix.to(factored.dtype)
         factored.radial = TabulatedRadial(
@@ -251,7 +270,7 @@ def _factored(model: GraphModel) -> list[FactoredAllegro]:
     ]
 
 
-def _exact(factored: FactoredAllegro, context: PassContext) -> Functions:
+def exact_functions(factored: FactoredAllegro, context: PassContext) -> Functions:
     """The radial part in float64 as functions of length and pair of types."""
     radial = copy.deepcopy(factored.radial).double().requires_grad_(False)
     for module in radial.modules():
@@ -272,7 +291,7 @@ def _exact(factored: FactoredAllegro, context: PassContext) -> Functions:
     return functions
 
 
-def _vanishes(functions: Functions, cutoffs: tuple[float, ...]) -> bool:
+def vanishes(functions: Functions, cutoffs: tuple[float, ...]) -> bool:
     """Whether all functions and two derivatives are zero at the cutoff."""
     for pair, cutoff in enumerate(cutoffs):
         inside = functions(_lengths(cutoff, 64), pair).abs().max()

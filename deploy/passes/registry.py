@@ -7,6 +7,7 @@ from nequip.nn import GraphModel
 from kan_md.errors import user_error
 from kan_md_deploy.passes.base import Pass, PassContext
 from kan_md_deploy.passes.centre_factored import CentreFactored
+from kan_md_deploy.passes.fused_allegro import FusedAllegro
 from kan_md_deploy.passes.fused_kan import FusedKAN
 from kan_md_deploy.passes.fused_mace import FusedMACE
 from kan_md_deploy.passes.fused_nequip import FusedNequIP
@@ -15,6 +16,7 @@ from kan_md_deploy.passes.radial_tables import RadialTables
 
 PASSES: tuple[Pass, ...] = (
     CentreFactored(),
+    FusedAllegro(),
     FusedMACE(),
     FusedNequIP(),
     RadialTables(),

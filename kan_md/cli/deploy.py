@@ -72,7 +72,7 @@ def deploy(
         "device": manifest.device,
         "dtype": manifest.dtype,
         "types": list(manifest.type_names),
-        "passes": list(manifest.passes),
+        "passes": [name for name, report in manifest.passes.items() if "skipped" not in report],
         "energy_error": manifest.energy_error,
         "force_error": manifest.force_error,
         "num_reference_frames": manifest.num_reference_frames,
@@ -87,7 +87,7 @@ def deploy(
     for key in ("output", "backbone", "backend", "device", "dtype"):
         table.add_row(key, summary[key])
     table.add_row("types", " ".join(manifest.type_names))
-    table.add_row("passes", ", ".join(manifest.passes) or "none")
+    table.add_row("passes", ", ".join(summary["passes"]) or "none")
     if manifest.kind == "tensor":
         table.add_row("tensors", ", ".join(manifest.outputs["tensors"]))
         table.add_row("error", f"{manifest.outputs['error']:.1e} of the largest component")

@@ -164,33 +164,14 @@ def test_table_keeps_its_bound():
             assert (found - expected).abs().max() <= bound * function(r).abs().max() * 3
 
 
-def test_table_is_smooth_at_the_cutoff(operators):
+def test_table_is_smooth_at_the_cutoff():
     table = make_table([radial_functions(5.0)], [5.0], bound=1e-5)
     step = 1e-3
     r = 5.0 - step * torch.arange(1, 6, dtype=torch.float64)
     pairs = torch.zeros(5, dtype=torch.int64)
-    values = operators.radial_table(r, pairs, table.values, table.cutoffs)
+    values = twins.hermite(r, pairs, table.values, table.cutoffs)
     # zero with two derivatives: f = O((r_max - r)^3)
     assert (values.abs().amax(1) <= 50 * (5.0 - r) ** 3).all()
-
-
-@DTYPES
-@pytest.mark.parametrize("num_edges", [0, 1, 40])
-def test_radial_table_equals_twin(operators, num_edges, dtype):
-    table = torch.randn(4, 7, 3, 21, dtype=dtype)
-    cutoffs = torch.tensor([2.0, 2.1, 2.2, 2.3], dtype=torch.float64)
-    pairs = torch.randint(4, (num_edges,))
-    for length_dtype in (torch.float32, torch.float64):
-        lengths = 2.5 * torch.rand(num_edges, dtype=length_dtype)
-        weight, value, slope = value_and_gradient(
-            lambda r: twins.hermite(r, pairs, table, cutoffs), lengths
-        )
-        _, found, found_slope = value_and_gradient(
-            lambda r: operators.radial_table(r, pairs, table, cutoffs), lengths, weight
-        )
-        tolerance = max(TOLERANCE[dtype], 1e-4 if length_dtype == torch.float32 else 0.0)
-        torch.testing.assert_close(found, value, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(found_slope, slope, rtol=tolerance, atol=10 * tolerance)
 
 
 def test_twins_have_second_derivatives():

@@ -1,0 +1,172 @@
+"""Allegro as one operator is the function that upstream's modules compute."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kan_md.backbones.scope import nequip_scope
+from kan_md.model.checkpoint import load_checkpoint
+from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.fused_allegro import AllegroOnOperator
+from kan_md_deploy.passes.registry import choose_passes, run_passes
+from kan_md_deploy.torchscript import compile_torchscript
+from kan_md_deploy.verify import deviation
+from kan_md_deploy.wrapper import make_edge_model
+
+ALLOY = {"type_names": ("Cu", "Au")}
+PASSES = "centre_factored,fused_allegro"
+MLP = {"readout": {"kind": "mlp"}}
+
+
+def rewrite(path, *, dtype="float64", bound=1e-7, passes=PASSES, operators="fused"):
+    """The eager float64 model, the rewritten one, frames, and the passes' reports."""
+    checkpoint = load_checkpoint(path)
+    graphs = reference_graphs(checkpoint)[:2]
+    with nequip_scope():
+        eager, model = checkpoint.build("float64"), checkpoint.build(dtype)
+        context = PassContext(
+            backend="torchscript",
+            num_types=len(checkpoint.type_names),
+            r_max=checkpoint.r_max,
+            bound=bound,
+            graphs=tuple(graphs),
+            operators=operators,
+        )
+        reports = run_passes(model, choose_passes(passes), context)
+    return make_edge_model(eager), make_edge_model(model), graphs, reports
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        pytest.param({"readout": {"kind": "linear"}}, id="linear"),
+        pytest.param(MLP, id="mlp"),
+        pytest.param(MLP | ALLOY | {"l_max": 3, "num_layers": 2}, id="two elements, l = 3"),
+        pytest.param(MLP | {"num_layers": 3, "l_max": 2}, id="three layers"),
+        pytest.param(MLP | {"l_max": 0}, id="scalars only"),
+        pytest.param(
+            MLP | ALLOY | {"num_layers": 2, "allegro_mlp_hidden_layers_depth": 3}, id="deep latents"
+        ),
+        pytest.param(
+            MLP | {"num_tensor_features": 5, "allegro_mlp_hidden_layers_width": 33}, id="odd widths"
+        ),
+        pytest.param(MLP | {"tp_path_channel_coupling": False, "parity": False}, id="shared paths"),
+        pytest.param(
+            MLP | ALLOY | {"avg_num_neighbors": {"Cu": 12.0, "Au": 24.0}}, id="norm per element"
+        ),
+    ],
+)
+def test_fused_allegro_is_the_eager_one(operators, tiny_checkpoint, keywords):
+    eager, fused, graphs, reports = rewrite(tiny_checkpoint("allegro", **keywords))
+    assert reports["fused_allegro"]["bound"] <= 1e-7
+    found = deviation(fused, eager, graphs)
+    assert found.energy < 1e-7
+    assert found.force < 1e-6
+    assert found.virial < 1e-6
+
+
+@pytest.mark.parametrize("basis", ["gaussian", "bspline", "fourier"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_fused_kan_readout_is_the_eager_one(operators, tiny_checkpoint, basis, num_layers):
+    path = tiny_checkpoint("allegro", readout={"basis": basis}, num_layers=num_layers, **ALLOY)
+    eager, fused, graphs, reports = rewrite(path, bound=1e-6)
+    assert "fused_allegro" in reports
+    found = deviation(fused, eager, graphs)
+    assert found.force < 2e-5
+    assert found.virial < 2e-5
+
+
+def test_forces_are_minus_the_energy_gradient(operators, tiny_checkpoint):
+    path = tiny_checkpoint("allegro", num_layers=2, l_max=2, **ALLOY)
+    _, fused, graphs, _ = rewrite(path, bound=1e-6)
+    vectors, index, types, num_local = graphs[0]
+    _, edge_forces = fused(vectors, index, types, num_local)
+    direction = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))
+    step = 1e-5 * direction.double()
+    up, down = (fused(vectors + s * step, index, types, num_local)[0].sum() for s in (1, -1))
+    assert ((up - down) / 2).item() == pytest.approx((edge_forces * step).sum().item(), rel=1e-7)
+
+
+@pytest.mark.parametrize("readout", [{"basis": "gaussian"}, {"kind": "mlp"}])
+def test_float32_file_is_within_its_tolerance(operators, tiny_checkpoint, readout):
+    path = tiny_checkpoint("allegro", num_layers=2, l_max=2, readout=readout)
+    eager, fused, graphs, _ = rewrite(path, dtype="float32", bound=1e-6)
+    assert deviation(compile_torchscript(fused), eager, graphs).force < 1e-5
+
+
+def test_thread_count_does_not_matter(operators, tiny_checkpoint):
+    _, fused, graphs, _ = rewrite(tiny_checkpoint("allegro", **MLP))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = fused(*graphs[0])
+        torch.set_num_threads(3)
+        found = fused(*graphs[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_edges_beyond_the_cutoff_count_nothing(operators, tiny_checkpoint):
+    _, fused, graphs, _ = rewrite(tiny_checkpoint("allegro"), bound=1e-6)
+    vectors, index, types, num_local = graphs[0]
+    far = torch.tensor([[4.0, 0.0, 0.0], [0.0, 3.0, 9.0]], dtype=torch.float64)
+    where = torch.tensor([[0, 0], [1, 2]])
+    more = fused(torch.cat([far, vectors]), torch.cat([where, index], 1), types, num_local)
+    plain = fused(vectors, index, types, num_local)
+    torch.testing.assert_close(more[0], plain[0], rtol=0, atol=1e-13)
+    torch.testing.assert_close(more[1][2:], plain[1], rtol=0, atol=1e-13)
+    assert torch.equal(more[1][:2], torch.zeros(2, 3, dtype=torch.float64))
+
+
+def test_energy_and_force_vanish_smoothly_at_the_cutoff(operators, tiny_checkpoint):
+    _, fused, graphs, _ = rewrite(tiny_checkpoint("allegro"), bound=1e-6)
+    r_max, types = 4.0, graphs[0][2][:2]
+    index, num_local = torch.tensor([[0], [1]]), torch.tensor([2])
+
+    def force(distance):
+        vectors = torch.tensor([[distance, 0.0, 0.0]], dtype=torch.float64)
+        return fused(vectors, index, types, num_local)[1][0, 0].item()
+
+    assert force(r_max) == 0.0
+    assert abs(force(r_max - 1e-3)) < 1e-4 * abs(force(0.8 * r_max))
+
+
+def test_weights_of_another_shape_are_refused(operators, tiny_checkpoint):
+    _, fused, graphs, _ = rewrite(tiny_checkpoint("allegro", **MLP))
+    (module,) = (m for m in fused.modules() if isinstance(m, AllegroOnOperator))
+    weights = [constant.value for constant in module.weights]
+    vectors, index, types, _ = graphs[0]
+    with pytest.raises(RuntimeError, match=r"kan_md::allegro: weight \d+ must be a contiguous"):
+        operators.allegro(vectors, index, types, [*weights[:-1], weights[-1].t()], module.shape)
+    with pytest.raises(RuntimeError, match="kan_md::allegro: too few weights"):
+        operators.allegro(vectors, index, types, weights[:-1], module.shape)
+    with pytest.raises(RuntimeError, match="shape and weights do not belong together"):
+        operators.allegro(vectors, index, types, [*weights, weights[0]], module.shape)
+    with pytest.raises(RuntimeError, match="sorted by centre"):
+        operators.allegro(vectors, index.flip(1), types, weights, module.shape)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        pytest.param({"readout": {"sites": ["all"], "num_basis": 4}}, id="KAN everywhere"),
+        pytest.param({"readout": {"hidden": [4]}}, id="two KAN layers"),
+        pytest.param({"allegro_mlp_hidden_layers_depth": 0}, id="linear latents"),
+    ],
+)
+def test_what_the_operator_does_not_know_goes_the_plain_way(operators, tiny_checkpoint, keywords):
+    eager, rewritten, graphs, reports = rewrite(
+        tiny_checkpoint("allegro", **keywords), passes="default", bound=1e-6
+    )
+    assert "centre_factored" in reports
+    assert "fused_allegro" not in reports
+    assert deviation(rewritten, eager, graphs).force < 2e-5
+
+
+def test_portable_file_does_without(operators, tiny_checkpoint):
+    *_, reports = rewrite(tiny_checkpoint("allegro"), passes="default", operators="portable")
+    assert list(reports) == ["centre_factored", "radial_tables", "kan_collapse"]
