@@ -12,7 +12,7 @@ from kan_md.benchmark.zoo import ALLEGRO, MACE, NEQUIP, READOUTS, Model, variant
 
 NONE = ("--passes", "none")
 CONTROL = "MLP"
-PLAIN, FAST, AOTI = "no passes", "default passes", "AOTInductor"
+PLAIN, PORTABLE, FAST, AOTI = "no passes", "portable", "default passes", "AOTInductor"
 
 ALLEGRO_SIZES: dict[int, Callable[[], ase.Atoms]] = {
     71: silver,
@@ -240,7 +240,7 @@ def speed() -> Section:
             (NEQUIP, diamond, "C"),
             (MACE, diamond, "C"),
         )
-        for label, deploy in ((PLAIN, NONE), (FAST, ()))
+        for label, deploy in ((PLAIN, NONE), (PORTABLE, ("--portable",)), (FAST, ()))
     )
     return Section(
         name="speed",

@@ -204,7 +204,7 @@ def compare(
                 outcomes += result.outcomes
     reference = None if control is None else results[entries.index(control)][0]
     return Report(
-        title=title or f"{len(atoms)} atoms of {atoms.get_chemical_formula()}",
+        title=title or f"{atoms.get_chemical_formula()}, {len(atoms)} atoms",
         rows=[
             _row(entry, blocks, outcomes, conditions, reference)
             for entry, (blocks, outcomes) in zip(entries, results, strict=True)

@@ -145,8 +145,10 @@ def _profiles(stored: dict) -> list[str]:
         "## Profile and arithmetic limit",
         "",
         "One call (energy and forces) of the deployed file from Python on a rattled crystal. The "
-        "limit is the time that the matrix products in this very file would take at the rate of a "
-        "1024 x 1024 float32 product; what fused operators compute inside is not counted.",
+        "limit is the time that torch's matrix products in this very file would take at the rate "
+        "of a 1024 x 1024 float32 product. Fused operators multiply inside, which is not counted: "
+        "for them, compare the call with the limit of the portable file, whose products are those "
+        "of the same rearranged arithmetic.",
         "",
         *markdown_table(heads, rows),
         "",

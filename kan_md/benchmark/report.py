@@ -75,7 +75,7 @@ def screen_table(report: Report) -> Table:
     )
     shown = [c for c in columns(report) if c.heading != "readout"]
     for column in shown:
-        heading = column.heading.replace("ratio to ", "ratio to\n")
+        heading = column.heading.replace("ratio to ", "ratio to\n").replace("peak RSS", "RSS")
         heading = f"{heading}\n{column.unit}" if column.unit else heading
         table.add_column(
             heading, justify="left" if column.heading == "model" else "right", no_wrap=True

@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 
 import ase
@@ -20,6 +21,7 @@ from kan_md.model.graph import edge_graph
 _GEMM_SIZE = 1024
 _WARMUP = 5
 _PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm")
+"""Matrix products of torch; fused operators multiply inside and count nothing here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +53,10 @@ def profile(path: Path, atoms: ase.Atoms, *, steps: int = 10) -> Profile:
     Raises:
         KanMdError: the file cannot be read.
     """
+    from kan_md_deploy.ops.allocator import tune_allocator
     from kan_md_deploy.runtime import load_deployed
 
+    tune_allocator()  # as the plug-in does in LAMMPS
     model = load_deployed(path)
     vectors, index, types = edge_graph(atoms, model.manifest.r_max, model.manifest.type_names)
     arguments = (vectors, index, types, torch.tensor([len(atoms)]))
@@ -64,15 +68,14 @@ def profile(path: Path, atoms: ase.Atoms, *, steps: int = 10) -> Profile:
         model(*arguments)
         seconds.append(time.perf_counter() - start)
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(
-        activities=activities, record_shapes=True, with_flops=True
-    ) as trace:
+    with torch.profiler.profile(activities=activities, record_shapes=True) as trace:
         for _ in range(steps):
             model(*arguments)
     events = [event for event in trace.key_averages() if event.self_cpu_time_total > 0]
     total = sum(event.self_cpu_time_total for event in events)
     events.sort(key=lambda event: -event.self_cpu_time_total)
-    flop = sum(event.flops or 0 for event in events if event.key in _PRODUCTS) / steps
+    shaped = trace.key_averages(group_by_input_shape=True)
+    flop = sum(product_flop(e.input_shapes) * e.count for e in shaped if e.key in _PRODUCTS) / steps
     rate = gemm_rate()
     return Profile(
         ms_per_step=sorted(seconds)[len(seconds) // 2] * 1e3,
@@ -86,6 +89,20 @@ def profile(path: Path, atoms: ase.Atoms, *, steps: int = 10) -> Profile:
         num_edges=index.shape[1],
         threads=torch.get_num_threads(),
     )
+
+
+def product_flop(shapes: list[list[int]]) -> int:
+    """Floating point operations of one matrix product.
+
+    Args:
+        shapes: of the inputs as the profiler lists them. The operands come last; before them it may
+            list tensors of the surrounding TorchScript graph.
+    """
+    tensors = [shape for shape in shapes if len(shape) >= 2]
+    if len(tensors) < 2:
+        return 0
+    left, right = tensors[-2:]
+    return 2 * prod(left) * right[-1]
 
 
 def gemm_rate(*, repeats: int = 20) -> float:

@@ -1,0 +1,330 @@
+"""Born charges of real crystals by ETGNN, KAN heads against MLP heads.
+
+``python -m kan_md.benchmark.born_charges --data FOLDER --output results`` trains every case with
+`kan-md train`, deploys it, and writes etgnn.md, etgnn.json and etgnn.png. A second call does only
+what is missing. The data sets are not part of the project: see --data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import matplotlib as mpl
+import numpy as np
+from rich.console import Console
+
+from kan_md.benchmark.compare import command_line
+from kan_md.benchmark.log import last_line
+from kan_md.benchmark.machine import describe_machine, machine_line
+from kan_md.benchmark.report import markdown_table, save_atomically
+from kan_md.benchmark.store import check_folder
+from kan_md.benchmark.zoo import run_kan_md, run_module
+from kan_md.data.splitting import split_indices
+from kan_md.errors import KanMdError, user_error
+
+SEEDS = (1, 2, 3)
+READOUTS: dict[str, dict] = {
+    "MLP": {"kind": "mlp"},
+    "KAN Gaussian": {"kind": "kan", "basis": "gaussian"},
+    "KAN B-spline": {"kind": "kan", "basis": "bspline"},
+}
+MODEL = {
+    "backbone": "etgnn",
+    "r_max": 4.5,
+    "triplet_r_max": 3.4,
+    "num_layers": 2,
+    "num_features": 32,
+    "num_triplet_features": 16,
+    "num_radial": 6,
+    "num_angular": 4,
+}
+SPLIT = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crystal:
+    """A data set and how long to learn it.
+
+    Attributes:
+        name: in tables.
+        file: in the data folder.
+        blocks: consecutive frames stay together; each block gives all three parts.
+        epochs: for every model.
+        model: what differs from MODEL.
+    """
+
+    name: str
+    file: str
+    blocks: int
+    epochs: int
+    model: dict
+
+
+CRYSTALS = (
+    Crystal(name="SiO2", file="SiO2_bec.xyz", blocks=2, epochs=40, model={}),
+    Crystal(
+        name="BaTiO3",
+        file="BaTiO3_bec.xyz",
+        blocks=1,
+        epochs=20,
+        model={"num_layers": 1, "triplet_r_max": 3.2},
+    ),
+)
+
+
+def configuration(crystal: Crystal, readout: str, seed: int, data: Path) -> dict:
+    """Content of the YAML file for ``kan-md train``."""
+    return {
+        "data": {
+            "train": str(data / crystal.file),
+            "split": {**SPLIT, "method": "block", "blocks": crystal.blocks},
+        },
+        "model": MODEL | crystal.model,
+        "readout": {**READOUTS[readout], "sites": "heads"},
+        "targets": [{"name": "bec"}],
+        "training": {
+            "batch_size": 2,
+            "epochs": crystal.epochs,
+            "optimizer": {"name": "adamw", "lr": 0.01},
+            "schedule": {"name": "one_cycle"},
+            "seed": seed,
+            "device": "cpu",
+        },
+    }
+
+
+def run_case(crystal: Crystal, readout: str, seed: int, *, data: Path, work: Path) -> dict:
+    """Train, deploy and time one model; every step that is done already is not done again."""
+    folder = work / f"{crystal.name}-{readout.replace(' ', '-')}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    run, deployed = folder / "run", folder / "model.deployed.pth"
+    what = f"{crystal.name}, {readout}, seed {seed}"
+    if not (run / "model.pth").exists():
+        config = folder / "config.yaml"
+        config.write_text(json.dumps(configuration(crystal, readout, seed, data)))  # JSON is YAML
+        run_kan_md("train", config, "--output", run, "--overwrite", what=what)
+    if not deployed.exists():
+        run_kan_md("deploy", run / "model.pth", "--output", deployed, what=what)
+    metrics = json.loads((run / "metrics.json").read_text())
+    steps = metrics["epochs"] * -(-metrics["structures"]["train"] // 2)
+    return {
+        "errors": metrics["errors"],
+        "structures": metrics["structures"],
+        "parameters": metrics["parameters"],
+        "seconds": metrics["seconds"],
+        "ms_per_training_step": 1e3 * metrics["seconds"] / steps,
+        "deployed": str(deployed),
+    }
+
+
+def baseline(crystal: Crystal, data: Path) -> float:
+    """Test error, e, of the mean tensor of each species over the training frames."""
+    frames = ase.io.read(data / crystal.file, ":")
+    parts = split_indices(len(frames), SPLIT, method="block", blocks=crystal.blocks)
+    train, test = ([frames[i] for i in parts[part]] for part in ("train", "test"))
+    error = []
+    for symbol in sorted(set(frames[0].symbols)):
+        known = np.concatenate([atoms.arrays["bec"][atoms.symbols == symbol] for atoms in train])
+        asked = np.concatenate([atoms.arrays["bec"][atoms.symbols == symbol] for atoms in test])
+        error.append(np.abs(asked - known.mean(0)))
+    return float(np.concatenate(error).mean())
+
+
+def time_deployed(stored: dict, data: Path) -> None:
+    """Time one deployed file per readout, one after the other on a machine that rests."""
+    for crystal in CRYSTALS:
+        for readout in READOUTS:
+            case = stored["cases"].get(_key(crystal, readout, SEEDS[0]), {})
+            if "deployed" in case and "timing" not in case:
+                text = run_module(
+                    *("kan_md.evaluate.tensor_timing", case["deployed"], data / crystal.file),
+                    what=f"timing {crystal.name}, {readout}",
+                )
+                case["timing"] = json.loads(last_line(text))
+
+
+def run_all(options: argparse.Namespace, console: Console) -> dict:
+    """Do what is missing, several cases at a time, and keep every finished one on disk."""
+    path = options.output / "etgnn.json"
+    stored = json.loads(path.read_text()) if path.exists() else {"cases": {}, "baseline": {}}
+
+    def keep() -> None:
+        save_atomically(path, lambda part: part.write_text(json.dumps(stored, indent=1)))
+
+    def attempt(crystal: Crystal, readout: str, seed: int) -> None:
+        key = _key(crystal, readout, seed)
+        try:
+            found = run_case(crystal, readout, seed, data=options.data, work=options.work)
+        except KanMdError as error:
+            found = {"error": str(error)}
+        stored["cases"][key] = found
+        error = found.get("error") or f"test MAE {found['errors']['test']['bec_mae']:.4f} e"
+        console.print(f"{key}: {error}", markup=False, highlight=False)
+        keep()
+
+    missing = [
+        (crystal, readout, seed)
+        for crystal in CRYSTALS
+        for seed in SEEDS
+        for readout in READOUTS
+        if "errors" not in stored["cases"].get(_key(crystal, readout, seed), {})
+    ]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda case: attempt(*case), missing))
+    stored["baseline"] = {crystal.name: baseline(crystal, options.data) for crystal in CRYSTALS}
+    time_deployed(stored, options.data)
+    stored |= {"machine": describe_machine(), "command": command_line(), "jobs": options.jobs}
+    keep()
+    return stored
+
+
+def _key(crystal: Crystal, readout: str, seed: int) -> str:
+    return f"{crystal.name}, {readout}, seed {seed}"
+
+
+def _over_seeds(
+    stored: dict, crystal: Crystal, readout: str, pick: Callable[[dict], float]
+) -> tuple[float, float] | None:
+    """Mean and standard deviation, None where nothing is there."""
+    cases = [stored["cases"].get(_key(crystal, readout, seed), {}) for seed in SEEDS]
+    values = [pick(case) for case in cases if "errors" in case]
+    if not values:
+        return None
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _test_error(case: dict) -> float:
+    return case["errors"]["test"]["bec_mae"]
+
+
+def save_figure(stored: dict, path: Path) -> None:
+    """Test errors as bars from zero, spread over seeds as error bars."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(CRYSTALS), figsize=(8, 3.2), layout="constrained")
+    for axis, crystal in zip(axes, CRYSTALS, strict=True):
+        found = {name: _over_seeds(stored, crystal, name, _test_error) for name in READOUTS}
+        found = {name: value for name, value in found.items() if value is not None}
+        means, spreads = ([value[i] for value in found.values()] for i in (0, 1))
+        axis.bar(list(found), means, yerr=spreads, capsize=4, color=["0.6", "C0", "C1"])
+        axis.set_ylim(bottom=0)
+        axis.set_title(f"{crystal.name} (mean per species: {stored['baseline'][crystal.name]:.3f})")
+        axis.set_ylabel("test MAE of Born charges (e)")
+    save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
+    plt.close(figure)
+
+
+def page(stored: dict) -> str:
+    """Text of etgnn.md."""
+    machine = stored["machine"]
+    lines = [
+        "# Born effective charges: ETGNN with KAN and MLP heads",
+        "",
+        "Two public sets of first-principles Born charges (not part of the project), 72 atoms of "
+        "quartz at 300 and 600 K and 135 atoms of BaTiO3. The frames are consecutive: training, "
+        "validation and test sets are blocks of consecutive frames, 60 : 20 : 20, because a random "
+        "split of one trajectory puts next neighbours in time on both sides. Three seeds; ± is the "
+        "standard deviation over them. The baseline predicts the mean tensor of each species. The "
+        "budget is small, minutes on a CPU, the same number of epochs for every readout; the "
+        "paper's numbers come from a larger network, another set and hours of a GPU.",
+        "",
+        "![test errors](etgnn.png)",
+        "",
+    ]
+    for crystal in CRYSTALS:
+        reference = stored["baseline"][crystal.name]
+        rows = []
+        for readout in READOUTS:
+            parts = [
+                _over_seeds(stored, crystal, readout, lambda c, p=p: c["errors"][p]["bec_mae"])
+                for p in ("train", "val", "test")
+            ]
+            if parts[0] is None:
+                continue
+            seconds = _over_seeds(stored, crystal, readout, lambda c: c["seconds"])
+            step = _over_seeds(stored, crystal, readout, lambda c: c["ms_per_training_step"])
+            first = stored["cases"][_key(crystal, readout, SEEDS[0])]
+            timing = first.get("timing")
+            rows.append(
+                [
+                    readout,
+                    str(first.get("parameters", "")),
+                    *(f"{mean:.4f} ± {spread:.4f}" for mean, spread in parts),
+                    f"{reference / parts[2][0]:.1f}",
+                    f"{seconds[0]:.0f}",
+                    f"{step[0]:.0f}",
+                    f"{timing['ms_per_frame']:.1f}" if timing else "",
+                ]
+            )
+        heads = [
+            *("heads", "parameters", "train (e)", "val (e)", "test (e)", "baseline / test"),
+            *("training (s)", "ms per step", "ms per frame, deployed"),
+        ]
+        lines += [
+            f"## {crystal.name}",
+            "",
+            f"MAE over components. Mean-per-species baseline: {reference:.4f} e. "
+            f"{crystal.epochs} epochs, batches of 2.",
+            "",
+            *markdown_table(heads, rows),
+            "",
+        ]
+    wrong = [f"{key}: {case['error']}" for key, case in stored["cases"].items() if "error" in case]
+    lines += [f"Not there: {text}\n" for text in wrong]
+    lines += [
+        "Training: one thread each, "
+        f"{stored['jobs']} at a time. Deployed: TorchScript, float32, one thread, neighbour list "
+        "included.",
+        "",
+        f"Machine: {machine_line(machine)}.",
+        "",
+        f"Command: `{stored['command']}`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = os.environ.get("KAN_MD_DATA")
+    parser.add_argument("--data", type=Path, default=default, help="folder; KAN_MD_DATA by default")
+    parser.add_argument("--output", type=Path, default=Path("results"))
+    parser.add_argument("--work", type=Path, default=Path("build/born"), help="trained models")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
+    options = parser.parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        for crystal in CRYSTALS:
+            if options.data is None or not (options.data / crystal.file).is_file():
+                raise user_error(
+                    "folder with the data sets",
+                    found=options.data,
+                    allowed=f"one that holds {', '.join(c.file for c in CRYSTALS)}",
+                    remedy="set --data or KAN_MD_DATA",
+                )
+        check_folder(options.output)
+        check_folder(options.work)
+        options.data, options.work = options.data.resolve(), options.work.resolve()
+        stored = run_all(options, console)
+    except KanMdError as error:
+        console.print(f"kan-md: error: {error}", markup=False)
+        return 2
+    save_figure(stored, options.output / "etgnn.png")
+    text = page(stored)
+    save_atomically(options.output / "etgnn.md", lambda part: part.write_text(text))
+    return 1 if any("error" in case for case in stored["cases"].values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
