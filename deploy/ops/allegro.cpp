@@ -15,6 +15,7 @@
 //
 // All per channel, channels in vectors. The reverse pass walks the same steps backwards.
 
+#include "activation.h"
 #include "allegro_plan.h"
 #include "dense.h"
 #include "neighbours.h"
@@ -34,22 +35,6 @@
 
 namespace kan_md::ops {
 namespace {
-
-template <typename T> void silu(int64_t size, const T *x, T *y)
-{
-#pragma omp simd
-  for (int64_t i = 0; i < size; ++i) y[i] = x[i] / (1 + std::exp(-x[i]));
-}
-
-// grad *= d silu(x)/dx
-template <typename T> void silu_reverse(int64_t size, const T *x, T *grad)
-{
-#pragma omp simd
-  for (int64_t i = 0; i < size; ++i) {
-    const T sigmoid = 1 / (1 + std::exp(-x[i]));
-    grad[i] *= sigmoid * (1 + x[i] * (1 - sigmoid));
-  }
-}
 
 // What one thread needs for the centre with the most edges; cut from one aligned piece of memory.
 template <typename T> class Workspace {
