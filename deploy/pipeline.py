@@ -18,6 +18,7 @@ from kan_md.backbones.scope import nequip_scope
 from kan_md.contract import BACKENDS, DTYPES, Backend, Dtype, Manifest
 from kan_md.errors import KanMdError, user_error
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.model.device import check_device
 from kan_md.model.tensors import is_tensor_backbone
 from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import seal, sha256_of
@@ -124,9 +125,10 @@ def _deploy_with(
     checkpoint = load_checkpoint(model_path)
     dtype = dtype or checkpoint.dtype
     _check_choice("dtype", dtype, DTYPES)
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    check_device(device)
+    if bound is not None and not 0.0 <= bound < 1.0:
         raise user_error(
-            "no CUDA device here", found=device, allowed="cpu", remedy="deploy with --device cpu"
+            "bound of the tables", found=bound, allowed="0 <= bound < 1", remedy="change --bound"
         )
     output = _output_path(model_path, output, backend)
     if is_tensor_backbone(checkpoint.backbone):

@@ -9,6 +9,7 @@ import torch
 
 from kan_md.contract import Manifest
 from kan_md.errors import user_error
+from kan_md.model.device import check_device
 from kan_md_deploy import ops
 from kan_md_deploy.aotinductor import load_aotinductor
 from kan_md_deploy.archive import read_manifest
@@ -63,10 +64,7 @@ def load_deployed(path: str | Path, device: str = "cpu") -> DeployedModel:
             allowed="potential",
             remedy="load it with load_deployed_tensors; in LAMMPS use `compute kanmd/tensor`",
         )
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise user_error(
-            "no CUDA device here", found=device, allowed="cpu", remedy="pass device='cpu'"
-        )
+    check_device(device)
     if manifest.backend == "aotinductor" and not device.startswith(manifest.device):
         raise user_error(
             f"{path} was compiled for one device",

@@ -13,6 +13,7 @@ from kan_md.backbones.etgnn.output import reduce_over_atoms
 from kan_md.backbones.etgnn.spec import TensorSpec
 from kan_md.contract import Manifest
 from kan_md.errors import user_error
+from kan_md.model.device import check_device
 from kan_md.model.graph import edge_graph
 from kan_md.model.tensors import check_structure
 from kan_md_deploy.archive import read_manifest
@@ -98,8 +99,5 @@ def load_deployed_tensors(path: str | Path, device: str = "cpu") -> DeployedTens
             allowed="tensor",
             remedy="potentials run through `pair_style` and the ASE calculator",
         )
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise user_error(
-            "no CUDA device here", found=device, allowed="cpu", remedy="pass device='cpu'"
-        )
+    check_device(device)
     return DeployedTensorModel(load_torchscript(path, device=device), manifest, device=device)

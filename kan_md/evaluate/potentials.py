@@ -13,6 +13,7 @@ from ase import Atoms
 from kan_md.contract import MANIFEST_KEY
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.model.device import check_device
 from kan_md.model.graph import edge_graph
 from kan_md.model.reference import evaluate
 
@@ -129,10 +130,7 @@ def load_potential(
     Raises:
         KanMdError: the file is neither, it is damaged, or the device is absent.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise user_error(
-            "no CUDA device here", found=device, allowed="cpu", remedy="choose device cpu"
-        )
+    check_device(device)
     if Path(path).is_file() and is_deployed(path):
         if dtype is not None:
             raise user_error(

@@ -13,6 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from kan_md.backbones.etgnn import TensorSpec
 from kan_md.evaluate.potentials import is_deployed
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.model.device import check_device
 from kan_md.model.tensors import predict_tensors, tensors_of
 from kan_md_deploy import load_deployed_tensors
 
@@ -51,6 +52,7 @@ def load_tensors(path: str | Path, *, device: str = "cpu") -> TensorModel:
     Raises:
         KanMdError: the file cannot be used, or holds a potential.
     """
+    check_device(device)
     if Path(path).is_file() and is_deployed(path):
         return load_deployed_tensors(path, device)
     return TrainedTensorModel(path, device=device)

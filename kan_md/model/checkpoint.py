@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -151,7 +152,11 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
             "model file not found", found=path, allowed=None, remedy="check the path of model.pth"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of a compiled file, which is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way
         raise _not_a_checkpoint(path, _what_is(path)) from error
     if not isinstance(content, dict):
