@@ -62,7 +62,7 @@ class Settings:
 def build_all(section: Section, settings: Settings, console: Console) -> None:
     """Build the models of the cases that are missing, several at a time.
 
-    A model that cannot be built is left to its case, which reports it.
+    A model that cannot be built, for whatever reason, is left to its case, which reports it.
     """
     stored = _load(settings.output / f"{section.name}.json", settings)
     wanted = [
@@ -78,7 +78,7 @@ def build_all(section: Section, settings: Settings, console: Console) -> None:
 
     def build_group(models: list[Model]) -> None:
         for model in models:
-            with suppress(KanMdError):
+            with suppress(Exception):
                 build(model, settings.work)
 
     status = console.status(f"{section.name}: building {len(groups)} models")
@@ -121,8 +121,13 @@ def _attempt(measure, console: Console) -> dict:
     try:
         return measure()
     except KanMdError as error:
-        console.print(f"  failed: {error}", style="red", markup=False)
-        return {"error": str(error)}
+        reason = str(error)
+    except Exception as error:  # a fault of ours in one case must not cost an hour of others
+        if os.environ.get("KAN_MD_DEBUG"):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+    console.print(f"  failed: {reason}", style="red", markup=False)
+    return {"error": reason}
 
 
 def _measure(case: Case, settings: Settings, console: Console) -> dict:
@@ -212,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--only", action="append", choices=list(SECTIONS), help="repeatable")
-    parser.add_argument("--seconds", type=float, default=40.0, help="per model and case")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per model and case")
     parser.add_argument("--steps", type=int, default=5000, help="at most, per model and case")
     parser.add_argument("--quick", action="store_true", help="try the suite out: 1 s per model")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
