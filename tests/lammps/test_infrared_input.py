@@ -66,7 +66,7 @@ def model(tmp_path_factory) -> Path:
 def run(model, tmp_path_factory) -> Path:
     """Folder of a short run; the last configuration is in final.data."""
     folder = tmp_path_factory.mktemp("infrared")
-    text = INPUT.read_text() + "\nwrite_dump all custom final.dump id type x y z vx vy vz xu yu zu &\n"
+    text = INPUT.read_text() + "\nwrite_dump all custom final.dump id type x y z vx vy vz &\n"
     text += "  modify sort id format float %.17g\nprint 'box $(lx:%.17g) $(ly:%.17g) $(lz:%.17g)'\n"
     (folder / "short.in").write_text(text)
     potentials = Path(baseline_entry("eam").pair_coeff.strip('"')).parent
