@@ -30,8 +30,6 @@ from kan_md_deploy.wrapper import make_edge_model
 _FEWEST_CELLS, _MOST_CELLS = 2, 512
 """Cells per step of the KAN's grid. Two: a zero-preserving B-spline has x = 0 on a knot or half-way
 between two, and both must be knots of the new grid. More than the most would not fit a cache."""
-_SLOPE_ALLOWANCE = 3.0
-"""The slope of a cubic interpolant converges one order slower than its value."""
 _WIDEST_TAIL = 64.0
 """Steps of the grid over which SiLU is tabulated along; where it needs more it stays by itself."""
 
@@ -45,7 +43,8 @@ class Fit:
         inverse_step: [in] float64.
         origin: cell that starts at x = 0.
         error: largest error of a value, relative to the largest range of a φ_i.
-        slope_error: largest error of a slope, relative to the largest slope.
+        slope_error: largest error of a slope, relative to the largest slope. Forces are made of
+            slopes, and in a pressure their errors add up where forces cancel.
         kept: [in] bool, inputs that contribute.
     """
 
@@ -161,13 +160,13 @@ def fit_layer(layer: KANLayer, *, bound: float) -> Fit:
     cells = _FEWEST_CELLS
     while True:
         fit = _fit(exact, cells, bound)
-        if fit.error <= bound and fit.slope_error <= _SLOPE_ALLOWANCE * bound:
+        if fit.error <= bound and fit.slope_error <= bound:
             return fit
         if cells >= _MOST_CELLS:
             raise KanMdError(
                 f"KAN functions as piecewise cubics, got errors of {fit.error:.1e} (value) and "
                 f"{fit.slope_error:.1e} (slope) with {cells} cells per grid step; allowed: "
-                f"{bound:.1e} and {_SLOPE_ALLOWANCE * bound:.1e}; deploy with a larger --bound or "
+                f"{bound:.1e}; deploy with a larger --bound or "
                 "without kan_collapse"
             )
         cells *= 2

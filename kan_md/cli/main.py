@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from kan_md import cli
+from kan_md.allocator import tune_allocator
 from kan_md.errors import KanMdError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     A :class:`KanMdError` ends the program with status 2 and one line on stderr; the traceback is
     shown only with ``--debug``.
     """
+    tune_allocator()
     for module in pkgutil.iter_modules(cli.__path__):
         if module.name != "main":
             import_module(f"kan_md.cli.{module.name}").register(app)

@@ -53,7 +53,7 @@ def profile(path: Path, atoms: ase.Atoms, *, steps: int = 10) -> Profile:
     Raises:
         KanMdError: the file cannot be read.
     """
-    from kan_md_deploy.ops.allocator import tune_allocator
+    from kan_md.allocator import tune_allocator
     from kan_md_deploy.runtime import load_deployed
 
     tune_allocator()  # as the plug-in does in LAMMPS

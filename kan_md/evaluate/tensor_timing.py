@@ -19,8 +19,8 @@ _WARM_UP = 5  # TorchScript compiles during the first calls
 
 def main() -> None:
     """Command line of the module."""
+    from kan_md.allocator import tune_allocator
     from kan_md_deploy import load_deployed_tensors
-    from kan_md_deploy.ops.allocator import tune_allocator
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)

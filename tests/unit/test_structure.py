@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 # only the parts that a user faces (calculator, evaluate, command line) see it.
 LAYERS = {
     "kan_md.errors": 0,
+    "kan_md.allocator": 0,
     "kan_md.contract": 0,
     "kan_md.kan": 1,
     "kan_md.backbones": 2,
@@ -25,7 +26,13 @@ LAYERS = {
     "kan_md.calculator": 6,
     "kan_md.cli": 7,
 }
-TORCH_FREE = ("kan_md.benchmark", "kan_md.lammps", "kan_md.contract", "kan_md.errors")
+TORCH_FREE = (
+    "kan_md.benchmark",
+    "kan_md.lammps",
+    "kan_md.contract",
+    "kan_md.errors",
+    "kan_md.allocator",
+)
 HEAVY = ("torch", "nequip", "allegro", "mace", "e3nn", "lightning")
 
 

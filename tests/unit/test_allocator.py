@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from kan_md_deploy.ops.allocator import SWITCH
+from kan_md.allocator import SWITCH
 
 # mallinfo2 of glibc >= 2.33: hblkhd counts bytes mapped by block, fordblks what is free but kept.
 PROGRAM = """
 import ctypes, json, torch
-from kan_md_deploy.ops.allocator import tune_allocator
+from kan_md.allocator import tune_allocator
 names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
 Info = type("Info", (ctypes.Structure,), {"_fields_": [(n, ctypes.c_size_t) for n in names]})
 mallinfo = ctypes.CDLL(None).mallinfo2
