@@ -1,5 +1,6 @@
 #!/bin/sh
-# Puts pair_style allegro, nequip and mace into a LAMMPS source tree, or takes them out again.
+# Puts pair_style allegro, nequip and mace, compute kanmd/tensor and fix kanmd/efield into a LAMMPS
+# source tree, or takes them out again. Such a LAMMPS runs files of `kan-md deploy --portable`.
 #
 #   pair_styles/patch_lammps.sh LAMMPS_DIR            patch (again: brings the sources up to date)
 #   pair_styles/patch_lammps.sh --revert LAMMPS_DIR   leave the tree as it was
@@ -31,7 +32,7 @@ cmakelists=$lammps/cmake/CMakeLists.txt
 [ -f "$lammps/src/platform.h" ] && grep -q "centroidstressflag" "$lammps/src/pair.h" ||
   fail "got a LAMMPS that is too old; use 22 Jul 2025 or later"
 
-sources="pair_kan pair_allegro pair_nequip pair_mace"
+sources="pair_kan pair_allegro pair_nequip pair_mace compute_kanmd_tensor fix_kanmd_efield"
 for name in $sources; do
   for file in "$lammps/src/$name.h" "$lammps/src/$name.cpp"; do
     if [ -f "$file" ] && ! grep -q "kan-md" "$file"; then
@@ -59,7 +60,7 @@ for name in $sources; do
   cp "$here/lammps/$name.h" "$here/lammps/$name.cpp" "$lammps/src/"
 done
 mkdir -p "$lammps/lib/kan-md"
-cp -r "$here/core" "$lammps/lib/kan-md/"
+cp -r "$here/core" "$here/lammps/guard.h" "$lammps/lib/kan-md/"
 # The model opens through linked code instead of a library that is loaded later.
 rm -f "$lammps/lib/kan-md/core/backend_loader.cpp"
 cat >>"$cmakelists" <<BLOCK

@@ -27,7 +27,7 @@ void load_operator_library(const Archive &archive)
   }();
   if (!failure.empty())
     throw Error("model file uses kan-md's operators, which need their library", failure, "",
-                "run kan-md build --force");
+                "run kan-md build --force, or deploy the model with --portable");
 }
 
 void refuse_other_files(const Archive &archive)

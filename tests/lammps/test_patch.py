@@ -1,5 +1,6 @@
 """patch_lammps.sh: guarded, idempotent, reversible."""
 
+import re
 import subprocess
 from importlib.resources import files
 
@@ -42,6 +43,50 @@ def test_patching_twice_is_patching_once(tree):
     assert snapshot(tree) == once
     assert (tree / "src" / "pair_mace.cpp").is_file()
     assert (tree / "lib" / "kan-md" / "core" / "contract.h").is_file()
+
+
+def test_every_style_and_every_header_of_ours_is_in_the_patched_tree(tree):
+    patch(tree)
+    here = files("kan_md_pair_styles") / "lammps"
+    styles = {path.name for path in here.iterdir() if path.name != "plugin.cpp"}
+    patched = list((tree / "src").iterdir()) + list((tree / "lib" / "kan-md").iterdir())
+    assert styles <= {path.name for path in patched}
+    for path in (tree / "src").glob("*.cpp"):
+        for name in re.findall(r'#include "(core/[^"]+|guard.h)"', path.read_text()):
+            assert (tree / "lib" / "kan-md" / name).is_file(), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "got 0 folders; usage"),
+        (["one", "two"], "got 2 folders; usage"),
+        (["--revert"], "got 0 folders; usage"),
+        (["/nowhere"], "name the root of a LAMMPS source tree"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, said):
+    result = patch(*arguments)
+    assert result.returncode == 1
+    assert said in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_lammps_that_is_too_old_is_refused_unchanged(tree):
+    (tree / "src" / "pair.h").write_text("class Pair {};\n")
+    before = snapshot(tree)
+    result = patch(tree)
+    assert result.returncode != 0
+    assert "too old; use 22 Jul 2025 or later" in result.stderr
+    assert snapshot(tree) == before
+
+
+def test_sources_come_up_to_date_and_removed_ones_go(tree):
+    patch(tree)
+    (tree / "src" / "pair_kan.cpp").write_text("// kan-md of long ago\n")
+    (tree / "lib" / "kan-md" / "core" / "gone.cpp").write_text("// kan-md\n")
+    patch(tree)
+    assert "of long ago" not in (tree / "src" / "pair_kan.cpp").read_text()
+    assert not (tree / "lib" / "kan-md" / "core" / "gone.cpp").exists()
 
 
 def test_revert_leaves_the_tree_as_it_was(tree):

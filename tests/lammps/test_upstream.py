@@ -1,0 +1,95 @@
+"""Files of upstream's nequip-compile run in the same pair styles, with upstream's numbers."""
+
+import numpy as np
+import pytest
+from engine import start_line, system
+from structures import ELEMENTS, dimer, rattled, structures
+from upstream import PAIR_CUTOFFS, build, compile_torchscript
+
+from kan_md.backbones.scope import nequip_scope
+from kan_md.model.reference import evaluate
+
+pytestmark = pytest.mark.lammps
+
+PRESSURE = [
+    "compute eatom all pe/atom pair",
+    "compute kansum all reduce sum c_eatom",
+    "compute kanpress all pressure NULL pair",
+    "thermo_style custom step pe vol c_kansum c_kanpress[*]",
+    "run 0",
+]
+# Cutoffs by pair are part of one of the two, so that LAMMPS must read them from the file.
+CHANGES = {"allegro": {"per_edge_type_cutoff": PAIR_CUTOFFS}, "nequip": {}}
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("upstream")
+    return {
+        style: compile_torchscript(folder / f"{style}.nequip.pth", style, **changes)
+        for style, changes in CHANGES.items()
+    }
+
+
+def upstream_says(style, atoms, **changes):
+    with nequip_scope():
+        return evaluate(build(style, **changes), atoms)
+
+
+def run(engine, folder, cases, files, *, lines=PRESSURE, before=(), **options):
+    jobs = [
+        {
+            "commands": [
+                *system(atoms, ELEMENTS, style, files[style], folder=folder, before=before),
+                *lines,
+            ],
+            "computes": ["kanpress"] if lines is PRESSURE else [],
+        }
+        for style, atoms in cases
+    ]
+    return engine.run(jobs, **options)
+
+
+def check(result, atoms, expected):
+    assert result.error == ""
+    assert abs(result.energy - expected["energy"].item()) <= 1e-8 * len(atoms)
+    np.testing.assert_allclose(result.atoms["eatom"], expected["atomic_energy"], atol=1e-8)
+    np.testing.assert_allclose(result.forces, expected["forces"], atol=1e-7)
+    scale = max(float(expected["virial"].abs().max()), 1e-6)
+    np.testing.assert_allclose(result.virial, expected["virial"], atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "before"),
+    [
+        pytest.param(1, [], id="one rank"),
+        pytest.param(2, [], id="two ranks", marks=pytest.mark.mpi),
+        pytest.param(2, ["newton off"], id="two ranks, newton off", marks=pytest.mark.mpi),
+        pytest.param(4, ["processors 2 2 1"], id="four ranks", marks=pytest.mark.mpi),
+    ],
+)
+def test_torchscript_file_has_upstreams_numbers(engine, scripted, tmp_path, ranks, before):
+    """Allegro on any number of ranks, one of them empty; NequIP on one."""
+    chosen = structures()
+    names = list(chosen) if ranks == 1 else ["triclinic", "slab", "cluster in a corner"]
+    styles = CHANGES if ranks == 1 else ("allegro",)
+    cases = [(style, chosen[name]) for style in styles for name in names]
+    results = run(engine, tmp_path, cases, scripted, before=before, ranks=ranks)
+    for (style, atoms), result in zip(cases, results, strict=True):
+        check(result, atoms, upstream_says(style, atoms, **CHANGES[style]))
+        assert "of nequip-compile" in result.output
+    if ranks > 1:
+        assert 0 in result.owned_by_rank
+
+
+def test_cutoffs_by_pair_are_those_of_the_file(engine, scripted, tmp_path):
+    """In the dimer of copper and gold only gold sees the other between 3.6 and 4 Å."""
+    (result,) = run(engine, tmp_path, [("allegro", dimer(3.8))], scripted)
+    assert start_line(result.output)[3] == 1
+
+
+@pytest.mark.mpi
+def test_message_passing_of_upstream_on_two_ranks_names_the_remedy(engine, scripted, tmp_path):
+    (result,) = run(engine, tmp_path, [("nequip", rattled((2, 2, 2)))], scripted, ranks=2)
+    assert "file of nequip-compile runs on one rank, got 2 ranks; allowed: 1" in result.error
+    assert "kan-md deploy" in result.error

@@ -1,0 +1,55 @@
+"""Files as upstream's nequip-compile makes them, of small models by upstream's own builders."""
+
+from pathlib import Path
+
+import torch
+from structures import ELEMENTS, R_MAX
+
+from kan_md.backbones.scope import nequip_scope
+
+COMMON = {
+    "seed": 11,
+    "model_dtype": "float64",
+    "type_names": list(ELEMENTS),
+    "r_max": R_MAX,
+    "l_max": 1,
+    "avg_num_neighbors": 18.0,
+    "per_type_energy_scales": 1.0,
+    "per_type_energy_shifts": {"Cu": -1.0, "Au": -2.0},
+}
+ALLEGRO = {
+    "num_layers": 1,
+    "num_scalar_features": 8,
+    "num_tensor_features": 8,
+    "radial_chemical_embed": {"_target_": "allegro.nn.TwoBodyBesselScalarEmbed"},
+}
+NEQUIP = {"num_layers": 2, "num_features": 8, "parity": False, "radial_mlp_width": 8}
+# By centre: copper sees less far than gold, which keeps r_max.
+PAIR_CUTOFFS = {"Cu": {"Cu": 3.2, "Au": 3.6}}
+
+
+def build(style: str, **changes) -> torch.nn.Module:
+    """An upstream model with random weights."""
+    from allegro.model import AllegroModel
+    from nequip.model import NequIPGNNModel
+
+    builder, own = {"allegro": (AllegroModel, ALLEGRO), "nequip": (NequIPGNNModel, NEQUIP)}[style]
+    return builder(**{**COMMON, **own, **changes}).eval()
+
+
+def compile_torchscript(path: Path, style: str, **changes) -> Path:
+    """What ``nequip-compile --mode torchscript`` writes where torch is older than 2.10."""
+    from nequip.model.inference_models.torchscript import save_torchscript_model
+    from nequip.utils.compile import conditional_torchscript_mode
+    from nequip.utils.global_state import get_latest_global_state
+
+    with nequip_scope(), conditional_torchscript_mode(True):
+        model = build(style, **changes)
+        metadata = {**model.metadata, **get_latest_global_state(only_metadata_related=True)}
+        save_torchscript_model(
+            model,
+            {key: int(v) if isinstance(v, bool) else v for key, v in metadata.items()},
+            str(path),
+            "cpu",
+        )
+    return path
