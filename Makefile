@@ -23,6 +23,7 @@ test: plugin
 
 bench: plugin
 	$(BIN)/python -m kan_md.benchmark.suite --output results
+	$(BIN)/python -m kan_md.benchmark.tensor_speed --output results
 
 lint: venv
 	$(BIN)/pip install -q ".[dev]"

@@ -35,6 +35,7 @@ class DeployedTensorModel:
         self._function = function
         self.manifest = manifest
         self.device = device
+        self.type_names = tuple(manifest.type_names)
         self.specs = tuple(
             TensorSpec(name=name, **{key: entry[key] for key in _SPEC_KEYS})
             for name, entry in sorted(

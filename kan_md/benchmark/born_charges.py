@@ -47,6 +47,7 @@ MODEL = {
     "num_radial": 6,
     "num_angular": 4,
 }
+DEPLOYED = "model.deployed.pth"
 SPLIT = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -104,9 +105,9 @@ def configuration(crystal: Crystal, readout: str, seed: int, data: Path) -> dict
 
 def run_case(crystal: Crystal, readout: str, seed: int, *, data: Path, work: Path) -> dict:
     """Train, deploy and time one model; every step that is done already is not done again."""
-    folder = work / f"{crystal.name}-{readout.replace(' ', '-')}-{seed}"
+    folder = _folder(work, crystal, readout, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    run, deployed = folder / "run", folder / "model.deployed.pth"
+    run, deployed = folder / "run", folder / DEPLOYED
     what = f"{crystal.name}, {readout}, seed {seed}"
     if not (run / "model.pth").exists():
         config = folder / "config.yaml"
@@ -122,7 +123,6 @@ def run_case(crystal: Crystal, readout: str, seed: int, *, data: Path, work: Pat
         "parameters": metrics["parameters"],
         "seconds": metrics["seconds"],
         "ms_per_training_step": 1e3 * metrics["seconds"] / steps,
-        "deployed": str(deployed),
     }
 
 
@@ -139,14 +139,15 @@ def baseline(crystal: Crystal, data: Path) -> float:
     return float(np.concatenate(error).mean())
 
 
-def time_deployed(stored: dict, data: Path) -> None:
+def time_deployed(stored: dict, *, data: Path, work: Path) -> None:
     """Time one deployed file per readout, one after the other on a machine that rests."""
     for crystal in CRYSTALS:
         for readout in READOUTS:
             case = stored["cases"].get(_key(crystal, readout, SEEDS[0]), {})
-            if "deployed" in case and "timing" not in case:
+            if "errors" in case and "timing" not in case:
+                deployed = _folder(work, crystal, readout, SEEDS[0]) / DEPLOYED
                 text = run_module(
-                    *("kan_md.evaluate.tensor_timing", case["deployed"], data / crystal.file),
+                    *("kan_md.evaluate.tensor_timing", deployed, data / crystal.file),
                     what=f"timing {crystal.name}, {readout}",
                 )
                 case["timing"] = json.loads(last_line(text))
@@ -181,10 +182,14 @@ def run_all(options: argparse.Namespace, console: Console) -> dict:
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda case: attempt(*case), missing))
     stored["baseline"] = {crystal.name: baseline(crystal, options.data) for crystal in CRYSTALS}
-    time_deployed(stored, options.data)
+    time_deployed(stored, data=options.data, work=options.work)
     stored |= {"machine": describe_machine(), "command": command_line(), "jobs": options.jobs}
     keep()
     return stored
+
+
+def _folder(work: Path, crystal: Crystal, readout: str, seed: int) -> Path:
+    return work / f"{crystal.name}-{readout.replace(' ', '-')}-{seed}"
 
 
 def _key(crystal: Crystal, readout: str, seed: int) -> str:

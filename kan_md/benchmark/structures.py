@@ -8,6 +8,7 @@ from pathlib import Path
 import ase
 import ase.build
 import ase.io
+import ase.spacegroup
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
@@ -38,6 +39,21 @@ def silver(repeats: Sequence[int] = (3, 3, 2), *, vacancies: int = 1) -> ase.Ato
 def diamond(repeats: Sequence[int] = (2, 2, 2)) -> ase.Atoms:
     """Build cubic diamond; the default has 64 atoms."""
     return ase.build.bulk("C", "diamond", a=DIAMOND_LATTICE, cubic=True) * tuple(repeats)
+
+
+def quartz(repeats: Sequence[int] = (2, 1, 2)) -> ase.Atoms:
+    """Build alpha quartz (P3_221, room temperature) in orthogonal cells of 18 atoms.
+
+    The default has the 72 atoms of ``lammps_inputs/sio2_infrared.in``.
+    """
+    crystal = ase.spacegroup.crystal(
+        ["Si", "O"],
+        [(0.4697, 0, 2 / 3), (0.4135, 0.2669, 0.78577)],
+        spacegroup=154,
+        cellpar=[4.913, 4.913, 5.405, 90, 90, 120],
+    )
+    orthogonal = ase.build.make_supercell(crystal, [[1, 0, 0], [1, 2, 0], [0, 0, 1]])
+    return orthogonal * tuple(repeats)
 
 
 def read_structure(path: str | Path) -> ase.Atoms:

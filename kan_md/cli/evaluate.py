@@ -35,17 +35,17 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option(help="Replace existing results.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the errors as JSON.")] = False,
 ) -> None:
-    """Compare predictions with labels: MAE and RMSE of energy, forces and stress.
+    """Compare predictions with labels: MAE and RMSE of energy, forces and stress, or of tensors.
 
     Example: kan-md evaluate run/model.pth test.xyz --output evaluation
     """
     from rich.console import Console
     from rich.progress import track
 
-    from kan_md.cli.tables import error_table
+    from kan_md.cli.tables import component_table, error_table
     from kan_md.data.reading import LABEL_KEYS, read_frames
     from kan_md.errors import user_error
-    from kan_md.evaluate.evaluation import evaluate_file
+    from kan_md.evaluate.evaluation import components_of, evaluate_file
     from kan_md.evaluate.output import check_output, write_evaluation
 
     keys = dict(part.partition("=")[::2] for part in key or [])
@@ -71,5 +71,8 @@ def evaluate(
         typer.echo(json.dumps({"structures": len(result.frames), "errors": result.errors}))
         return
     console.print(error_table({f"{len(result.frames)} structures": result.errors}, result.targets))
+    for target in result.targets:
+        if not target.of_potential and (components := components_of(target)):
+            console.print(component_table(result.errors, target, components))
     if output is not None:
         console.print(f"parity plots and predictions: {output}", highlight=False)

@@ -30,7 +30,8 @@ def error_table(errors: Mapping[str, Mapping[str, float]], targets: Sequence[Tar
     for part in errors:
         table.add_column(part, justify="right", no_wrap=True)
     first = next(iter(errors.values()))
-    for name in (key.removesuffix("_mae") for key in first if key.endswith("_mae")):
+    # Components of tensors have no RMSE and a table of their own.
+    for name in (key.removesuffix("_rmse") for key in first if key.endswith("_rmse")):
         unit, factor = milli(shown_unit(f"{name}_mae", targets))
         cells = [
             f"{_digits(factor * values[f'{name}_mae'])} / "
@@ -38,6 +39,31 @@ def error_table(errors: Mapping[str, Mapping[str, float]], targets: Sequence[Tar
             for values in errors.values()
         ]
         table.add_row(f"{name.replace('_', ' ')} ({unit})" if unit else name, *cells)
+    return table
+
+
+def component_table(
+    errors: Mapping[str, float], target: Target, components: Sequence[str]
+) -> Table:
+    """Lay out the MAE of each component of a tensor, one column per species.
+
+    Args:
+        errors: of one set by name, e.g. ``errors["bec_O_xy_mae"]``.
+        target: the tensor.
+        components: ``["xx", "xy", …]``.
+    """
+    ending = f"_{components[0]}_mae"
+    groups = [
+        key.removesuffix(ending)
+        for key in errors
+        if key.startswith(f"{target.name}_") and key.endswith(ending)
+    ]
+    table = Table()
+    table.add_column(f"MAE of {target.name}" + f" ({target.unit})" * bool(target.unit))
+    for group in groups:
+        table.add_column(group.removeprefix(target.name).lstrip("_") or "all", justify="right")
+    for axes in components:
+        table.add_row(axes, *(_digits(errors[f"{group}_{axes}_mae"]) for group in groups))
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,8 @@ from ase import Atoms
 from kan_md.data.checks import check_elements, check_labels, check_structures
 from kan_md.data.targets import POTENTIAL_TARGETS, Target
 from kan_md.errors import user_error
-from kan_md.evaluate.potentials import is_deployed, load_potential
-from kan_md.model.checkpoint import load_checkpoint
-from kan_md.model.tensors import is_tensor_backbone, predict_tensors, tensors_of
+from kan_md.evaluate.potentials import load_potential
+from kan_md.evaluate.tensors import holds_tensors, load_tensors
 
 Predict = Callable[[Atoms], dict[str, np.ndarray]]
 
@@ -29,7 +29,8 @@ class Evaluation:
         predicted: quantities that the model predicts.
         labels: by target name, one array per structure, None where a structure has no label.
         predictions: likewise, of everything that the model predicts.
-        errors: by name, e.g. ``forces_mae``, ``forces_Ag_rmse``, ``energy_per_structure_mae``.
+        errors: by name, e.g. ``forces_mae``, ``forces_Ag_rmse``, ``energy_per_structure_mae``; of
+            tensors also the MAE of each component, ``bec_xy_mae``, ``bec_O_xy_mae``.
     """
 
     frames: list[Atoms]
@@ -81,20 +82,24 @@ def evaluate_file(
 
 
 def _load(path: str | Path, device: str) -> tuple[list[Target], Sequence[str], Predict]:
-    if Path(path).is_file() and is_deployed(path):
-        return _potential(path, device)
-    checkpoint = load_checkpoint(path)
-    if not is_tensor_backbone(checkpoint.backbone):
-        return _potential(path, device)
-    specs = tensors_of(checkpoint)
-    model = checkpoint.build().to(device)
+    return (_tensors if holds_tensors(path) else _potential)(path, device)
+
+
+def _tensors(path: str | Path, device: str) -> tuple[list[Target], Sequence[str], Predict]:
+    model = load_tensors(path, device=device)
     targets = [
-        Target(name=s.name, field=s.field, per=s.per, shape=(3,) * s.rank or (1,), unit=s.unit)
-        for s in specs
+        Target(
+            name=spec.name,
+            field=spec.field,
+            per=spec.per,
+            shape=(3,) * spec.rank or (1,),
+            unit=spec.label_unit,
+        )
+        for spec in model.specs
     ]
 
     def predict(atoms: Atoms) -> dict[str, np.ndarray]:
-        arrays = predict_tensors(model, specs, atoms)
+        arrays = model.predict(atoms)
         return {
             target.name: arrays[target.name].reshape(
                 len(atoms) if target.per == "atom" else 1, *target.shape
@@ -102,7 +107,7 @@ def _load(path: str | Path, device: str) -> tuple[list[Target], Sequence[str], P
             for target in targets
         }
 
-    return targets, checkpoint.type_names, predict
+    return targets, model.type_names, predict
 
 
 def _potential(path: str | Path, device: str) -> tuple[list[Target], Sequence[str], Predict]:
@@ -137,13 +142,35 @@ def _errors(
             **_mae_rmse(target.name, [error / len(atoms) for atoms, error in kept]),
             **_mae_rmse(f"{target.name}_per_structure", [error for _, error in kept]),
         }
-    errors = _mae_rmse(target.name, [error for _, error in kept])
+    groups = {target.name: [error for _, error in kept]}
     species = sorted({symbol for atoms, _ in kept for symbol in set(atoms.symbols)})
     if target.per == "atom" and len(species) > 1:
         for symbol in species:
             rows = [error[atoms.symbols == symbol] for atoms, error in kept]
-            errors |= _mae_rmse(f"{target.name}_{symbol}", rows)
+            groups[f"{target.name}_{symbol}"] = rows
+    errors: dict[str, float] = {}
+    for name, rows in groups.items():
+        errors |= _mae_rmse(name, rows)
+    if not target.of_potential:
+        for name, rows in groups.items():
+            errors |= _component_maes(name, rows, target)
     return errors
+
+
+def components_of(target: Target) -> list[str]:
+    """``["xx", "xy", …]``, the last index fastest; none for a scalar."""
+    if target.shape == (1,):
+        return []
+    return ["".join(axes) for axes in product("xyz", repeat=len(target.shape))]
+
+
+def _component_maes(name: str, errors: Sequence[np.ndarray], target: Target) -> dict[str, float]:
+    components = components_of(target)
+    if not components:
+        return {}
+    rows = np.concatenate([error.reshape(-1, len(components)) for error in errors])
+    means = np.abs(rows).mean(0)
+    return {f"{name}_{axes}_mae": float(m) for axes, m in zip(components, means, strict=True)}
 
 
 def _mae_rmse(name: str, errors: Sequence[np.ndarray]) -> dict[str, float]:

@@ -14,14 +14,16 @@ from kan_md.backbones.etgnn import TensorSpec
 from kan_md.evaluate.potentials import is_deployed
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.device import check_device
-from kan_md.model.tensors import predict_tensors, tensors_of
+from kan_md.model.tensors import is_tensor_backbone, predict_tensors, tensors_of
 from kan_md_deploy import load_deployed_tensors
+from kan_md_deploy.archive import read_manifest
 
 
 class TensorModel(Protocol):
     """What predicts tensors of structures."""
 
     specs: tuple[TensorSpec, ...]
+    type_names: tuple[str, ...]
 
     def predict(self, atoms: Atoms) -> dict[str, np.ndarray]:
         """By name: [num_atoms, 3**rank], or [3**rank] per structure."""
@@ -56,6 +58,17 @@ def load_tensors(path: str | Path, *, device: str = "cpu") -> TensorModel:
     if Path(path).is_file() and is_deployed(path):
         return load_deployed_tensors(path, device)
     return TrainedTensorModel(path, device=device)
+
+
+def holds_tensors(path: str | Path) -> bool:
+    """Whether a model.pth or a deployed file predicts tensors and not an energy.
+
+    Raises:
+        KanMdError: the file cannot be read.
+    """
+    if Path(path).is_file() and is_deployed(path):
+        return read_manifest(path).kind == "tensor"
+    return is_tensor_backbone(load_checkpoint(path).backbone)
 
 
 class TensorCalculator(Calculator):

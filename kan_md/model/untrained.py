@@ -8,10 +8,12 @@ import ase
 import numpy as np
 
 from kan_md.backbones.build import build_model
+from kan_md.backbones.etgnn import parse_tensors
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint
 from kan_md.model.graph import periodic_edges
 from kan_md.model.reference import make_reference_frames
+from kan_md.model.tensors import is_tensor_backbone, make_tensor_frames
 
 DISPLACEMENT = 0.05
 """Å, standard deviation of the displacements in reference frames: forces of a perfect crystal
@@ -62,6 +64,10 @@ def make_untrained(
         copy = atoms.copy()
         copy.positions += rng.normal(0.0, DISPLACEMENT, copy.positions.shape)
         frames.append(copy)
+    if is_tensor_backbone(backbone):
+        reference = make_tensor_frames(model, parse_tensors(config.get("tensors")), frames)
+    else:
+        reference = make_reference_frames(model, frames)
     return Checkpoint(
         backbone=backbone,
         config={"model": config},
@@ -69,7 +75,7 @@ def make_untrained(
         r_max=float(r_max),
         state_dict=model.state_dict(),
         statistics={"avg_num_neighbors": config["avg_num_neighbors"]},
-        reference_frames=make_reference_frames(model, frames),
+        reference_frames=reference,
         training_summary={"trained": False},
     )
 
@@ -92,7 +98,7 @@ def read_arguments(source: Mapping[str, object]) -> tuple[str, dict[str, object]
         raise user_error(
             "model needs a backbone",
             found=backbone,
-            allowed="allegro, nequip, mace",
+            allowed="allegro, nequip, mace, etgnn",
             remedy="set backbone",
         )
     return backbone, arguments

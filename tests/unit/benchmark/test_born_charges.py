@@ -1,5 +1,8 @@
 """The page on Born charges: what it trains is allowed, what it says follows from its cases."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -30,6 +33,24 @@ def test_baseline_is_the_mean_tensor_of_the_training_frames(tmp_path):
         errors.append(np.abs(np.concatenate(chosen[8:]) - mean))
     expected = np.concatenate(errors).mean()
     assert born_charges.baseline(crystal, tmp_path) == pytest.approx(expected, rel=1e-6)
+
+
+def test_deployed_files_are_found_in_the_work_folder(tmp_path, monkeypatch):
+    """Results name no path of the machine; what is timed follows from the case."""
+    stored = stored_cases()
+    asked = []
+
+    def run_module(module, file, structures, *, what):
+        asked.append(file.relative_to(tmp_path))
+        return json.dumps({"ms_per_frame": 1.0})
+
+    monkeypatch.setattr(born_charges, "run_module", run_module)
+    born_charges.time_deployed(stored, data=tmp_path, work=tmp_path)
+    assert len(asked) == 5  # one seed of each, without the case that failed
+    assert Path("BaTiO3-KAN-B-spline-1/model.deployed.pth") in asked
+    assert str(tmp_path) not in json.dumps(stored)
+    born_charges.time_deployed(stored, data=tmp_path, work=tmp_path)
+    assert len(asked) == 5
 
 
 def stored_cases():

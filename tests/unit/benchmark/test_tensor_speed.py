@@ -1,0 +1,88 @@
+"""Timing of tensor models: one real model from the command line to its numbers, and the page."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kan_md.benchmark import tensor_speed
+from kan_md.benchmark.machine import describe_machine
+from kan_md.benchmark.structures import quartz
+from kan_md.evaluate.tensor_timing import prediction, training_step
+from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
+from kan_md.model.tensors import tensors_of
+from kan_md.model.untrained import make_untrained
+from kan_md_deploy import deploy
+
+
+def test_quartz_has_bonds_of_the_right_length():
+    atoms = quartz()
+    assert len(atoms) == 72
+    silicon = atoms.symbols == "Si"
+    distances = np.sort(atoms.get_all_distances(mic=True)[silicon][:, ~silicon], axis=1)
+    # Four bonds of 1.605 and 1.614 Å at room temperature (Levien, Prewitt, Weidner 1980).
+    np.testing.assert_allclose(distances[:, :4], [[1.605, 1.605, 1.614, 1.614]] * 24, atol=3e-3)
+    assert distances[:, 4].min() > 3.0
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    tiny = {"r_max": 3.0, "triplet_r_max": 2.0, "num_layers": 1, "num_features": 8}
+    checkpoint = make_untrained("etgnn", [quartz((1, 1, 1))], seed=2, **tiny)
+    return save_checkpoint(checkpoint, tmp_path_factory.mktemp("fresh") / "model.pth")
+
+
+def test_fresh_tensor_model_carries_frames_of_its_own_tensors(fresh):
+    checkpoint = load_checkpoint(fresh)
+    assert checkpoint.type_names == ["O", "Si"]
+    tensor = checkpoint.reference_frames[0]["tensors"]["bec"].numpy()
+    atoms = quartz((1, 1, 1))
+    assert tensor.shape == (len(atoms), 9)
+    assert abs(tensor).max() > 1e-6
+    assert abs(tensor.sum(0)).max() < 1e-10
+
+
+def test_what_is_timed_is_a_prediction_and_a_step_that_learns(fresh):
+    atoms = quartz((1, 1, 1))
+    atoms.rattle(0.05, seed=1)
+    deployed = deploy(fresh)
+    assert prediction(deployed, atoms)()["bec"].shape == (18, 9)
+    checkpoint = load_checkpoint(fresh)
+    model = checkpoint.build()
+    step = training_step(model, tensors_of(checkpoint), atoms)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step()
+    changed = [
+        not np.array_equal(old, new.detach())
+        for old, new in zip(before, model.parameters(), strict=True)
+    ]
+    assert all(changed)
+
+
+def test_command_prints_times(fresh, tmp_path):
+    quartz((1, 1, 1)).write(tmp_path / "quartz.xyz")
+    arguments = [str(fresh), str(tmp_path / "quartz.xyz"), "--calls", "3"]
+    done = subprocess.run(
+        [sys.executable, "-m", tensor_speed.TIMING, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["ms_per_training_step"] > 0
+    assert found["atoms"] == 18
+
+
+def test_page_shows_times_failures_and_trials():
+    cases = {
+        "small, MLP": {"numbers": 42, "step": [20.04, 0.5], "frame": [7.0, 0.1], "threads": 1},
+        "published, MLP": {"error": "out of memory"},
+    }
+    stored = {"cases": cases, "calls": 20, "command": "x", "machine": describe_machine()}
+    text = tensor_speed.page(stored)
+    assert "| MLP | 42 | 20.0 ± 0.5 | 7.0 ± 0.1 |" in text
+    assert "out of memory" in text
+    assert "no measurements" not in text
+    assert "no measurements" in tensor_speed.page(stored | {"calls": 3})
