@@ -248,6 +248,27 @@ def test_excluded_neighbours_are_out_of_sight(engine, alloy_model, tmp_path):
 
 
 @pytest.mark.parametrize("style", STYLES)
+def test_an_excluded_pair_of_types_leaves_the_other_edges(style, engine, alloy_model, tmp_path):
+    """Copper does not see copper: the same as the model on a graph without these edges."""
+    from kan_md.model.graph import edge_graph
+    from kan_md_deploy import load_deployed
+
+    atoms = structures()["triclinic"]
+    model = load_deployed(alloy_model(style))
+    vectors, index, types = edge_graph(atoms, model.manifest.r_max, ELEMENTS)[:3]
+    kept = (types[index] != 0).any(0)
+    assert 0 < kept.sum() < len(kept)
+    energy, gradient = model(vectors[kept], index[:, kept], types, torch.tensor([len(atoms)]))
+    forces = torch.zeros(len(atoms), 3, dtype=torch.float64)
+    forces.index_add_(0, index[0, kept], gradient).index_add_(0, index[1, kept], -gradient)
+    lines = ["neigh_modify exclude type 1 1", "run 0"]
+    result = run_one(engine, atoms, alloy_model(style), style, tmp_path, lines)
+    assert result.error == ""
+    assert result.energy == pytest.approx(float(energy.sum()), abs=1e-8)
+    np.testing.assert_allclose(result.forces, forces.numpy(), atol=1e-8)
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_minimize_and_box_relax_reach_a_minimum(style, engine, alloy_model, tmp_path):
     atoms, model = structures()["orthogonal"], alloy_model(style)
     relax = [

@@ -185,20 +185,3 @@ def test_command_line_deploys_and_inspects(tiny_checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["inspect", str(source)])
     assert "trained model" in capsys.readouterr().out
-
-
-def test_aotinductor_package_is_the_same_function(tiny_checkpoint, deployed):
-    path = deployed("allegro", deploy={"backend": "aotinductor"}, num_scalar_features=4)
-    model = load_deployed(path)
-    assert model.manifest.backend == "aotinductor"
-    assert model.manifest.threads == torch.get_num_threads()
-    checkpoint = load_checkpoint(tiny_checkpoint("allegro", num_scalar_features=4))
-    found = deviation(model, make_edge_model(checkpoint.build()), reference_graphs(checkpoint))
-    assert found.force < 1e-9
-    alone = model(
-        torch.zeros(0, 3),
-        torch.zeros(2, 0, dtype=torch.int64),
-        torch.tensor([0]),
-        torch.tensor([1]),
-    )
-    assert alone[0].item() == pytest.approx(-1.0, abs=1e-12)
