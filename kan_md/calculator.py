@@ -57,7 +57,11 @@ class KANCalculator(Calculator):
         """Evaluate the structure; everything is computed at once."""
         super().calculate(atoms, properties, system_changes)
         if "stress" in properties and not self._has_volume():
-            raise PropertyNotImplementedError("stress needs a cell with a volume")
+            pbc = " ".join("FT"[int(periodic)] for periodic in self.atoms.pbc)
+            raise PropertyNotImplementedError(  # what ASE expects where a property is not defined
+                f"stress needs a periodic cell with a volume, got {self.atoms.cell.rank} cell "
+                f"vectors and pbc {pbc}; give the structure its cell, or ask for forces alone"
+            )
         found = self.potential.compute(self.atoms)
         self.results = {
             "energy": found.energy,

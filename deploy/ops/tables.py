@@ -10,6 +10,11 @@ import torch
 from kan_md.errors import KanMdError
 from kan_md_deploy.ops.twins import hermite
 
+
+class BoundNotReachedError(KanMdError):
+    """No table of a reasonable size is within the bound."""
+
+
 RadialFunction = Callable[[torch.Tensor], torch.Tensor]
 """Lengths [n] float64, Å -> functions [n, num_functions] float64, row by row."""
 
@@ -49,7 +54,7 @@ def make_table(
         most_knots: of one table.
 
     Raises:
-        KanMdError: the bound needs too many knots.
+        BoundNotReachedError: the bound needs too many knots.
     """
     num_knots = FEWEST_KNOTS
     while True:
@@ -57,7 +62,7 @@ def make_table(
         if max(table.error, table.slope_error) <= bound:
             return table
         if num_knots >= most_knots:
-            raise KanMdError(
+            raise BoundNotReachedError(
                 f"radial tables of {num_knots} knots, got slope error {table.slope_error:.1e}; "
                 f"allowed: {bound:.1e}; deploy with --portable or a larger bound"
             )

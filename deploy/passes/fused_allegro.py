@@ -11,43 +11,38 @@ one column of the table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
 
 import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 from nequip.nn.mlp import ScalarLinearLayer
 
-from kan_md.errors import KanMdError
 from kan_md.kan.layer import KANLayer
 from kan_md_deploy.manifest import pair_cutoffs
 from kan_md_deploy.ops.layout import block_of
 from kan_md_deploy.ops.library import is_built, load
-from kan_md_deploy.ops.tables import RadialTable, make_table
+from kan_md_deploy.ops.tables import BoundNotReachedError, RadialTable, make_table
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import FactoredAllegro, Layer, Radial
 from kan_md_deploy.passes.functions import Contributions, Linear, linear_weight
 from kan_md_deploy.passes.harmonics import HarmonicsChain
-from kan_md_deploy.passes.kan_collapse import Fit, fit_layer
-from kan_md_deploy.passes.radial_tables import exact_functions, hermite_powers, vanishes
+from kan_md_deploy.passes.kan_collapse import fit_layer, silu_tail
+from kan_md_deploy.passes.radial_tables import (
+    Functions,
+    exact_functions,
+    hermite_powers,
+    vanishes,
+)
 
 _SUM, _PERCEPTRON, _KAN = 0, 1, 2  # enum Readout in allegro_plan.h
 _MOST_FOLDED_KNOTS = 1025
 _MOST_L = 4
+_WIDEST_TAIL = 512.0
+"""Steps of a KAN's grid over which its SiLU may be tabulated; more would not fit a cache."""
 _NEGLIGIBLE = 1e-12
 """Tensor product coefficients that small, relative to the largest, are rounding."""
 _SAMPLES = 400
-
-
-@dataclass(frozen=True)
-class _KANPart:
-    """Cubics of the inputs that a KAN readout takes from one source."""
-
-    fit: Fit
-
-    def tensors(self, dtype: torch.dtype) -> list[torch.Tensor]:
-        pieces = _pad(self.fit.coefficients, 0, dtype)
-        return [pieces, _pad(self.fit.inverse_step, 0, dtype)]
 
 
 class Constant(torch.nn.Module):
@@ -104,7 +99,9 @@ class FusedAllegro:
         if not (context.bound > 0 and context.backend == "torchscript" and is_built() and found):
             return False
         cutoffs = pair_cutoffs(model, num_types=context.num_types, r_max=context.r_max)
-        return _is_known(found[0]) and vanishes(exact_functions(found[0], context), cutoffs)
+        return _is_known(found[0], context.bound) and vanishes(
+            exact_functions(found[0], context), cutoffs
+        )
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:
         """Exchange the part on edges."""
@@ -130,7 +127,6 @@ class _Packed:
         self.error = self.slope_error = 0.0
         sources = [factored.radial.contributions, *(x.contributions for x in factored.layers)]
         kind = _readout_kind(factored)
-        parts = [self._collapse(c.functions[-1]) for c in sources] if kind == _KAN else []
         table, folded = self._tabulate(exact_functions(factored, context), cutoffs, kind)
         self.num_knots = table.values.size(1)
         readout_width = sources[-1].widths[sources[-1].piece_of[-1]]
@@ -155,34 +151,32 @@ class _Packed:
         if kind != _KAN:
             self.weights.append(_pad(_readout_vector(factored, kind), 0, self.dtype))
         elif not folded:
-            self._add_kan(parts[0])
+            self._add_kan(sources[0].functions[-1])
         for number, layer in enumerate(factored.layers):
             self._add_layer(layer, last=number + 1 == len(widths))
             if kind == _KAN:
-                self.shape.append(parts[number + 1].fit.origin)
-                self.weights += parts[number + 1].tensors(self.dtype)
+                self._add_kan(layer.contributions.functions[-1])
 
     def _padded(self, width: int) -> int:
         block = block_of(self.dtype)
         return -(-width // block) * block
 
-    def _collapse(self, layer: KANLayer) -> _KANPart:
+    def _add_kan(self, layer: KANLayer) -> None:
+        """Cubics of the inputs that a KAN readout takes from one source."""
         fit = fit_layer(layer, bound=self.bound)
         self.error = max(self.error, fit.error)
         self.slope_error = max(self.slope_error, fit.slope_error)
-        return _KANPart(fit)
-
-    def _add_kan(self, part: _KANPart) -> None:
-        self.shape.append(part.fit.origin)
-        self.weights += part.tensors(self.dtype)
+        self.shape.append(fit.origin)
+        self.weights.append(_pad(fit.coefficients, 0, self.dtype))
+        self.weights.append(_pad(fit.inverse_step, 0, self.dtype))
 
     def _tabulate(
-        self, functions, cutoffs: tuple[float, ...], kind: int
+        self, functions: Functions, cutoffs: tuple[float, ...], kind: int
     ) -> tuple[RadialTable, bool]:
         """Table of all columns; with the KAN's part of the pair as one, where that is smooth."""
         contributions: Contributions = self.factored.radial.contributions
         if kind == _KAN:
-            layer = contributions.functions[-1].double()
+            layer = copy.deepcopy(contributions.functions[-1]).double()
             width = contributions.widths[contributions.piece_of[-1]]
 
             def folded(lengths: torch.Tensor, pair: int) -> torch.Tensor:
@@ -191,11 +185,13 @@ class _Packed:
 
             try:
                 return self._table(folded, cutoffs, most_knots=_MOST_FOLDED_KNOTS), True
-            except KanMdError:  # kinks of the KAN's curvature need too many knots
-                pass
+            except BoundNotReachedError:
+                pass  # the KAN's curvature has kinks in r: its inputs become columns instead
         return self._table(functions, cutoffs), False
 
-    def _table(self, functions, cutoffs: tuple[float, ...], **limits: int) -> RadialTable:
+    def _table(
+        self, functions: Functions, cutoffs: tuple[float, ...], **limits: int
+    ) -> RadialTable:
         """Every function's error is held to its own range."""
         pairs = range(len(cutoffs))
         places = (torch.arange(_SAMPLES, dtype=torch.float64) + 0.5) / _SAMPLES
@@ -253,12 +249,15 @@ def _factored(model: GraphModel) -> list[FactoredAllegro]:
     ]
 
 
-def _is_known(factored: FactoredAllegro) -> bool:
+def _is_known(factored: FactoredAllegro, bound: float) -> bool:
     """Whether all networks are perceptrons with SiLU, and the readout one of three kinds."""
     readers = factored.radial.contributions.functions
+    sources = [factored.radial.contributions, *(layer.contributions for layer in factored.layers)]
+    kans = [s.functions[-1] for s in sources if isinstance(s.functions[-1], KANLayer)]
     return (
         isinstance(factored.harmonics, HarmonicsChain)
         and factored.num_irreps - 1 <= _MOST_L
+        and all(silu_tail(kan, bound=bound) <= _WIDEST_TAIL for kan in kans)
         and all(isinstance(function, torch.nn.Identity) for function in readers[:-1])
         and all(
             isinstance(layer.reads, Linear) and _hidden_matrices(layer) is not None

@@ -87,7 +87,7 @@ class FusedMACE:
             with_fields="pair_repulsion" in rest,
         )
         model.model.func = Chain({"mace": fused, **rest})
-        return {"bound": fused.error, "operator": "convolution"}
+        return {"bound": fused.error, "operator": "kan_md::convolution"}
 
 
 class MACEOnOperators(torch.nn.Module):

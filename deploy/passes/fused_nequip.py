@@ -69,7 +69,7 @@ class FusedNequIP:
         attributes = in_float64(embedding.embed_module)(torch.arange(context.num_types))
         fused = NequIPOnOperators(edges, layers, attributes=attributes, bound=context.bound)
         model.model.func = Chain({"type_embed": embedding, "nequip": fused, **rest})
-        return {"bound": fused.error, "operator": "convolution"}
+        return {"bound": fused.error, "operator": "kan_md::convolution"}
 
 
 class NequIPOnOperators(torch.nn.Module):

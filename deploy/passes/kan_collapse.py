@@ -128,22 +128,20 @@ class KANCollapse:
 
 
 def collapse_layer(layer: KANLayer, *, bound: float) -> tuple[CollapsedLayer, Fit]:
-    """Replace a layer with one output.
-
-    Args:
-        layer: any basis.
-        bound: largest error of a value, relative to the largest range of a function.
-
-    Raises:
-        KanMdError: the bound needs too fine a grid.
-    """
+    """Replace a layer; its SiLU stays by itself where its tail is wide. See :func:`fit_layer`."""
     exact = copy.deepcopy(layer).double()
-    widest = (_silu_reach(bound) / exact.grid_step).max().item()
-    silu_apart = layer.base_weight is not None and widest > _WIDEST_TAIL
+    silu_apart = silu_tail(layer, bound=bound) > _WIDEST_TAIL
     if silu_apart:
         exact.base_weight = None
     fit = fit_layer(exact, bound=bound)
     return CollapsedLayer(layer, fit, silu_apart=silu_apart), fit
+
+
+def silu_tail(layer: KANLayer, *, bound: float) -> float:
+    """Steps of the grid over which a layer's SiLU would be tabulated to each side; 0 without."""
+    if layer.base_weight is None:
+        return 0.0
+    return (_silu_reach(bound) / layer.grid_step).max().item()
 
 
 def fit_layer(layer: KANLayer, *, bound: float) -> Fit:

@@ -16,9 +16,8 @@ import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 
-from kan_md.errors import KanMdError
 from kan_md_deploy.manifest import pair_cutoffs
-from kan_md_deploy.ops.tables import make_table
+from kan_md_deploy.ops.tables import BoundNotReachedError, make_table
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import FactoredAllegro, Radial
 from kan_md_deploy.passes.functions import Contributions
@@ -164,7 +163,7 @@ class RadialTables:
         functions = exact_functions(factored, context)
         try:
             mix, table, error, slope_error = tabulate(functions, cutoffs, bound=context.bound)
-        except KanMdError as reason:  # a KAN of the distance has kinks in its curvature
+        except BoundNotReachedError as reason:  # a KAN of the distance has kinks in its curvature
             return {"bound": 0.0, "skipped": str(reason)}
         contributions = factored.radial.contributions
         contributions.weight = mix.to(factored.dtype)
@@ -198,7 +197,7 @@ def tabulate(
         value and of a slope, each relative to the largest of its function.
 
     Raises:
-        KanMdError: the bound needs too many knots.
+        BoundNotReachedError: the bound needs too many knots.
     """
     pairs = range(len(cutoffs))
     samples = [_lengths(cutoff, _SAMPLES) for cutoff in cutoffs]

@@ -52,7 +52,8 @@ def run_passes(model: GraphModel, passes: list[Pass], context: PassContext) -> d
     """Apply passes in place, each where it applies.
 
     Returns:
-        Reports by name of the passes that were applied, for the manifest.
+        Reports by name of the passes that were applied, for the manifest; ``skipped`` in a report
+        says why a pass left the model as it was.
     """
     reports = {}
     for item in passes:

@@ -153,9 +153,8 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of a compiled file, which is refused below
+            # Torch warns of compiled files, which are refused below.
+            warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way
         raise _not_a_checkpoint(path, _what_is(path)) from error

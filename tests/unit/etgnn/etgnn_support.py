@@ -1,9 +1,14 @@
 """Sizes, tensors and helpers that the tests of this folder share."""
 
+from pathlib import Path
+
 import torch
 from ase import Atoms
 
+from kan_md.backbones.etgnn import parse_tensors
+from kan_md.model.checkpoint import Checkpoint, save_checkpoint
 from kan_md.model.reference import model_input
+from kan_md.model.tensors import make_tensor_frames
 
 R_MAX = 4.0
 LEG_R_MAX = 3.2
@@ -34,6 +39,30 @@ TENSORS = (
     {"name": "piezo", "rank": 3, "per": "structure", "symmetry": "symmetric"},
 )
 """Every rank, symmetry and owner."""
+
+
+def write_checkpoint(build, crystal: Atoms, path: Path, **keywords) -> Path:
+    """model.pth of an untrained model with one reference frame.
+
+    Args:
+        build: the fixture of that name.
+        crystal: the reference frame.
+        path: of the file.
+        keywords: as for ``build``; ``tensors`` is needed.
+    """
+    arguments = {"seed": 5, "model_dtype": "float64", "type_names": list(TYPES), "r_max": R_MAX}
+    arguments |= {**TINY, **keywords}
+    model = build(**arguments)
+    frames = make_tensor_frames(model, parse_tensors(arguments["tensors"]), [crystal])
+    checkpoint = Checkpoint(
+        backbone="etgnn",
+        config={"model": arguments},
+        type_names=list(TYPES),
+        r_max=R_MAX,
+        state_dict=model.state_dict(),
+        reference_frames=frames,
+    )
+    return save_checkpoint(checkpoint, path)
 
 
 def predict(model: torch.nn.Module, atoms: Atoms) -> dict[str, torch.Tensor]:

@@ -6,52 +6,31 @@ import numpy as np
 import pytest
 import torch
 import typer
-from etgnn_support import R_MAX, TENSORS, TINY, TYPES
+from etgnn_support import R_MAX, TENSORS, TINY, TYPES, write_checkpoint
 from typer.testing import CliRunner
 
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.cli import deploy as deploy_command
 from kan_md.errors import KanMdError
-from kan_md.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.graph import edge_graph
-from kan_md.model.tensors import make_tensor_frames, predict_tensors, tensors_of
+from kan_md.model.tensors import predict_tensors, tensors_of
 from kan_md_deploy import deploy, load_deployed, load_deployed_tensors
 
 # One of each kind: scripting takes a second per tensor.
 DEPLOYED = tuple(t for t in TENSORS if t["name"] in ("vector", "bec", "susceptibility"))
 
 
+SETTINGS = {
+    "tensors": list(DEPLOYED),
+    "readout": {"basis": "gaussian"},
+    "type_shifts": {"bec": [2.0, 1.0, -2.0]},
+}
+
+
 @pytest.fixture(scope="module")
 def checkpoint_path(build, crystal, tmp_path_factory):
-    return write_checkpoint(build, crystal, tmp_path_factory.mktemp("etgnn") / "model.pth")
-
-
-def write_checkpoint(build, crystal, path, **keywords):
-    arguments = {
-        "seed": 5,
-        "model_dtype": "float64",
-        "type_names": list(TYPES),
-        "r_max": R_MAX,
-        "tensors": list(DEPLOYED),
-        "readout": {"basis": "gaussian"},
-        "type_shifts": {"bec": [2.0, 1.0, -2.0]},
-        **TINY,
-        **keywords,
-    }
-    model = build(**arguments)
-    return save_checkpoint(
-        Checkpoint(
-            backbone="etgnn",
-            config={"model": arguments},
-            type_names=list(TYPES),
-            r_max=R_MAX,
-            state_dict=model.state_dict(),
-            reference_frames=make_tensor_frames(
-                model, parse_tensors(arguments["tensors"]), [crystal]
-            ),
-        ),
-        path,
-    )
+    path = tmp_path_factory.mktemp("etgnn") / "model.pth"
+    return write_checkpoint(build, crystal, path, **SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +84,9 @@ def test_half_of_the_atoms_as_ghosts_changes_nothing_for_the_rest(deployed_path,
 
 
 def test_float32_file_is_close(build, crystal, tmp_path):
-    path = write_checkpoint(build, crystal, tmp_path / "model.pth", tensors="bec")
+    path = write_checkpoint(
+        build, crystal, tmp_path / "model.pth", **(SETTINGS | {"tensors": "bec"})
+    )
     narrow = load_deployed_tensors(deploy(path, dtype="float32"))
     checkpoint = load_checkpoint(path)
     expected = predict_tensors(checkpoint.build(), tensors_of(checkpoint), crystal)["bec"]

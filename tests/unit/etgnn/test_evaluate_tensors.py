@@ -5,18 +5,15 @@ import json
 import ase.io
 import numpy as np
 import pytest
-from etgnn_support import R_MAX, TINY, TYPES
+from etgnn_support import write_checkpoint
 from rich.console import Console
 
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.cli.main import main
 from kan_md.cli.tables import component_table, error_table
 from kan_md.data import read_frames
 from kan_md.errors import KanMdError
 from kan_md.evaluate.evaluation import components_of, evaluate_file
 from kan_md.evaluate.tensors import load_tensors
-from kan_md.model.checkpoint import Checkpoint, save_checkpoint
-from kan_md.model.tensors import make_tensor_frames
 from kan_md_deploy import deploy
 
 SHIFT = {"Mg": 0.3, "Na": 0.2, "O": -0.1}  # e, on the component xy only
@@ -26,20 +23,8 @@ XY = 1  # column 3*i + j with i = x, the field's axis, and j = y
 @pytest.fixture(scope="module")
 def models(build, crystal, tmp_path_factory):
     tensors = [{"name": "bec"}, {"name": "gap", "rank": 0, "per": "structure"}]
-    arguments = {"seed": 5, "model_dtype": "float64", "type_names": list(TYPES), "r_max": R_MAX}
-    arguments |= {**TINY, "tensors": tensors, "readout": "linear"}
-    model = build(**arguments)
-    path = save_checkpoint(
-        Checkpoint(
-            backbone="etgnn",
-            config={"model": arguments},
-            type_names=list(TYPES),
-            r_max=R_MAX,
-            state_dict=model.state_dict(),
-            reference_frames=make_tensor_frames(model, parse_tensors(tensors), [crystal]),
-        ),
-        tmp_path_factory.mktemp("evaluate") / "model.pth",
-    )
+    path = tmp_path_factory.mktemp("evaluate") / "model.pth"
+    write_checkpoint(build, crystal, path, tensors=tensors, readout="linear")
     return {"trained": path, "deployed": deploy(path)}
 
 

@@ -6,33 +6,18 @@ import ase.io
 import numpy as np
 import pytest
 import typer
-from etgnn_support import R_MAX, TINY, TYPES
+from etgnn_support import write_checkpoint
 from typer.testing import CliRunner
 
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.cli import predict as command
 from kan_md.evaluate.tensors import TensorCalculator
-from kan_md.model.checkpoint import Checkpoint, save_checkpoint
-from kan_md.model.tensors import make_tensor_frames
 from kan_md_deploy import deploy
 
 
 @pytest.fixture(scope="module")
 def files(build, crystal, tmp_path_factory):
-    arguments = {"seed": 5, "model_dtype": "float64", "type_names": list(TYPES), "r_max": R_MAX}
-    arguments |= {**TINY, "tensors": [{"name": "bec"}], "readout": "linear"}
-    model = build(**arguments)
-    path = save_checkpoint(
-        Checkpoint(
-            backbone="etgnn",
-            config={"model": arguments},
-            type_names=list(TYPES),
-            r_max=R_MAX,
-            state_dict=model.state_dict(),
-            reference_frames=make_tensor_frames(model, parse_tensors("bec"), [crystal]),
-        ),
-        tmp_path_factory.mktemp("predict") / "model.pth",
-    )
+    path = tmp_path_factory.mktemp("predict") / "model.pth"
+    write_checkpoint(build, crystal, path, tensors=[{"name": "bec"}], readout="linear")
     return {"trained": path, "deployed": deploy(path)}
 
 
