@@ -53,7 +53,8 @@ struct Directory {
 // Finds the central directory from the end record, which a comment of up to 64 KiB may follow.
 Directory locate_directory(std::ifstream &file, std::uint64_t file_size)
 {
-  const std::uint64_t tail_size = std::min<std::uint64_t>(file_size, 65536 + END_SIZE + LOCATOR_SIZE);
+  const std::uint64_t tail_size =
+      std::min<std::uint64_t>(file_size, 65536 + END_SIZE + LOCATOR_SIZE);
   const std::string tail = read_at(file, file_size - tail_size, tail_size);
   for (std::size_t at = tail_size - std::min<std::uint64_t>(tail_size, END_SIZE); at > 0; --at) {
     const char *record = tail.data() + at;
@@ -62,7 +63,8 @@ Directory locate_directory(std::ifstream &file, std::uint64_t file_size)
     if (at >= LOCATOR_SIZE && load<std::uint32_t>(record - LOCATOR_SIZE) == ZIP64_LOCATOR) {
       const auto where = load<std::uint64_t>(record - LOCATOR_SIZE + 8);
       const std::string end64 = read_at(file, where, 56);
-      if (load<std::uint32_t>(end64.data()) != ZIP64_END_RECORD) throw damaged("a damaged directory");
+      if (load<std::uint32_t>(end64.data()) != ZIP64_END_RECORD)
+        throw damaged("a damaged directory");
       found = {load<std::uint64_t>(end64.data() + 48), load<std::uint64_t>(end64.data() + 40)};
     }
     return found;
@@ -91,7 +93,7 @@ std::uint32_t crc32(const std::string &bytes)
 bool ends_with(const std::string &text, const std::string &suffix)
 {
   return text.size() >= suffix.size() &&
-      text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
+         text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
 }
 
 }    // namespace
@@ -105,8 +107,8 @@ Archive::Archive(const std::string &path) : path_(path)
   file.seekg(0, std::ios::end);
   const auto file_size = static_cast<std::uint64_t>(std::max<std::streamoff>(file.tellg(), 0));
   if (file_size < 4 || read_at(file, 0, 2) != "PK")
-    throw Error("model file must be a compiled model", "a file that is not one (no zip archive)", "",
-                "make one with kan-md deploy");
+    throw Error("model file must be a compiled model", "a file that is not one (no zip archive)",
+                "", "make one with kan-md deploy");
   if (file_size < END_SIZE) throw damaged("a truncated file");
 
   const Directory directory = locate_directory(file, file_size);
@@ -120,9 +122,12 @@ Archive::Archive(const std::string &path) : path_(path)
     const auto comment_size = load<std::uint16_t>(header + 32);
     const std::size_t total = CENTRAL_SIZE + name_size + extra_size + comment_size;
     if (at + total > bytes.size()) throw damaged("a damaged directory");
-    Entry entry{std::string(header + CENTRAL_SIZE, name_size), load<std::uint32_t>(header + 42),
-                load<std::uint32_t>(header + 24), load<std::uint32_t>(header + 20),
-                load<std::uint32_t>(header + 16), load<std::uint16_t>(header + 10)};
+    Entry entry{std::string(header + CENTRAL_SIZE, name_size),
+                load<std::uint32_t>(header + 42),
+                load<std::uint32_t>(header + 24),
+                load<std::uint32_t>(header + 20),
+                load<std::uint32_t>(header + 16),
+                load<std::uint16_t>(header + 10)};
     const char *extra = header + CENTRAL_SIZE + name_size;
     for (const char *end = extra + extra_size; extra + 4 <= end;) {
       const auto size = load<std::uint16_t>(extra + 2);
@@ -173,7 +178,7 @@ bool Archive::mentions(const std::string &name_part, const std::string &text) co
 {
   return std::any_of(entries_.begin(), entries_.end(), [&](const Entry &entry) {
     return entry.name.find(name_part) != std::string::npos &&
-        content(entry).find(text) != std::string::npos;
+           content(entry).find(text) != std::string::npos;
   });
 }
 
@@ -190,7 +195,7 @@ std::string Archive::content(const Entry &entry) const
   const std::string header = read_at(file, entry.offset, LOCAL_SIZE);
   if (load<std::uint32_t>(header.data()) != LOCAL_HEADER) throw damaged("a damaged directory");
   const std::uint64_t start = entry.offset + LOCAL_SIZE + load<std::uint16_t>(header.data() + 26) +
-      load<std::uint16_t>(header.data() + 28);
+                              load<std::uint16_t>(header.data() + 28);
   const std::string packed = read_at(file, start, entry.packed_size);
   if (entry.method == STORED) return packed;
   if (entry.method == DEFLATED) return inflate(packed, entry.size);

@@ -53,7 +53,8 @@ class AOTInductorModel final : public CompiledModel {
       const auto results = loader_->run({t.edge_vectors, t.edge_index, t.atom_types, t.num_local});
       store_.clear();
       std::vector<Array> outputs;
-      for (const at::Tensor &result : results) outputs.push_back(trim(store_.keep(result), graph, input));
+      for (const at::Tensor &result : results)
+        outputs.push_back(trim(store_.keep(result), graph, input));
       return outputs;
     });
   }
@@ -63,8 +64,10 @@ class AOTInductorModel final : public CompiledModel {
   static Array trim(Array array, const Graph &graph, const Graph &input)
   {
     if (&graph == &input || array.shape.empty()) return array;
-    if (array.shape[0] == input.num_nodes) array.shape[0] = graph.num_nodes;
-    else if (array.shape[0] == input.num_edges) array.shape[0] = graph.num_edges;
+    if (array.shape[0] == input.num_nodes)
+      array.shape[0] = graph.num_nodes;
+    else if (array.shape[0] == input.num_edges)
+      array.shape[0] = graph.num_edges;
     return array;
   }
 
@@ -123,10 +126,9 @@ class UpstreamAOTInductorModel final : public CompiledModel {
       for (const std::string &name : input_names_) inputs.push_back(input(in, name));
       const auto results = loader_->run(inputs);
       store_.clear();
-      return std::vector<Array>{
-          store_.keep(results.at(position_of("atomic_energy"))),
-          store_.keep(results.at(position_of("forces"))),
-          store_.keep(results.at(position_of("virial")).reshape({3, 3}))};
+      return std::vector<Array>{store_.keep(results.at(position_of("atomic_energy"))),
+                                store_.keep(results.at(position_of("forces"))),
+                                store_.keep(results.at(position_of("virial")).reshape({3, 3}))};
     });
   }
 

@@ -10,7 +10,7 @@ namespace kan_md {
 
 namespace {
 
-using OpenModel = CompiledModel *(*) (const std::string &, const DeviceRequest &);
+using OpenModel = CompiledModel *(*)(const std::string &, const DeviceRequest &);
 
 OpenModel find_opener()
 {

@@ -15,8 +15,8 @@ namespace {
 // Operators of kan-md's own, in a library beside this one; registered with torch when it loads.
 void load_operator_library(const Archive &archive)
 {
-  const bool needed = archive.mentions("code/", "ops.kan_md.") ||
-      archive.mentions("data/aotinductor/", "kan_md::");
+  const bool needed =
+      archive.mentions("code/", "ops.kan_md.") || archive.mentions("data/aotinductor/", "kan_md::");
   if (!needed) return;
   static const std::string failure = [] {
     Dl_info here;

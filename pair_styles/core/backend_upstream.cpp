@@ -90,7 +90,8 @@ void learn_from_probes(CompiledModel &model, Manifest &manifest)
         0.6 * manifest.cutoffs[static_cast<std::size_t>(type) * (manifest.num_types() + 1)];
     const double pair_end = model.run(chain(2, spacing, type))[0].data[0];
     const double chain_end = model.run(chain(3, spacing, type))[0].data[0];
-    const double scale = std::abs(pair_end) + std::abs(pair_end - manifest.isolated_energies.back());
+    const double scale =
+        std::abs(pair_end) + std::abs(pair_end - manifest.isolated_energies.back());
     largest_change = std::max(largest_change, std::abs(chain_end - pair_end) / (scale + 1e-30));
   }
   const bool passes_messages = largest_change > 1e-6;

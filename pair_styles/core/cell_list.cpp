@@ -47,7 +47,7 @@ void CellList::build(const double *const *x, int num_all, int num_centres,
   for (int i = 0; i < num_all; ++i) {
     if (!use[i] || !std::isfinite(x[i][0] + x[i][1] + x[i][2])) continue;
     cell_of_[i] = (cell_along(x[i][2], 2) * cells[1] + cell_along(x[i][1], 1)) * cells[0] +
-        cell_along(x[i][0], 0);
+                  cell_along(x[i][0], 0);
     ++cell_start_[cell_of_[i] + 1];
   }
   for (int c = 0; c < num_cells; ++c) cell_start_[c + 1] += cell_start_[c];

@@ -16,7 +16,7 @@ class CellList {
   void build(const double *const *x, int num_all, int num_centres, const std::vector<char> &use,
              double cutoff, double ghost_cutoff);
 
-  const int *counts() const { return counts_.data(); }           // [num_all]
+  const int *counts() const { return counts_.data(); }              // [num_all]
   const int *const *neighbours() const { return first_.data(); }    // [num_all]
 
  private:

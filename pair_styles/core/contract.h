@@ -28,12 +28,30 @@ inline constexpr std::array<std::string_view, 2> backends = {"torchscript", "aot
 inline constexpr std::array<std::string_view, 2> kinds = {"potential", "tensor"};
 
 inline constexpr std::array<std::string_view, 24> manifest_keys = {
-    "kan_md_version", "torch_version", "backend",       "device",
-    "dtype",          "backbone",      "r_max",         "num_layers",
-    "type_names",     "atomic_numbers", "masses",       "cutoffs",
-    "isolated_energies", "min_distances", "kind",       "readout",
-    "passes",         "outputs",       "energy_error",  "force_error",
-    "num_reference_frames", "threads", "model_sha256",  "contract_version",
+    "kan_md_version",
+    "torch_version",
+    "backend",
+    "device",
+    "dtype",
+    "backbone",
+    "r_max",
+    "num_layers",
+    "type_names",
+    "atomic_numbers",
+    "masses",
+    "cutoffs",
+    "isolated_energies",
+    "min_distances",
+    "kind",
+    "readout",
+    "passes",
+    "outputs",
+    "energy_error",
+    "force_error",
+    "num_reference_frames",
+    "threads",
+    "model_sha256",
+    "contract_version",
 };
 
 }    // namespace kan_md::contract

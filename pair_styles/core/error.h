@@ -16,7 +16,8 @@ class Error : public std::runtime_error {
   Error(const std::string &what, const std::string &found, const std::string &allowed,
         const std::string &remedy) :
       std::runtime_error(what + ", got " + found +
-                         (allowed.empty() ? std::string() : "; allowed: " + allowed) + "; " + remedy)
+                         (allowed.empty() ? std::string() : "; allowed: " + allowed) + "; " +
+                         remedy)
   {
   }
 };

@@ -48,8 +48,9 @@ void check_positions(const AtomView &atoms)
   for (int i = 0; i < atoms.inum; ++i) {
     const double *const x = atoms.x[atoms.ilist[i]];
     if (!std::isfinite(x[0] + x[1] + x[2]))
-      throw Error("atom positions must be finite numbers", "nan or inf", "",
-                  "the run has blown up: reduce the timestep, minimize first, or check the data file");
+      throw Error(
+          "atom positions must be finite numbers", "nan or inf", "",
+          "the run has blown up: reduce the timestep, minimize first, or check the data file");
   }
 }
 
@@ -68,9 +69,11 @@ Graph first_centres(const Graph &graph, std::int64_t num_edges)
   return part;
 }
 
-int GraphBuilder::node_of(int atom)
+// The node of the first image that is met. That one has all its neighbours: it is as few hops away
+// as any.
+int GraphBuilder::node_of(int atom, const int *first_image)
 {
-  int &node = nodes_[atom];
+  int &node = nodes_[first_image ? first_image[atom] : atom];
   if (node < 0) {
     node = static_cast<int>(graph_.node_atoms.size());
     graph_.node_atoms.push_back(atom);
@@ -80,7 +83,7 @@ int GraphBuilder::node_of(int atom)
 
 // Appends the edges of the nodes [begin, present end) and the nodes that they lead to.
 void GraphBuilder::add_centres(int begin, const AtomView &atoms, const TypeTable &types,
-                               const int *owner, int num_threads)
+                               const int *first_image, int num_threads)
 {
   const int end = static_cast<int>(graph_.node_atoms.size());
   const std::int64_t first = graph_.num_edges;
@@ -112,7 +115,7 @@ void GraphBuilder::add_centres(int begin, const AtomView &atoms, const TypeTable
       vector[1] = dy;
       vector[2] = dz;
       centres_[edge] = node;
-      neighbours_[edge] = owner ? owner[j] : j;    // an atom here, a node below
+      neighbours_[edge] = j;    // an atom here, a node below
       if (rsq < min_sq[atoms.type[j]]) ++close;
       ++edge;
     });
@@ -121,12 +124,12 @@ void GraphBuilder::add_centres(int begin, const AtomView &atoms, const TypeTable
   if (begin == 0) graph_.num_close_edges = close;
 
   for (std::int64_t edge = first; edge < total; ++edge)
-    neighbours_[edge] = node_of(static_cast<int>(neighbours_[edge]));
+    neighbours_[edge] = node_of(static_cast<int>(neighbours_[edge]), first_image);
   graph_.num_edges = total;
 }
 
-const Graph &GraphBuilder::build(const AtomView &atoms, const TypeTable &types, const int *owner,
-                                 int num_threads)
+const Graph &GraphBuilder::build(const AtomView &atoms, const TypeTable &types,
+                                 const int *first_image, int num_threads)
 {
   check_positions(atoms);
   graph_.node_atoms.assign(atoms.ilist, atoms.ilist + atoms.inum);
@@ -135,12 +138,12 @@ const Graph &GraphBuilder::build(const AtomView &atoms, const TypeTable &types, 
   nodes_.assign(atoms.num_all, -1);
   for (int i = 0; i < atoms.inum; ++i) nodes_[atoms.ilist[i]] = i;
 
-  const bool periodic = layout_ == Layout::PERIODIC_IMAGES;
+  if (layout_ == Layout::LOCAL_WITH_GHOSTS) first_image = nullptr;
   const int hops = layout_ == Layout::HALO ? num_layers_ : 1;
   int begin = 0;
   for (int hop = 0; hop < hops; ++hop) {
     const int end = static_cast<int>(graph_.node_atoms.size());
-    add_centres(begin, atoms, types, periodic ? owner : nullptr, num_threads);
+    add_centres(begin, atoms, types, first_image, num_threads);
     begin = end;
   }
 

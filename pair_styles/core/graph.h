@@ -16,8 +16,9 @@ enum class Layout {
   // One rank: every ghost is the node of its owner, the edge vector points to the image. Exact for
   // message passing, in boxes of any size.
   PERIODIC_IMAGES,
-  // Several ranks: ghosts out to num_layers hops are nodes and, but for the last hop, centres. Only
-  // owned atoms' energies count; ghosts' forces return to their owners. Exact for message passing.
+  // Several ranks: ghosts out to num_layers hops are nodes and, but for the last hop, centres; images
+  // of one atom share a node. Only owned atoms' energies count; ghosts' forces return to their
+  // owners. Exact for message passing.
   HALO,
 };
 
@@ -27,12 +28,12 @@ struct Graph {
   std::int64_t num_local = 0;    // nodes [0, num_local) own their energy
   std::int64_t num_nodes = 0;
   std::int64_t num_edges = 0;
-  std::vector<double> edge_vectors;           // [num_edges, 3] r_neighbour - r_centre, Å
-  std::vector<std::int64_t> edge_index;       // [2, num_edges] centres (ascending), neighbours
-  std::vector<std::int64_t> atom_types;       // [num_nodes] model types
-  std::vector<double> positions;              // [num_nodes, 3] Å
-  std::vector<int> node_atoms;                // [num_nodes] index of the atom in LAMMPS
-  std::int64_t num_close_edges = 0;           // edges shorter than any pair seen in training
+  std::vector<double> edge_vectors;        // [num_edges, 3] r_neighbour - r_centre, Å
+  std::vector<std::int64_t> edge_index;    // [2, num_edges] centres (ascending), neighbours
+  std::vector<std::int64_t> atom_types;    // [num_nodes] model types
+  std::vector<double> positions;           // [num_nodes, 3] Å
+  std::vector<int> node_atoms;             // [num_nodes] index of the atom in LAMMPS
+  std::int64_t num_close_edges = 0;        // edges shorter than any pair seen in training
 };
 
 // The same nodes with the edges of the first centres only, about `num_edges` of them.
@@ -40,14 +41,14 @@ Graph first_centres(const Graph &graph, std::int64_t num_edges);
 
 // LAMMPS' arrays, borrowed for one call.
 struct AtomView {
-  const double *const *x;       // [num_all][3]
-  const int *type;              // [num_all] LAMMPS types, from 1
-  int num_all;                  // owned and ghost atoms
-  const int *ilist;             // owned atoms of this pair style
+  const double *const *x;    // [num_all][3]
+  const int *type;           // [num_all] LAMMPS types, from 1
+  int num_all;               // owned and ghost atoms
+  const int *ilist;          // owned atoms of this pair style
   int inum;
-  const int *numneigh;          // by atom index; of ghosts too where the list was asked for
+  const int *numneigh;    // by atom index; of ghosts too where the list was asked for
   const int *const *firstneigh;
-  int neigh_mask;               // clears the bits that LAMMPS packs into a neighbour index
+  int neigh_mask;    // clears the bits that LAMMPS packs into a neighbour index
 };
 
 // Cutoffs and names of one pair style, by LAMMPS type.
@@ -64,20 +65,20 @@ class GraphBuilder {
 
   Layout layout() const { return layout_; }
 
-  // Builds the graph of the present positions. `owner` [num_all] maps ghosts to owned atoms and is
-  // read in layout PERIODIC_IMAGES only. Throws Error where a position is not a number.
-  const Graph &build(const AtomView &atoms, const TypeTable &types, const int *owner,
+  // Builds the graph of the present positions. `first_image` [num_all] is that of find_first_images;
+  // layout LOCAL_WITH_GHOSTS does not read it. Throws Error where a position is not a number.
+  const Graph &build(const AtomView &atoms, const TypeTable &types, const int *first_image,
                      int num_threads);
 
  private:
-  void add_centres(int begin, const AtomView &atoms, const TypeTable &types, const int *owner,
+  void add_centres(int begin, const AtomView &atoms, const TypeTable &types, const int *first_image,
                    int num_threads);
-  int node_of(int atom);
+  int node_of(int atom, const int *first_image);
 
   Layout layout_;
   int num_layers_;
   Graph graph_;
-  std::vector<int> nodes_;            // [num_all] node of an atom, or -1
+  std::vector<int> nodes_;    // [num_all] node of an atom's first image, or -1
   std::vector<std::int64_t> first_edge_;
   std::vector<std::int64_t> centres_, neighbours_;
 };

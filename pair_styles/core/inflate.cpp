@@ -106,9 +106,9 @@ Codes read_codes(BitReader &bits)    // section 3.2.7
     } else {
       if (symbol == 16 && lengths.empty()) throw damaged();
       const int value = symbol == 16 ? lengths.back() : 0;
-      const unsigned times = symbol == 16 ? 3 + bits.take(2)
-          : symbol == 17                  ? 3 + bits.take(3)
-                                          : 11 + bits.take(7);
+      const unsigned times = symbol == 16   ? 3 + bits.take(2)
+                             : symbol == 17 ? 3 + bits.take(3)
+                                            : 11 + bits.take(7);
       lengths.insert(lengths.end(), times, value);
     }
   }
@@ -128,12 +128,13 @@ void copy_stored(BitReader &bits, std::string &out)
 void copy_coded(BitReader &bits, const Codes &codes, std::string &out)
 {
   // Bases and extra bits of section 3.2.5.
-  constexpr std::array<int, 29> length_base = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,
-                                               15, 17, 19, 23, 27, 31, 35, 43, 51,  59,
+  constexpr std::array<int, 29> length_base = {3,  4,  5,  6,   7,   8,   9,   10,  11, 13,
+                                               15, 17, 19, 23,  27,  31,  35,  43,  51, 59,
                                                67, 83, 99, 115, 131, 163, 195, 227, 258};
   constexpr std::array<int, 29> length_bits = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
                                                2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
-  for (int symbol = codes.literals.decode(bits); symbol != 256; symbol = codes.literals.decode(bits)) {
+  for (int symbol = codes.literals.decode(bits); symbol != 256;
+       symbol = codes.literals.decode(bits)) {
     if (symbol < 256) {
       out += static_cast<char>(symbol);
       continue;

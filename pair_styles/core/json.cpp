@@ -113,8 +113,8 @@ Json Json::parse(const std::string &text)
 void Json::require(Type type, const char *name) const
 {
   if (type_ != type)
-    throw Error(std::string("outputs of the model file: a value must be ") + name,
-                "something else", "", "deploy the model again");
+    throw Error(std::string("outputs of the model file: a value must be ") + name, "something else",
+                "", "deploy the model again");
 }
 
 const Json &Json::at(const std::string &key) const

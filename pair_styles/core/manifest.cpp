@@ -66,12 +66,13 @@ template <typename T> T number_of(const Fields &fields, const std::string &key)
 {
   const auto values = list_of<T>(fields, key);
   if (values.size() != 1)
-    throw Error("manifest entry " + key + " must be one number", "'" + fields.at(key) + "'", "", AGAIN);
+    throw Error("manifest entry " + key + " must be one number", "'" + fields.at(key) + "'", "",
+                AGAIN);
   return values[0];
 }
 
-template <typename Names> std::string one_of(const Fields &fields, const std::string &key,
-                                             const Names &allowed)
+template <typename Names>
+std::string one_of(const Fields &fields, const std::string &key, const Names &allowed)
 {
   const std::string &value = fields.at(key);
   std::string known;

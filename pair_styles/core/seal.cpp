@@ -79,7 +79,8 @@ class Digest {
     std::array<std::uint32_t, 64> w;
     for (int t = 0; t < 16; ++t) {
       w[t] = 0;
-      for (int b = 0; b < 4; ++b) w[t] = (w[t] << 8) | static_cast<unsigned char>(block_[4 * t + b]);
+      for (int b = 0; b < 4; ++b)
+        w[t] = (w[t] << 8) | static_cast<unsigned char>(block_[4 * t + b]);
     }
     for (int t = 16; t < 64; ++t) {
       const auto s0 = rotate(w[t - 15], 7) ^ rotate(w[t - 15], 18) ^ (w[t - 15] >> 3);

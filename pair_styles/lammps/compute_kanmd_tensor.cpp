@@ -6,6 +6,7 @@
 #include "compute_kanmd_tensor.h"
 
 #include "core/error.h"
+#include "core/images.h"
 #include "guard.h"
 
 #include "atom.h"
@@ -42,7 +43,7 @@ ComputeKanmdTensor::ComputeKanmdTensor(LAMMPS *lmp, int narg, char **arg) :
     Compute(lmp, narg, arg), style_(std::string("compute ") + id + " kanmd/tensor"), nmax_(0),
     user_cutghost_(0.0), own_cutghost_(0.0)
 {
-  comm_forward = 1;    // owners
+  comm_forward = 1;    // identities
   guard_together(lmp, style_, [&] { read_arguments(narg, arg); });
 
   if (tensor_.per_atom) {
@@ -138,10 +139,10 @@ std::vector<std::string> ComputeKanmdTensor::names_by_mass() const
       if (std::abs(atom->mass[i] - manifest.masses[type]) <= mass_tolerance(manifest.masses[type]))
         found = manifest.type_names[type];
     if (found.empty())
-      throw kan_md::Error("element of atom type " + std::to_string(i),
-                          "a mass of " + std::to_string(atom->mass[i]) + " u that is none of theirs",
-                          manifest.known_types(),
-                          "list the elements in the order of the atom types");
+      throw kan_md::Error(
+          "element of atom type " + std::to_string(i),
+          "a mass of " + std::to_string(atom->mass[i]) + " u that is none of theirs",
+          manifest.known_types(), "list the elements in the order of the atom types");
     names.push_back(found);
   }
   return names;
@@ -156,10 +157,11 @@ void ComputeKanmdTensor::check_masses() const
     if (type < 0 || !atom->mass_setflag[i]) continue;
     const double known = manifest.masses[type];
     if (std::abs(atom->mass[i] - known) > mass_tolerance(known) && comm->me == 0)
-      error->warning(FLERR, one_line(style_, fmt::format("atom type {} is mapped to {} ({} u) and "
-                                                         "has a mass of {} u; check the order of the "
-                                                         "elements", i, manifest.type_names[type],
-                                                         known, atom->mass[i])));
+      error->warning(
+          FLERR, one_line(style_, fmt::format("atom type {} is mapped to {} ({} u) and "
+                                              "has a mass of {} u; check the order of the "
+                                              "elements",
+                                              i, manifest.type_names[type], known, atom->mass[i])));
   }
 }
 
@@ -230,7 +232,7 @@ void ComputeKanmdTensor::compute_peratom()
 
   const int columns = tensor_.num_columns;
   double *const out = size_peratom_cols == 0 ? vector_atom
-      : atom->nlocal > 0                     ? array_atom[0]
+                      : atom->nlocal > 0     ? array_atom[0]
                                              : nullptr;
   if (!out) return;
   std::fill(out, out + static_cast<std::size_t>(atom->nlocal) * columns, 0.0);
@@ -260,27 +262,28 @@ double ComputeKanmdTensor::compute_scalar()
 
 void ComputeKanmdTensor::evaluate()
 {
-  if (builder_->layout() == Layout::PERIODIC_IMAGES) find_owners();
+  find_images();
   guard_together(lmp, style_, [&] { read_rows(build_graph()); });
   combine_over_atoms();
 }
 
-void ComputeKanmdTensor::find_owners()
+void ComputeKanmdTensor::find_images()
 {
-  owner_.resize(atom->nlocal + atom->nghost);
-  for (int i = 0; i < atom->nlocal; ++i) owner_[i] = i;
+  identity_.resize(atom->nlocal + atom->nghost);
+  for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
   comm->forward_comm(this);
+  kan_md::find_first_images(identity_, first_image_);
 }
 
 int ComputeKanmdTensor::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)
 {
-  for (int k = 0; k < n; ++k) buffer[k] = ubuf(owner_[atoms[k]]).d;
+  for (int k = 0; k < n; ++k) buffer[k] = ubuf(identity_[atoms[k]]).d;
   return n;
 }
 
 void ComputeKanmdTensor::unpack_forward_comm(int n, int first, double *buffer)
 {
-  for (int k = 0; k < n; ++k) owner_[first + k] = static_cast<int>(ubuf(buffer[k]).i);
+  for (int k = 0; k < n; ++k) identity_[first + k] = ubuf(buffer[k]).i;
 }
 
 const Graph &ComputeKanmdTensor::build_graph()
@@ -304,7 +307,7 @@ const Graph &ComputeKanmdTensor::build_graph()
   view.numneigh = cells_.counts();
   view.firstneigh = cells_.neighbours();
   view.neigh_mask = ~0;
-  return builder_->build(view, types_, owner_.data(), comm->nthreads);
+  return builder_->build(view, types_, first_image_.data(), comm->nthreads);
 }
 
 // Keeps the tensor's columns of owned atoms.
@@ -344,7 +347,8 @@ void ComputeKanmdTensor::combine_over_atoms()
 
 double ComputeKanmdTensor::memory_usage()
 {
-  return static_cast<double>((static_cast<std::size_t>(nmax_) * tensor_.num_columns +
-                              rows_.capacity()) * sizeof(double) +
-                             owner_.capacity() * sizeof(int) + use_.capacity());
+  return static_cast<double>(
+      (static_cast<std::size_t>(nmax_) * tensor_.num_columns + rows_.capacity()) * sizeof(double) +
+      first_image_.capacity() * sizeof(int) + identity_.capacity() * sizeof(std::int64_t) +
+      use_.capacity());
 }

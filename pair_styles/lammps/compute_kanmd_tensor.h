@@ -53,7 +53,7 @@ class ComputeKanmdTensor : public Compute {
   double reach() const;
 
   void evaluate();
-  void find_owners();
+  void find_images();
   const kan_md::Graph &build_graph();
   void read_rows(const kan_md::Graph &graph);
   void combine_over_atoms();
@@ -65,11 +65,12 @@ class ComputeKanmdTensor : public Compute {
   kan_md::TensorOutput tensor_;
   kan_md::TypeTable types_;
   kan_md::CellList cells_;
-  std::vector<char> use_;          // [num_all] whether the model knows the atom's type
-  std::vector<int> centres_;       // owned atoms that it knows
-  std::vector<int> owner_;         // [num_all], layout PERIODIC_IMAGES
-  std::vector<double> rows_;       // [centres][columns of the tensor]
-  std::vector<double> total_;      // [columns], sum or mean over all atoms of all ranks
+  std::vector<char> use_;                 // [num_all] whether the model knows the atom's type
+  std::vector<int> centres_;              // owned atoms that it knows
+  std::vector<std::int64_t> identity_;    // [num_all], see core/images.h
+  std::vector<int> first_image_;          // [num_all]
+  std::vector<double> rows_;              // [centres][columns of the tensor]
+  std::vector<double> total_;             // [columns], sum or mean over all atoms of all ranks
   int nmax_;
   double user_cutghost_, own_cutghost_;
 };

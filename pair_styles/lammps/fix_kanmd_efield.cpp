@@ -63,7 +63,8 @@ FixKanmdEfield::FixKanmdEfield(LAMMPS *lmp, int narg, char **arg) :
     }
   });
   compute_id_ = std::string(id) + "_tensor";
-  compute_command_ = fmt::format("{} all kanmd/tensor {} {}{}", compute_id_, arg[3], name, elements);
+  compute_command_ =
+      fmt::format("{} all kanmd/tensor {} {}{}", compute_id_, arg[3], name, elements);
 
   scalar_flag = vector_flag = 1;
   size_vector = 6;
@@ -95,16 +96,18 @@ void FixKanmdEfield::post_constructor()
   auto *const compute = modify->add_compute(compute_command_);
   tensor_ = dynamic_cast<ComputeKanmdTensor *>(compute);
   if (!tensor_ || tensor_->tensor().rank != 2 || !tensor_->tensor().per_atom)
-    error->all(FLERR, one_line(style_, "needs a tensor of rank 2 per atom (Born charges), got " +
-                                           compute_command_ + "; name another with keyword tensor"));
+    error->all(FLERR,
+               one_line(style_, "needs a tensor of rank 2 per atom (Born charges), got " +
+                                    compute_command_ + "; name another with keyword tensor"));
 }
 
 void FixKanmdEfield::init()
 {
   tensor_ = dynamic_cast<ComputeKanmdTensor *>(modify->get_compute_by_id(compute_id_));
   if (!tensor_)
-    error->all(FLERR, one_line(style_, "compute " + compute_id_ + " of this fix is gone, got "
-                                       "uncompute; define the fix again"));
+    error->all(FLERR, one_line(style_, "compute " + compute_id_ +
+                                           " of this fix is gone, got "
+                                           "uncompute; define the fix again"));
   if (utils::strmatch(update->integrate_style, "^respa"))
     error->all(FLERR, one_line(style_, "run_style must be verlet, got respa; change run_style"));
   for (const auto &component : field_) {
@@ -170,7 +173,7 @@ void FixKanmdEfield::post_force(int)
       if (last[KNOWN] > 0.0)
         for (int j = 0; j < 3; ++j)
           moved_[a] += 0.5 * (charge[3 * a + j] + last[CHARGE + 3 * a + j]) *
-              (position[j] - last[POSITION + j]);
+                       (position[j] - last[POSITION + j]);
       double force = 0.0;
       for (int b = 0; b < 3; ++b) force += field_[b].value * charge[3 * b + a];
       atom->f[i][a] += force;

@@ -65,10 +65,10 @@ class FixKanmdEfield : public Fix {
     std::string variable;    // name of an equal-style variable, or empty
   };
   Component field_[3];
-  double **last_;           // [nmax][LAST_COLUMNS], of the last evaluation
-  double moved_[3];         // e Å, part of P that atoms made on this rank
-  double force_[3];         // eV/Å, total force of this rank's atoms
-  double all_[6];           // both, summed over ranks
+  double **last_;      // [nmax][LAST_COLUMNS], of the last evaluation
+  double moved_[3];    // e Å, part of P that atoms made on this rank
+  double force_[3];    // eV/Å, total force of this rank's atoms
+  double all_[6];      // both, summed over ranks
   bool summed_;
 };
 

@@ -6,6 +6,7 @@
 #include "pair_kan.h"
 
 #include "core/error.h"
+#include "core/images.h"
 #include "core/memory.h"
 
 #include "atom.h"
@@ -60,9 +61,8 @@ int rank_on_node(MPI_Comm world)
 
 PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
     Pair(lmp), style_(style), check_mass_(true), return_width_(0), user_cutghost_(0.0),
-    own_cutghost_(0.0), start_reported_(false), cuda_peak_allocated_(0.0),
-    cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false),
-    warned_of_virial_(false)
+    own_cutghost_(0.0), images_built_(-1), start_reported_(false), cuda_peak_allocated_(0.0),
+    cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false), warned_of_virial_(false)
 {
   single_enable = 0;
   restartinfo = 0;
@@ -70,7 +70,7 @@ PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
   manybody_flag = 1;
   no_virial_fdotr_compute = 1;    // ghosts of the halo would count with the wrong positions
   centroidstressflag = CENTROID_AVAIL;
-  comm_forward = 1;         // owners
+  comm_forward = 1;         // identities
   comm_reverse_off = 18;    // force, per-atom virials
   device_.local_rank = rank_on_node(world);
 }
@@ -202,8 +202,9 @@ void PairKAN::check_model() const
 {
   const auto &manifest = model_->manifest();
   if (manifest.kind != "potential")
-    throw kan_md::Error("model file must be a potential", "a model of tensor properties (" +
-                            manifest.backbone + ")", "", "use compute kanmd/tensor for it");
+    throw kan_md::Error("model file must be a potential",
+                        "a model of tensor properties (" + manifest.backbone + ")", "",
+                        "use compute kanmd/tensor for it");
   if (manifest.backbone != style_)
     throw kan_md::Error((manifest.backbone == "allegro" ? "this is an " : "this is a ") +
                         manifest.backbone + " model; use pair_style " + manifest.backbone);
@@ -252,6 +253,7 @@ void PairKAN::map_types(int num_names, char **names)
 
 void PairKAN::init_style()
 {
+  images_built_ = -1;
   guard_together([&] {
     if (!model_)
       throw kan_md::Error("pair_coeff must name a model file", "no pair_coeff command", "",
@@ -301,8 +303,9 @@ void PairKAN::check_special_bonds() const
   if (!atom->molecular || comm->me != 0) return;
   for (int k = 1; k <= 3; ++k)
     if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0) {
-      error->warning(FLERR, explain("special_bonds takes bonded neighbours out of the model's sight; "
-                                    "use special_bonds lj/coul 1 1 1 unless that is meant"));
+      error->warning(FLERR,
+                     explain("special_bonds takes bonded neighbours out of the model's sight; "
+                             "use special_bonds lj/coul 1 1 1 unless that is meant"));
       return;
     }
 }
@@ -312,12 +315,13 @@ void PairKAN::request_ghosts()
 {
   const bool halo = builder_->layout() == Layout::HALO;
   ghostneigh = halo;
-  neighbor->add_request(this, halo ? NeighConst::REQ_FULL | NeighConst::REQ_GHOST
-                                   : NeighConst::REQ_FULL);
+  neighbor->add_request(this,
+                        halo ? NeighConst::REQ_FULL | NeighConst::REQ_GHOST : NeighConst::REQ_FULL);
   if (!halo) return;
   const double cutoff = halo_cutoff();
   const std::string need = std::to_string(model_->manifest().num_layers) + " layers x " +
-      std::to_string(model_->manifest().r_max) + " Å + skin = " + std::to_string(cutoff) + " Å";
+                           std::to_string(model_->manifest().r_max) +
+                           " Å + skin = " + std::to_string(cutoff) + " Å";
   if (comm->mode != Comm::SINGLE)
     throw kan_md::Error("comm_modify mode must be single for message passing on several ranks",
                         "multi", "single", "remove comm_modify mode multi");
@@ -352,7 +356,7 @@ double PairKAN::init_one(int i, int j)
 void PairKAN::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
-  if (builder_->layout() == Layout::PERIODIC_IMAGES) find_owners();
+  if (builder_->layout() != Layout::LOCAL_WITH_GHOSTS) find_images();
 
   const Graph *graph = nullptr;
   guard([&] { graph = &build_graph(); });
@@ -362,31 +366,34 @@ void PairKAN::compute(int eflag, int vflag)
   // With newton off LAMMPS drops what is added to ghosts, so their share waits here.
   const bool own_return = !force->newton_pair && builder_->layout() != Layout::PERIODIC_IMAGES;
   return_width_ = own_return ? 3 + (vflag_atom ? 6 : 0) + (cvflag_atom ? 9 : 0) : 0;
-  ghost_return_.assign(static_cast<std::size_t>(return_width_) * (atom->nlocal + atom->nghost), 0.0);
+  ghost_return_.assign(static_cast<std::size_t>(return_width_) * (atom->nlocal + atom->nghost),
+                       0.0);
 
   guard([&] { evaluate(*graph); });
   if (own_return) return_ghost_forces();
 }
 
-// Ghosts learn their owner's index from the communication that made them: no atom map, no unique or
-// dense atom IDs are needed.
-void PairKAN::find_owners()
+// No atom map, no unique or dense atom IDs are needed. Ghosts stay the same between two builds of the
+// neighbour lists.
+void PairKAN::find_images()
 {
-  const int num_all = atom->nlocal + atom->nghost;
-  owner_.resize(num_all);
-  for (int i = 0; i < atom->nlocal; ++i) owner_[i] = i;
+  if (neighbor->ago > 0 && neighbor->lastcall == images_built_) return;
+  images_built_ = neighbor->lastcall;
+  identity_.resize(atom->nlocal + atom->nghost);
+  for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
   comm->forward_comm(this);
+  kan_md::find_first_images(identity_, first_image_);
 }
 
 int PairKAN::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)
 {
-  for (int k = 0; k < n; ++k) buffer[k] = ubuf(owner_[atoms[k]]).d;
+  for (int k = 0; k < n; ++k) buffer[k] = ubuf(identity_[atoms[k]]).d;
   return n;
 }
 
 void PairKAN::unpack_forward_comm(int n, int first, double *buffer)
 {
-  for (int k = 0; k < n; ++k) owner_[first + k] = static_cast<int>(ubuf(buffer[k]).i);
+  for (int k = 0; k < n; ++k) identity_[first + k] = ubuf(buffer[k]).i;
 }
 
 const Graph &PairKAN::build_graph()
@@ -400,7 +407,7 @@ const Graph &PairKAN::build_graph()
   view.numneigh = list->numneigh;
   view.firstneigh = list->firstneigh;
   view.neigh_mask = NEIGHMASK;
-  return builder_->build(view, types_, owner_.data(), comm->nthreads);
+  return builder_->build(view, types_, first_image_.data(), comm->nthreads);
 }
 
 void PairKAN::evaluate(const Graph &graph)
@@ -499,8 +506,8 @@ void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
     const int i = graph.node_atoms[node];
     const double *const w = per_atom ? tally_.virial.data() + 9 * node : nullptr;
     const bool aside = return_width_ && i >= atom->nlocal;
-    double *const back = aside ? ghost_return_.data() + static_cast<std::size_t>(i) * return_width_
-                               : nullptr;
+    double *const back =
+        aside ? ghost_return_.data() + static_cast<std::size_t>(i) * return_width_ : nullptr;
     double *const target = aside ? back : f[i];
     for (int a = 0; a < 3; ++a) target[a] += tally_.force[3 * node + a];
     if (vflag_atom) {
@@ -526,23 +533,24 @@ void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
   if (cvflag_atom && model_->manifest().num_layers > 1 && !warned_of_virial_) {
     warned_of_virial_ = true;
     if (comm->me == 0)
-      error->warning(FLERR, explain("per-atom virials of a message-passing model add up to the exact "
-                                    "pressure, but a heat flux made of them leaves out what messages "
-                                    "carry beyond one neighbour"));
+      error->warning(FLERR,
+                     explain("per-atom virials of a message-passing model add up to the exact "
+                             "pressure, but a heat flux made of them leaves out what messages "
+                             "carry beyond one neighbour"));
   }
 }
 
 void PairKAN::add_node_forces(const Graph &graph, const Array &forces, const Array &virial_3x3)
 {
   if (vflag_atom || cvflag_atom)
-    throw kan_md::Error("per-atom virial needs a file of kan-md deploy",
-                        "a file of nequip-compile", "", "deploy the model with kan-md deploy");
+    throw kan_md::Error("per-atom virial needs a file of kan-md deploy", "a file of nequip-compile",
+                        "", "deploy the model with kan-md deploy");
   double **const f = atom->f;
   for (std::int64_t node = 0; node < graph.num_nodes; ++node) {
     const int i = graph.node_atoms[node];
-    double *const target =
-        return_width_ && i >= atom->nlocal ? ghost_return_.data() + 3 * static_cast<std::size_t>(i)
-                                           : f[i];
+    double *const target = return_width_ && i >= atom->nlocal
+                               ? ghost_return_.data() + 3 * static_cast<std::size_t>(i)
+                               : f[i];
     for (int a = 0; a < 3; ++a) target[a] += forces.data[3 * node + a];
   }
   if (!vflag_global) return;
@@ -626,10 +634,11 @@ double PairKAN::forecast_memory(const Graph &graph)
   const std::int64_t before = kan_md::resident_bytes();
   model_->run(trial);
   const std::int64_t after = kan_md::resident_bytes();
-  const double per_edge = static_cast<double>(after - before) /
+  const double per_edge =
+      static_cast<double>(after - before) /
       static_cast<double>(std::max<std::int64_t>(1, trial.num_edges - warm.num_edges));
   return static_cast<double>(after) +
-      per_edge * static_cast<double>(graph.num_edges - trial.num_edges);
+         per_edge * static_cast<double>(graph.num_edges - trial.num_edges);
 }
 
 // Collective, but only where LAMMPS has just rebuilt its lists.
@@ -642,9 +651,10 @@ void PairKAN::warn_of_close_atoms(const Graph &graph)
   if (total == 0) return;
   warned_of_close_ = true;
   if (comm->me == 0)
-    error->warning(FLERR, explain(std::to_string((total + 1) / 2) +
-                                  " pair(s) of atoms are closer than any pair in the training data; "
-                                  "the model extrapolates there (the total follows after the run)"));
+    error->warning(FLERR,
+                   explain(std::to_string((total + 1) / 2) +
+                           " pair(s) of atoms are closer than any pair in the training data; "
+                           "the model extrapolates there (the total follows after the run)"));
 }
 
 void PairKAN::finish()
@@ -652,19 +662,21 @@ void PairKAN::finish()
   bigint total = 0;
   MPI_Allreduce(&close_edges_, &total, 1, MPI_LMP_BIGINT, MPI_SUM, world);
   if (total > 0 && comm->me == 0)
-    error->warning(FLERR, explain(std::to_string((total + 1) / 2) +
-                                  " pair(s), summed over all steps, were closer than any pair in the "
-                                  "training data"));
+    error->warning(FLERR,
+                   explain(std::to_string((total + 1) / 2) +
+                           " pair(s), summed over all steps, were closer than any pair in the "
+                           "training data"));
   close_edges_ = 0;
   warned_of_close_ = false;
 }
 
 double PairKAN::memory_usage()
 {
-  const std::size_t doubles = tally_.force.capacity() + tally_.virial.capacity() +
-      ghost_return_.capacity();
+  const std::size_t doubles =
+      tally_.force.capacity() + tally_.virial.capacity() + ghost_return_.capacity();
   return Pair::memory_usage() +
-      static_cast<double>(doubles * sizeof(double) + owner_.capacity() * sizeof(int));
+         static_cast<double>(doubles * sizeof(double) + first_image_.capacity() * sizeof(int) +
+                             identity_.capacity() * sizeof(std::int64_t));
 }
 
 // Scalars for the library interface: peak device memory of torch's allocator in bytes, zero on the CPU.

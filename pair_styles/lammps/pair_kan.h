@@ -58,7 +58,7 @@ class PairKAN : public Pair {
   void request_ghosts();
   double halo_cutoff() const;
 
-  void find_owners();
+  void find_images();
   const kan_md::Graph &build_graph();
   void evaluate(const kan_md::Graph &graph);
   void add_isolated_energies(const kan_md::Graph &graph);
@@ -84,13 +84,15 @@ class PairKAN : public Pair {
   std::unique_ptr<kan_md::GraphBuilder> builder_;
   kan_md::TypeTable types_;
   Tally tally_;
-  std::vector<int> owner_;                // [num_all], layout PERIODIC_IMAGES
+  std::vector<std::int64_t> identity_;    // [num_all], see core/images.h
+  std::vector<int> first_image_;          // [num_all]
   std::vector<double> ghost_return_;      // [num_all][width], newton off
   int return_width_;
   double user_cutghost_, own_cutghost_;
+  bigint images_built_;    // step of the neighbour lists that identity_ belongs to
   bool start_reported_;
   double cuda_peak_allocated_, cuda_peak_reserved_;    // bytes, for extract()
-  bigint close_edges_;                    // summed over steps, this rank
+  bigint close_edges_;                                 // summed over steps, this rank
   bool warned_of_close_, warned_of_virial_;
 };
 

@@ -5,8 +5,8 @@
 
 // Registers the styles with a running LAMMPS.
 
-#include "core/allocator.h"
 #include "compute_kanmd_tensor.h"
+#include "core/allocator.h"
 #include "fix_kanmd_efield.h"
 #include "pair_allegro.h"
 #include "pair_mace.h"
@@ -79,6 +79,7 @@ extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
   add_pair_style("allegro", &create<PairAllegro>, lmp, handle, add);
   add_pair_style("nequip", &create<PairNequIP>, lmp, handle, add);
   add_pair_style("mace", &create<PairMACE>, lmp, handle, add);
-  add_style("compute", "kanmd/tensor", &create_with_arguments<ComputeKanmdTensor>, lmp, handle, add);
+  add_style("compute", "kanmd/tensor", &create_with_arguments<ComputeKanmdTensor>, lmp, handle,
+            add);
   add_style("fix", "kanmd/efield", &create_with_arguments<FixKanmdEfield>, lmp, handle, add);
 }

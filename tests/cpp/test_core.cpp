@@ -5,6 +5,7 @@
 #include "core/archive.h"
 #include "core/error.h"
 #include "core/graph.h"
+#include "core/images.h"
 #include "core/manifest.h"
 #include "core/seal.h"
 
@@ -41,7 +42,8 @@ std::string message_of(const std::function<void()> &body)
 // Examples of FIPS 180-4 (NIST CSRC, "SHA-256 examples").
 void test_sha256()
 {
-  expect(kan_md::sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+  expect(kan_md::sha256("abc") ==
+             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
          "sha256 of abc");
   expect(kan_md::sha256("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
          "sha256 of nothing");
@@ -77,7 +79,7 @@ void test_manifest_errors()
 // Two atoms 1 Å apart in a periodic box of 3 Å along x, with their images as ghosts.
 struct Chain {
   std::vector<std::vector<double>> positions{{0, 0, 0}, {1, 0, 0}, {3, 0, 0}, {-2, 0, 0}};
-  std::vector<int> types{1, 1, 1, 1}, ilist{0, 1}, counts{3, 3}, owner{0, 1, 0, 1};
+  std::vector<int> types{1, 1, 1, 1}, ilist{0, 1}, counts{3, 3}, first_image{0, 1, 0, 1};
   std::vector<std::vector<int>> lists{{1, 2, 3}, {0, 2, 3}};
   std::vector<const double *> x;
   std::vector<const int *> first;
@@ -93,13 +95,47 @@ struct Chain {
   }
 };
 
+void test_images()
+{
+  const auto here = [](int index) { return kan_md::identity_of(0, index); };
+  const auto there = [](int index) { return kan_md::identity_of(1, index); };
+  std::vector<int> first;
+  kan_md::find_first_images({here(0), here(1), there(0), here(1), there(1), there(0)}, first);
+  expect(first == std::vector<int>({0, 1, 2, 1, 4, 2}), "first images");
+}
+
+// The chain above on two ranks, seen from the owner of the first atom: 0, its neighbours at 1 and -2,
+// which are one atom, and that atom's neighbours, which are 0 again.
+void test_halo_has_one_node_per_atom()
+{
+  std::vector<std::vector<double>> positions{
+      {0, 0, 0}, {1, 0, 0}, {3, 0, 0}, {-2, 0, 0}, {-3, 0, 0}};
+  std::vector<int> types(5, 1), ilist{0}, counts{2, 2, 2, 2, 0};
+  std::vector<std::vector<int>> lists{{3, 1}, {0, 2}, {1, 0}, {4, 0}, {}};
+  std::vector<const double *> x;
+  std::vector<const int *> neighbours;
+  for (const auto &row : positions) x.push_back(row.data());
+  for (const auto &list : lists) neighbours.push_back(list.data());
+  const kan_md::AtomView view{x.data(),      types.data(),      5,         ilist.data(), 1,
+                              counts.data(), neighbours.data(), 0x1fffffff};
+  const kan_md::TypeTable table{{-1, 0}, {0, 0, 0, 2.25 * 2.25}, {0, 0, 0, 0}, 2};
+  const std::vector<int> first_image{0, 1, 0, 1, 0};
+  kan_md::GraphBuilder halo(kan_md::Layout::HALO, 2);
+  const auto &graph = halo.build(view, table, first_image.data(), 1);
+  expect(graph.num_local == 1 && graph.num_nodes == 2, "images share a node");
+  expect(graph.node_atoms == std::vector<int>({0, 3}), "the image that was met first");
+  expect(graph.edge_index == std::vector<std::int64_t>({0, 0, 1, 1, 1, 1, 0, 0}), "edges of both");
+  expect(graph.edge_vectors[0] == -2.0 && graph.edge_vectors[6] == -1.0, "vectors to the images");
+}
+
 void test_graph_layouts()
 {
   Chain chain;
   kan_md::GraphBuilder images(kan_md::Layout::PERIODIC_IMAGES, 2);
-  const auto &graph = images.build(chain.view(), chain.table, chain.owner.data(), 1);
+  const auto &graph = images.build(chain.view(), chain.table, chain.first_image.data(), 1);
   expect(graph.num_nodes == 2 && graph.num_local == 2, "images are no nodes");
-  expect(graph.edge_index == std::vector<std::int64_t>({0, 0, 1, 1, 1, 1, 0, 0}), "edges to owners");
+  expect(graph.edge_index == std::vector<std::int64_t>({0, 0, 1, 1, 1, 1, 0, 0}),
+         "edges to owners");
   expect(graph.edge_vectors[3] == -2.0 && graph.edge_vectors[9] == 2.0, "vectors to the images");
   expect(graph.num_close_edges == 2, "pairs closer than 1.5 Å");
 
@@ -120,7 +156,9 @@ int main(int argc, char **argv)
   test_sha256();
   test_archive(argv[1], argv[2]);
   test_manifest_errors();
+  test_images();
   test_graph_layouts();
+  test_halo_has_one_node_per_atom();
   if (argc > 3) kan_md::check_seal(kan_md::Archive(argv[3]));
   return failures;
 }

@@ -10,7 +10,7 @@ import pytest
 
 from kan_md.lammps.toolchain import find_compiler
 
-CORE = ("archive", "graph", "inflate", "manifest", "seal")
+CORE = ("archive", "graph", "images", "inflate", "manifest", "seal")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,21 @@
+#include "images.h"
+
+#include <unordered_map>
+
+namespace kan_md {
+
+std::int64_t identity_of(int rank, int index)
+{
+  return static_cast<std::int64_t>(rank) << 32 | index;
+}
+
+void find_first_images(const std::vector<std::int64_t> &identities, std::vector<int> &first)
+{
+  const int count = static_cast<int>(identities.size());
+  first.resize(count);
+  std::unordered_map<std::int64_t, int> known;
+  known.reserve(count);
+  for (int i = 0; i < count; ++i) first[i] = known.try_emplace(identities[i], i).first->second;
+}
+
+}    // namespace kan_md
