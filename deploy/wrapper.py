@@ -10,6 +10,8 @@ _VECTORS = AtomicDataDict.EDGE_VECTORS_KEY
 _INDEX = AtomicDataDict.EDGE_INDEX_KEY
 _TYPES = AtomicDataDict.ATOM_TYPE_KEY
 _ENERGY = AtomicDataDict.PER_ATOM_ENERGY_KEY
+NUM_LOCAL_KEY = "num_local"
+"""Number of local atoms, int64 [1], among the fields that an energy model reads."""
 
 
 class EdgeModel(torch.nn.Module):
@@ -26,6 +28,7 @@ class EdgeModel(torch.nn.Module):
         self._index = _INDEX
         self._types = _TYPES
         self._energy = _ENERGY
+        self._num_local = NUM_LOCAL_KEY
 
     def forward(
         self,
@@ -47,7 +50,12 @@ class EdgeModel(torch.nn.Module):
             float64, eV/Å.
         """
         vectors = edge_vectors.detach().requires_grad_(True)
-        data = {self._vectors: vectors, self._index: edge_index, self._types: atom_types}
+        data = {
+            self._vectors: vectors,
+            self._index: edge_index,
+            self._types: atom_types,
+            self._num_local: num_local,
+        }
         data = self.energy_model(data)
         energy = data[self._energy].to(torch.float64).view(-1, 1)  # [num_atoms, 1]
         owned = torch.arange(energy.size(0), device=energy.device) < num_local

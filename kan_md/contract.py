@@ -8,7 +8,7 @@ A deployed potential is a function of the neighbour list alone::
     edge_index     [2, num_edges] int64     row 0 centre, row 1 neighbour; sorted by centre
     atom_types     [num_atoms]    int64     index into the manifest's ``type_names``
     num_local      [1]            int64     the first num_local atoms are local, the rest ghosts
-    atomic_energy  [num_atoms, 1] float64   eV; rows of ghosts are computed but not part of the sum
+    atomic_energy  [num_atoms, 1] float64   eV; the rows of ghosts mean nothing
     edge_forces    [num_edges, 3] float64   d(sum of local atoms' energies)/d(edge_vectors), eV/Å
 
 Inputs and outputs are float64 whatever the model's own dtype is, so energies and virials accumulate

@@ -46,6 +46,8 @@ from kan_md_deploy.passes.convolutions import (
     fuse_convolution,
 )
 from kan_md_deploy.passes.equivariant import channel_slices, in_float64, linear_matrix
+from kan_md_deploy.passes.reach import centres_per_layer, edges_of_first, rows_of_first
+from kan_md_deploy.wrapper import NUM_LOCAL_KEY
 
 _PLAIN, _RESIDUAL = "RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"
 _NOISE = {torch.float32: 1e-7, torch.float64: 1e-13}
@@ -133,21 +135,25 @@ class MACEOnOperators(torch.nn.Module):
         self._index = AtomicDataDict.EDGE_INDEX_KEY
         self._types = AtomicDataDict.ATOM_TYPE_KEY
         self._energy = AtomicDataDict.PER_ATOM_ENERGY_KEY
+        self._num_local = NUM_LOCAL_KEY
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
-        """Set ``atomic_energy`` [num_atoms, 1]."""
+        """Set ``atomic_energy`` [num_atoms, 1], zero for ghosts."""
         if self.node_embedding is not None:
             data = with_edge_vectors_(data, with_lengths=True)
             data = self.node_embedding(data)
         types = data[self._types].view(-1)
         vectors, index = data[self._vectors], data[self._index]
+        num_atoms, num_local = types.size(0), int(data[self._num_local])
+        centres = centres_per_layer(index, num_local, len(self.layers))
         x = torch.zeros(0, device=vectors.device)
-        energy = torch.zeros(1, device=vectors.device)
+        energy = torch.zeros(1, 1, device=vectors.device)
         for layer, readout in zip(self.layers, self.readouts):  # noqa: B905 - TorchScript
-            pieces = layer(vectors, x, index, types)
-            x = as_blocks(pieces)
-            energy = energy + readout(pieces)
-        data[self._energy] = energy
+            num_centres = centres.pop(0)
+            pieces = layer(vectors, x, index, types, num_centres)
+            x, types = as_blocks(pieces), types[:num_centres]
+            energy = energy + readout(pieces)[:num_local]
+        data[self._energy] = torch.nn.functional.pad(energy, [0, 0, 0, num_atoms - num_local])
         return data
 
 
@@ -204,6 +210,7 @@ class LayerOnOperators(torch.nn.Module):
         self.linear = _same_irreps(linear, linear.irreps_in, linear.irreps_out, dtype=dtype)
         self.irreps = o3.Irreps(linear.irreps_out)
         self.skip_outputs: list[int] = []
+        self.skip_sizes = [0]  # of what the skip connection reads, by blocks
         if not plain and product.use_sc:
             self.skip_outputs = list(typed)
             irreps = _plain_irreps(interaction.node_feats_irreps)
@@ -214,6 +221,7 @@ class LayerOnOperators(torch.nn.Module):
                 self.skip = _TypeSkip(rows, dtype=dtype)
             else:
                 self.skip = TypedLinear(irreps, list(typed.values()), dtype=dtype)
+                self.skip_sizes = [channels * (2 * degree + 1) for channels, degree in irreps]
 
     def forward(
         self,
@@ -221,17 +229,23 @@ class LayerOnOperators(torch.nn.Module):
         x: torch.Tensor,
         index: torch.Tensor,
         types: torch.Tensor,
+        num_centres: int,
     ) -> list[torch.Tensor]:
-        """Blocked features -> one [num_atoms * (2l+1), channels] per irreps."""
+        """Blocked features -> one [num_centres * (2l+1), channels] per irreps."""
         num_atoms = types.size(0)
         neighbours = self.up(x, types, num_atoms)
-        messages = self.mid(self.convolution(vectors, neighbours, index, types), num_atoms)
+        vectors, index = edges_of_first(vectors, index, num_centres)
+        messages = self.convolution(vectors, neighbours, index, types)
+        messages = rows_of_first(messages, self.mid.sizes, num_atoms, num_centres)
+        types = types[:num_centres]
+        pieces = self.mid(messages, num_centres)
         if self.by_type is not None:
-            messages = self.by_type(as_blocks(messages), types, num_atoms)
-        basis = self.product(torch.cat(messages), types)
-        out = self.linear(basis.view(-1), num_atoms)
+            pieces = self.by_type(as_blocks(pieces), types, num_centres)
+        basis = self.product(torch.cat(pieces), types)
+        out = self.linear(basis.view(-1), num_centres)
         if self.skip is not None:
-            pieces = self.skip(x, types, num_atoms)
+            x = rows_of_first(x, self.skip_sizes, num_atoms, num_centres)
+            pieces = self.skip(x, types, num_centres)
             for number, output in enumerate(self.skip_outputs):
                 out[output] = out[output] + pieces[number]
         return out
@@ -271,7 +285,7 @@ class _TypeSkip(torch.nn.Module):
 
 class _NoReadout(torch.nn.Module):
     def forward(self, pieces: list[torch.Tensor]) -> torch.Tensor:
-        return torch.zeros(1, dtype=pieces[0].dtype, device=pieces[0].device)
+        return torch.zeros(1, 1, dtype=pieces[0].dtype, device=pieces[0].device)
 
 
 class _Readout(torch.nn.Module):

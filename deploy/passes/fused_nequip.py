@@ -29,6 +29,8 @@ from kan_md_deploy.passes.equivariant import (
     in_float64,
     linear_matrix,
 )
+from kan_md_deploy.passes.reach import centres_per_layer, edges_of_first, rows_of_first
+from kan_md_deploy.wrapper import NUM_LOCAL_KEY
 
 _EDGES = ("spharm", "edge_norm", "bessel_encode", "factor")
 
@@ -101,14 +103,23 @@ class NequIPOnOperators(torch.nn.Module):
         self._index = AtomicDataDict.EDGE_INDEX_KEY
         self._types = AtomicDataDict.ATOM_TYPE_KEY
         self._features = AtomicDataDict.NODE_FEATURES_KEY
+        self._num_local = NUM_LOCAL_KEY
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
-        """Replace ``node_features`` by those of the last layer, scalars [num_atoms, channels]."""
-        types = data[self._types].view(-1)
+        """Replace ``node_features`` by those of the last layer, scalars [num_atoms, channels].
+
+        Ghosts' features are zero.
+        """
+        types, index = data[self._types].view(-1), data[self._index]
+        num_atoms, num_local = types.size(0), int(data[self._num_local])
         x = data[self._features].reshape(-1)
+        centres = centres_per_layer(index, num_local, len(self.layers))
         for layer in self.layers:
-            x = layer(data[self._vectors], x, data[self._index], types)
-        data[self._features] = x.view(types.size(0), -1)
+            num_centres = centres.pop(0)
+            x = layer(data[self._vectors], x, index, types, num_centres)
+            types = types[:num_centres]
+        features = x.view(num_local, -1)
+        data[self._features] = torch.nn.functional.pad(features, [0, 0, 0, num_atoms - num_local])
         return data
 
 
@@ -179,16 +190,21 @@ class LayerOnOperators(torch.nn.Module):
         x: torch.Tensor,
         index: torch.Tensor,
         types: torch.Tensor,
+        num_centres: int,
     ) -> torch.Tensor:
-        """Blocked features -> blocked features."""
+        """Blocked features -> blocked features of the first centres."""
         num_atoms = types.size(0)
         neighbours = as_blocks(self.up(x, num_atoms))
-        out = self.down(self.convolution(vectors, neighbours, index, types), num_atoms)
+        vectors, index = edges_of_first(vectors, index, num_centres)
+        messages = self.convolution(vectors, neighbours, index, types)
+        messages = rows_of_first(messages, self.down.sizes, num_atoms, num_centres)
+        out = self.down(messages, num_centres)
         if self.skip is not None:
-            pieces = self.skip(x, types, num_atoms)
+            x = rows_of_first(x, self.up.sizes, num_atoms, num_centres)
+            pieces = self.skip(x, types[:num_centres], num_centres)
             for number, output in enumerate(self.skip_outputs):
                 out[output] = out[output] + pieces[number]
-        return as_blocks(self.gate(out, num_atoms))
+        return as_blocks(self.gate(out, num_centres))
 
 
 class BlockGate(torch.nn.Module):
