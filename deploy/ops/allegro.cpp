@@ -226,9 +226,23 @@ template <typename T, int L> class Centre {
     return value;
   }
 
+  // Energies of the edges and their gradient by the summed columns.
   void finish_readout()
   {
     if (plan_.readout == Readout::kKan) return;
+    if (plan_.readout == Readout::kProjectedKan)
+      for (int64_t e = 0; e < n_; ++e) {
+        const int64_t at = e * plan_.readout_width;
+        work_.edge_energy[e] = kan(plan_.sum_cubics, work_.readout + at, work_.readout_grad + at);
+      }
+    else
+      finish_perceptron();
+    copy_rows(work_.readout_grad, plan_.readout_width, work_.functions_grad + plan_.readout_at,
+              plan_.num_functions, plan_.readout_width);
+  }
+
+  void finish_perceptron()
+  {
     const int64_t width = plan_.readout_width, size = n_ * width;
     T *value = work_.readout, *grad = work_.readout_grad;
     for (int64_t e = 0; e < n_; ++e)
@@ -240,8 +254,6 @@ template <typename T, int L> class Centre {
       T total = 0;
       for (int64_t i = 0; i < width; ++i) total += value[e * width + i] * plan_.readout_vector[i];
       work_.edge_energy[e] = total;
-      std::memcpy(work_.functions_grad + e * plan_.num_functions + plan_.readout_at,
-                  grad + e * width, sizeof(T) * width);
     }
   }
 

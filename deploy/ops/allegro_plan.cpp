@@ -97,7 +97,10 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
   channels = read.width();
   const int64_t num_layers = read.number();
   TORCH_CHECK(num_layers >= 1, "kan_md::allegro: at least one layer, got ", num_layers);
-  readout = static_cast<Readout>(read.number());
+  const int64_t kind = read.number();
+  TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Readout::kProjectedKan),
+              "kan_md::allegro: unknown readout ", kind);
+  readout = static_cast<Readout>(kind);
   readout_width = read.width();
   const int64_t pair_width = read.width();
   folded = readout == Readout::kKan && read.number() != 0;
@@ -131,6 +134,8 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
   energy_norm = read.template tensor<T>({read.peek().numel()});
   if (readout == Readout::kKan) {
     if (!folded) pair_cubics = read.cubics(readout_width);
+  } else if (readout == Readout::kProjectedKan) {
+    sum_cubics = read.cubics(readout_width);
   } else {
     readout_vector = read.template tensor<T>({readout_width});
   }

@@ -11,9 +11,10 @@
 
 namespace kan_md::ops {
 
-enum class Readout : int64_t { kSum = 0, kPerceptron = 1, kKan = 2 };
+// kKan is a sum of functions of every source's own columns, the others add up the columns first.
+enum class Readout : int64_t { kSum = 0, kPerceptron = 1, kKan = 2, kProjectedKan = 3 };
 
-// Piecewise cubics of the inputs that one source gives to a KAN; no pieces: not there.
+// Piecewise cubics of the inputs of a KAN; no pieces: not there.
 template <typename T> struct Cubics {
   const T *pieces = nullptr;
   const T *inverse_step = nullptr;
@@ -50,8 +51,9 @@ template <typename T> struct AllegroPlan {
   const double *cutoffs = nullptr;
   const T *environment_norm = nullptr, *energy_norm = nullptr;    // one, or one per type
   bool environment_norm_per_type = false, energy_norm_per_type = false;
-  const T *readout_vector = nullptr;    // [readout_width]
-  Cubics<T> pair_cubics;
+  const T *readout_vector = nullptr;    // [readout_width], kSum and kPerceptron
+  Cubics<T> pair_cubics;                // kKan: of what the pair gives, unless folded
+  Cubics<T> sum_cubics;                 // kProjectedKan
   std::vector<AllegroLayer<T>> layers;
   // Columns of the table: tensor weights, weights of the first environment, one block per layer.
   std::vector<int64_t> known_at;

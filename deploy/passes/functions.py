@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from nequip.nn.mlp import DeepLinearMLP, ScalarLinearLayer, ScalarMLPFunction
 
-from kan_md.backbones.readout import MLP
+from kan_md.backbones.readout import MLP, ProjectedKAN
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 
@@ -42,7 +42,10 @@ class Split:
 
 
 def split_function(function: torch.nn.Module) -> Split | None:
-    """Split a bias-free perceptron or a KAN; None for anything else."""
+    """Split a bias-free perceptron or a KAN, projected or not; None for anything else."""
+    if isinstance(function, ProjectedKAN):
+        projection, kan = function
+        return Split(linear_weight(projection), kan, None, kan.widths[-1])
     if isinstance(function, KAN):
         first, *rest = function.layers
         return Split(first, torch.nn.Sequential(*rest), None, function.widths[-1])

@@ -19,6 +19,7 @@ from nequip.nn import GraphModel
 from nequip.nn.mlp import ScalarLinearLayer
 
 from kan_md.kan.layer import KANLayer
+from kan_md.kan.network import KAN
 from kan_md_deploy.manifest import pair_cutoffs
 from kan_md_deploy.ops.layout import block_of
 from kan_md_deploy.ops.library import is_built, load
@@ -35,7 +36,7 @@ from kan_md_deploy.passes.radial_tables import (
     vanishes,
 )
 
-_SUM, _PERCEPTRON, _KAN = 0, 1, 2  # enum Readout in allegro_plan.h
+_SUM, _PERCEPTRON, _KAN, _PROJECTED_KAN = 0, 1, 2, 3  # enum Readout in allegro_plan.h
 _MOST_FOLDED_KNOTS = 1025
 _MOST_L = 4
 _WIDEST_TAIL = 512.0
@@ -148,7 +149,9 @@ class _Packed:
             self.shape.append(int(folded))
         for of_layer in widths:
             self.shape += [len(of_layer), *map(self._padded, of_layer)]
-        if kind != _KAN:
+        if kind == _PROJECTED_KAN:
+            self._add_kan(_only_layer(factored.readout[0]))
+        elif kind != _KAN:
             self.weights.append(_pad(_readout_vector(factored, kind), 0, self.dtype))
         elif not folded:
             self._add_kan(sources[0].functions[-1])
@@ -250,10 +253,11 @@ def _factored(model: GraphModel) -> list[FactoredAllegro]:
 
 
 def _is_known(factored: FactoredAllegro, bound: float) -> bool:
-    """Whether all networks are perceptrons with SiLU, and the readout one of three kinds."""
+    """Whether all networks are perceptrons with SiLU, and the readout of a known kind."""
     readers = factored.radial.contributions.functions
     sources = [factored.radial.contributions, *(layer.contributions for layer in factored.layers)]
     kans = [s.functions[-1] for s in sources if isinstance(s.functions[-1], KANLayer)]
+    kans += [kan for kan in [_only_layer(factored.readout[0])] if kan is not None]
     return (
         isinstance(factored.harmonics, HarmonicsChain)
         and factored.num_irreps - 1 <= _MOST_L
@@ -295,9 +299,18 @@ def _readout_kind(factored: FactoredAllegro) -> int | None:
     body, *last = factored.readout
     if isinstance(body, torch.nn.Identity) and not last:
         return _SUM
+    if _only_layer(body) is not None and not last:
+        return _PROJECTED_KAN
     steps = list(body) if isinstance(body, torch.nn.Sequential) else []
     perceptron = len(steps) == 1 and isinstance(steps[0], torch.nn.SiLU) and len(last) == 1
     return _PERCEPTRON if perceptron else None
+
+
+def _only_layer(readout: torch.nn.Module) -> KANLayer | None:
+    """The layer of a KAN with one layer and one output; None for anything else."""
+    if not isinstance(readout, KAN) or readout.widths[1:] != [1]:
+        return None
+    return readout.layers[0]
 
 
 def _readout_vector(factored: FactoredAllegro, kind: int) -> torch.Tensor:

@@ -41,6 +41,9 @@ class ReadoutConfig(BaseModel):
         num_basis: number of basis functions per univariate function.
         order: polynomial order of B-splines.
         grid_range: interval that the basis covers.
+        projection: number of learned linear combinations that a KAN takes in the place of its
+            inputs; None: every input itself. A deployed Allegro with few of them costs no more
+            than one with an MLP, because the linear map disappears in the layer before it.
         base: function added beside the basis.
         input_gain: whether each input has a learned factor in front of the basis.
     """
@@ -54,6 +57,7 @@ class ReadoutConfig(BaseModel):
     num_basis: int = Field(8, ge=2)
     order: int = Field(3, ge=1, le=5)
     grid_range: tuple[float, float] = (-2.0, 2.0)
+    projection: int | None = Field(None, ge=1)
     base: Literal["silu", "none"] = "silu"
     input_gain: Literal["learned", "none"] = "learned"
 
@@ -148,6 +152,20 @@ class MLP(torch.nn.Sequential):
         self.dims = list(widths)
 
 
+class ProjectedKAN(torch.nn.Sequential):
+    """A KAN of learned linear combinations of its inputs: f(x) = KAN(x W).
+
+    W starts like the first map of :class:`MLP`, so that its outputs have unit variance.
+
+    Args:
+        in_features: number of inputs.
+        kan: what follows.
+    """
+
+    def __init__(self, in_features: int, kan: KAN, *, generator: torch.Generator | None = None):
+        super().__init__(*MLP([in_features, kan.widths[0]], generator=generator), kan)
+
+
 def make_readout(
     in_features: int,
     out_features: int,
@@ -173,8 +191,8 @@ def make_readout(
     if config.kind == "mlp":
         hidden = config.hidden or (_matched_width(in_features, out_features, config),)
         return MLP([in_features, *hidden, out_features], generator=generator)
-    return KAN(
-        [in_features, *config.hidden, out_features],
+    kan = KAN(
+        [config.projection or in_features, *config.hidden, out_features],
         basis=config.basis,
         num_basis=config.num_basis,
         order=config.order,
@@ -184,6 +202,7 @@ def make_readout(
         zero_preserving=True,
         generator=generator,
     )
+    return ProjectedKAN(in_features, kan, generator=generator) if config.projection else kan
 
 
 def _matched_width(in_features: int, out_features: int, config: ReadoutConfig) -> int:

@@ -11,6 +11,7 @@ BACKBONES = ["allegro", "nequip", "mace"]
 READOUTS = [
     *({"kind": "kan", "basis": basis} for basis in BASES),
     {"kind": "kan", "hidden": [5]},
+    {"kind": "kan", "projection": 4},
     {"kind": "mlp"},
     {"kind": "linear"},
 ]

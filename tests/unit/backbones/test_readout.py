@@ -15,6 +15,7 @@ from kan_md.errors import KanMdError
 KINDS = [
     *({"kind": "kan", "basis": basis} for basis in ("gaussian", "bspline", "fourier")),
     {"kind": "kan", "hidden": (6,)},
+    {"kind": "kan", "projection": 5},
     {"kind": "mlp"},
     {"kind": "mlp", "hidden": (7, 3)},
     {"kind": "linear"},

@@ -68,9 +68,13 @@ def test_fused_allegro_is_the_eager_one(operators, tiny_checkpoint, keywords):
 
 
 @pytest.mark.parametrize("basis", ["gaussian", "bspline", "fourier"])
+@pytest.mark.parametrize("projection", [None, 3])
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_fused_kan_readout_is_the_eager_one(operators, tiny_checkpoint, basis, num_layers):
-    path = tiny_checkpoint("allegro", readout={"basis": basis}, num_layers=num_layers, **ALLOY)
+def test_fused_kan_readout_is_the_eager_one(
+    operators, tiny_checkpoint, basis, projection, num_layers
+):
+    readout = {"basis": basis, "projection": projection}
+    path = tiny_checkpoint("allegro", readout=readout, num_layers=num_layers, **ALLOY)
     eager, fused, graphs, reports = rewrite(path, bound=1e-6)
     assert "fused_allegro" in reports
     found = deviation(fused, eager, graphs)
@@ -89,7 +93,7 @@ def test_forces_are_minus_the_energy_gradient(operators, tiny_checkpoint):
     assert ((up - down) / 2).item() == pytest.approx((edge_forces * step).sum().item(), rel=1e-7)
 
 
-@pytest.mark.parametrize("readout", [{"basis": "gaussian"}, {"kind": "mlp"}])
+@pytest.mark.parametrize("readout", [{"basis": "gaussian"}, {"projection": 4}, {"kind": "mlp"}])
 def test_float32_file_is_within_its_tolerance(operators, tiny_checkpoint, readout):
     path = tiny_checkpoint("allegro", num_layers=2, l_max=2, readout=readout)
     eager, fused, graphs, _ = rewrite(path, dtype="float32", bound=1e-6)
@@ -155,6 +159,7 @@ def test_weights_of_another_shape_are_refused(operators, tiny_checkpoint):
     [
         pytest.param({"readout": {"sites": ["all"], "num_basis": 4}}, id="KAN everywhere"),
         pytest.param({"readout": {"hidden": [4]}}, id="two KAN layers"),
+        pytest.param({"readout": {"hidden": [4], "projection": 3}}, id="two, projected"),
         pytest.param({"allegro_mlp_hidden_layers_depth": 0}, id="linear latents"),
     ],
 )
