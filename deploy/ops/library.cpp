@@ -166,6 +166,15 @@ std::tuple<at::Tensor, at::Tensor> allegro_autograd(const at::Tensor &edge_vecto
   return {out[0], out[1]};
 }
 
+// Shapes alone, for tracers.
+std::tuple<at::Tensor, at::Tensor> allegro_meta(const at::Tensor &edge_vectors, const at::Tensor &,
+                                                const at::Tensor &atom_types, at::TensorList,
+                                                c10::IntArrayRef)
+{
+  return {at::empty_symint({atom_types.sym_numel()}, edge_vectors.options()),
+          at::empty_symint({edge_vectors.sym_size(0), 3}, edge_vectors.options())};
+}
+
 }    // namespace
 }    // namespace kan_md::ops
 
@@ -203,4 +212,9 @@ TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
   m.impl("polynomial", kan_md::ops::polynomial_autograd);
   m.impl("piecewise_cubic", kan_md::ops::piecewise_cubic_autograd);
   m.impl("allegro", kan_md::ops::allegro_autograd);
+}
+
+TORCH_LIBRARY_IMPL(kan_md, Meta, m)
+{
+  m.impl("allegro", kan_md::ops::allegro_meta);
 }

@@ -97,7 +97,7 @@ class FusedAllegro:
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
         """Whether the model is a factored Allegro of networks that the operator knows."""
         found = _factored(model)
-        if not (context.bound > 0 and context.backend == "torchscript" and is_built() and found):
+        if not (context.bound > 0 and is_built() and found):
             return False
         cutoffs = pair_cutoffs(model, num_types=context.num_types, r_max=context.r_max)
         return _is_known(found[0], context.bound) and vanishes(

@@ -1,6 +1,6 @@
 """A file of the AOTInductor backend is the trained model, in Python and in LAMMPS.
 
-One model and one export for all of it: exporting takes as long as hundreds of tests.
+One model and two exports for all of it: exporting takes as long as hundreds of tests.
 """
 
 import numpy as np
@@ -18,12 +18,16 @@ from kan_md_deploy.wrapper import make_edge_model
 
 pytestmark = pytest.mark.lammps
 
-MODEL = {"type_names": ELEMENTS, "num_scalar_features": 4}
+MODEL = {"type_names": ELEMENTS, "num_scalar_features": 4, "readout": {"kind": "mlp"}}
 
 
-@pytest.fixture(scope="module")
-def package(deployed):
-    return deployed("allegro", deploy={"backend": "aotinductor"}, **MODEL)
+@pytest.fixture(
+    scope="module",
+    params=[{"bound": 0.0}, {"bound": 1e-9, "operators": "fused"}],
+    ids=["plain tensors", "operator"],
+)
+def package(deployed, request):
+    return deployed("allegro", deploy={"backend": "aotinductor", **request.param}, **MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +35,9 @@ def checkpoint(tiny_checkpoint):
     return load_checkpoint(tiny_checkpoint("allegro", **MODEL))
 
 
-def test_package_is_the_same_function(package, checkpoint):
+def test_package_is_the_same_function(package, checkpoint, request):
     model = load_deployed(package)
+    assert ("fused_allegro" in model.manifest.passes) == ("operator" in request.node.callspec.id)
     assert model.manifest.backend == "aotinductor"
     assert model.manifest.threads == torch.get_num_threads()
     found = deviation(model, make_edge_model(checkpoint.build()), reference_graphs(checkpoint))
