@@ -204,7 +204,7 @@ def compare(
                 outcomes += result.outcomes
     reference = None if control is None else results[entries.index(control)][0]
     return Report(
-        title=title or f"{atoms.get_chemical_formula()}, {len(atoms)} atoms",
+        title=title or _title(atoms, conditions),
         rows=[
             _row(entry, blocks, outcomes, conditions, reference)
             for entry, (blocks, outcomes) in zip(entries, results, strict=True)
@@ -216,6 +216,13 @@ def compare(
         command=command_line(),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def _title(atoms: ase.Atoms, conditions: Conditions) -> str:
+    title = f"{atoms.get_chemical_formula()}, {len(atoms)} atoms"
+    if conditions.ranks * conditions.threads == 1:
+        return title
+    return f"{title}, {conditions.ranks} rank(s) x {conditions.threads} thread(s)"
 
 
 def setup_commands(

@@ -196,10 +196,7 @@ def draw_figure(report: Report) -> Figure:
     phases.set_xlim(0, 100)
     phases.legend(fontsize="x-small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     time.invert_yaxis()
-    c = report.conditions
-    figure.suptitle(
-        f"{report.title} ({c.ranks} rank(s) x {c.threads} thread(s))", fontsize="medium"
-    )
+    figure.suptitle(report.title, fontsize="medium")
     return figure
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from kan_md.errors import user_error
+
 
 def register(app: typer.Typer) -> None:
     """Add ``lmp`` to the command line."""
@@ -32,6 +34,8 @@ def lmp(
     arguments = list(context.args)
     # Not an option of typer's: it would take the n out of LAMMPS' own -in and -nocite.
     if len(arguments) > 1 and arguments[0] == "-n" and arguments[1].isdigit():
-        ranks, arguments = max(1, int(arguments[1])), arguments[2:]
+        ranks, arguments = int(arguments[1]), arguments[2:]
+        if ranks < 1:
+            raise user_error("-n", found=ranks, allowed="1 or more MPI ranks", remedy="set -n")
     result = run_lammps(arguments, ranks=ranks, threads=threads, capture=False)
     raise typer.Exit(result.returncode)

@@ -42,6 +42,7 @@ CASES = {
     "init {missing} --structure {data}": "must be readable YAML",
     "init {text} --structure {data}": "must be a mapping",
     "inputs {text}": "output folder must be writable",
+    "lmp -n 0 -in {text}": "-n, got 0; allowed: 1 or more MPI ranks",
     "data ag-vacancy {text}/x.xyz": "missing or not writable",
     "data ag-vacancy {data}": "--overwrite",
     "train {missing}": "configuration file not found",
