@@ -163,7 +163,13 @@ def _deploy_with(
         )
         edge_model = make_edge_model(model)
     return _write_verified(
-        edge_model, manifest, output, graphs=graphs, reference=reference, rounding=eager.force
+        edge_model,
+        manifest,
+        output,
+        graphs=graphs,
+        reference=reference,
+        rounding=eager.force,
+        bound=context.bound,
     )
 
 
@@ -208,6 +214,7 @@ def _write_verified(
     graphs: list[Graph],
     reference: EdgeModel,
     rounding: float,
+    bound: float,
 ) -> Path:
     """Compile, judge the file itself, then put it in place in one step."""
     handle, temporary = _temporary_beside(output)
@@ -218,7 +225,7 @@ def _write_verified(
         write(temporary, manifest=manifest.to_text())
         seal(temporary)
         found = deviation(load_deployed(temporary, manifest.device), reference, graphs)
-        check(found, dtype=manifest.dtype, rounding=rounding)
+        check(found, dtype=manifest.dtype, rounding=rounding, bound=bound)
         measured = replace(manifest, energy_error=found.energy, force_error=found.force)
         write(temporary, manifest=measured.to_text())
         seal(temporary)

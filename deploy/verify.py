@@ -72,7 +72,7 @@ def deviation(function: Callable, reference: Callable, graphs: list[Graph]) -> D
     )
 
 
-def check(found: Deviation, *, dtype: str, rounding: float) -> None:
+def check(found: Deviation, *, dtype: str, rounding: float, bound: float) -> None:
     """Refuse a compiled model that is not the trained one.
 
     Args:
@@ -80,11 +80,12 @@ def check(found: Deviation, *, dtype: str, rounding: float) -> None:
         dtype: dtype of the compiled weights.
         rounding: force deviation of the *eager* model in ``dtype`` from float64; where a model's
             own rounding is larger than the tolerance, compiling it must not be blamed for it.
+        bound: error that tables were allowed to make; a force may gather the errors of several.
 
     Raises:
         KanMdError: the deviation is above the tolerance or is not a number.
     """
-    allowed = max(TOLERANCE[dtype], 2.0 * rounding)
+    allowed = max(TOLERANCE[dtype], 2.0 * rounding, 10.0 * bound)
     worst = max(found.force, found.virial)
     if not (worst <= allowed):
         raise user_error(

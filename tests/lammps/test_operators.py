@@ -1,0 +1,119 @@
+"""Files that call kan-md's own operators: upstream's numbers in LAMMPS, on any number of ranks."""
+
+import numpy as np
+import pytest
+from engine import ZERO_STEPS, system
+from structures import ELEMENTS, structures
+
+from kan_md_deploy import load_deployed
+
+STYLES = ("allegro", "nequip", "mace")
+BOUND = 1e-8
+"""Of the tables, relative to the largest value of a function; energies here are of some eV."""
+
+pytestmark = pytest.mark.lammps
+
+
+@pytest.fixture(scope="module")
+def files(alloy_model):
+    found = {s: alloy_model(s, deploy={"operators": "fused", "bound": BOUND}) for s in STYLES}
+    for style, path in found.items():
+        assert f"fused_{style}" in load_deployed(path).manifest.passes
+    return found
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [(style, name) for style in STYLES for name in structures()]
+
+
+def run(engine, cases, files, folder, *, before=(), **options):
+    known = structures()
+    jobs = [
+        {
+            "commands": [
+                *system(known[name], ELEMENTS, style, files[style], folder=folder, before=before),
+                *ZERO_STEPS,
+            ],
+            "computes": ["kanpress"],
+        }
+        for style, name in cases
+    ]
+    return dict(zip(cases, engine.run(jobs, **options), strict=True))
+
+
+@pytest.fixture(scope="module")
+def one_rank(engine, cases, files, tmp_path_factory):
+    return run(engine, cases, files, tmp_path_factory.mktemp("operators"))
+
+
+def test_lammps_says_what_the_eager_model_says(cases, one_rank, python_says):
+    for style, name in cases:
+        result, atoms = one_rank[style, name], structures()[name]
+        assert result.error == "", (style, name)
+        expected, _ = python_says(style, atoms)
+        largest = max(np.abs(expected["forces"]).max(), 1.0)
+        assert abs(result.energy - expected["energy"]) <= 10 * BOUND * len(atoms)
+        np.testing.assert_allclose(
+            result.forces, expected["forces"], atol=100 * BOUND * largest, err_msg=f"{style} {name}"
+        )
+        scale = max(np.abs(expected["virial"]).max(), 1.0)
+        np.testing.assert_allclose(result.virial, expected["virial"], atol=100 * BOUND * scale)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("ranks", "before"),
+    [
+        pytest.param(2, [], id="2 ranks"),
+        pytest.param(2, ["newton off"], id="2 ranks, newton off"),
+        pytest.param(4, ["processors 2 2 1"], id="4 ranks"),
+    ],
+)
+def test_ranks_agree(engine, cases, files, one_rank, tmp_path, ranks, before):
+    """Small boxes, where ghosts are images of owned atoms, and empty ranks included."""
+    results = run(engine, cases, files, tmp_path, before=before, ranks=ranks)
+    for case, result in results.items():
+        alone = one_rank[case]
+        assert result.error == "", case
+        assert abs(result.energy - alone.energy) <= 1e-8, case
+        for key in ("eatom", "f"):
+            np.testing.assert_allclose(
+                result.atoms[key], alone.atoms[key], atol=1e-8, err_msg=f"{case} {key}"
+            )
+        np.testing.assert_allclose(result.virial, alone.virial, atol=1e-8, err_msg=str(case))
+        np.testing.assert_allclose(
+            result.atoms["cvatom"], alone.atoms["cvatom"], atol=1e-8 * 1.6e6, err_msg=str(case)
+        )
+    assert any(0 in result.owned_by_rank for result in results.values())
+
+
+def test_threads_agree(engine, cases, files, one_rank, tmp_path):
+    for case, result in run(engine, cases, files, tmp_path, threads=2).items():
+        np.testing.assert_allclose(result.forces, one_rank[case].forces, atol=1e-10)
+
+
+@pytest.mark.mpi
+def test_a_trajectory_on_two_ranks_is_that_on_one(engine, files, tmp_path):
+    """Atoms change ranks and ghosts change owners on the way."""
+    atoms = structures()["triclinic"].repeat((2, 1, 1))
+    steps = [
+        "velocity all create 900 4711",
+        "neighbor 0.3 bin",
+        "neigh_modify every 1 delay 0 check yes",
+        "fix 1 all nve",
+        "timestep 0.002",
+        "run 150",
+    ]
+    jobs = [
+        {"commands": [*system(atoms, ELEMENTS, style, files[style], folder=tmp_path), *steps]}
+        for style in STYLES
+    ]
+    alone, together = engine.run(jobs), engine.run(jobs, ranks=2)
+    for style, one, two in zip(STYLES, alone, together, strict=True):
+        assert one.error == two.error == ""
+        assert two.energy == pytest.approx(one.energy, abs=1e-6), style
+        order_one, order_two = np.argsort(one.atoms["id"]), np.argsort(two.atoms["id"])
+        np.testing.assert_allclose(
+            two.atoms["v"][order_two], one.atoms["v"][order_one], atol=1e-4, err_msg=style
+        )
