@@ -1,9 +1,12 @@
 """Files as upstream's nequip-compile makes them, of small models by upstream's own builders."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
-from structures import ELEMENTS, R_MAX
+from structures import ELEMENTS, R_MAX, rattled
 
 from kan_md.backbones.scope import nequip_scope
 
@@ -53,3 +56,36 @@ def compile_torchscript(path: Path, style: str, **changes) -> Path:
             "cpu",
         )
     return path
+
+
+def compile_aotinductor(path: Path, style: str) -> Path:
+    """Run ``nequip-compile --mode aotinductor`` in a process of its own, as users do."""
+    subprocess.run(
+        [sys.executable, __file__, style, str(path)],
+        # Allegro's export rounds some constants to float32, which upstream's own check refuses.
+        env={**os.environ, "NEQUIP_FLOAT64_MODEL_TOL": "1e-5"},
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+def main(style: str, path: str) -> None:
+    """What ``nequip-compile`` does, with a model of ours in place of one from a checkpoint."""
+    from nequip.data import AtomicDataDict, from_ase
+    from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
+    from nequip.scripts import compile as script
+
+    with nequip_scope():
+        data = from_ase(rattled((2, 2, 1)))
+        data = ChemicalSpeciesToAtomTypeMapper(list(ELEMENTS))(data)
+        data = NeighborListTransform(r_max=R_MAX)(data)
+        data = AtomicDataDict.batched_from_list([data])
+        script.load_saved_model = lambda *_, **__: (build(style), data)
+        script.main(
+            ["none", path, "--mode", "aotinductor", "--device", "cpu", "--target", "pair_nequip"]
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
