@@ -10,15 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import ase.io
-import matplotlib as mpl
 import numpy as np
 from rich.console import Console
 
@@ -27,7 +24,16 @@ from kan_md.benchmark.log import last_line
 from kan_md.benchmark.machine import describe_machine, machine_line
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
-from kan_md.benchmark.zoo import run_kan_md, run_module
+from kan_md.benchmark.training import (
+    DEPLOYED,
+    load_stored,
+    mean_and_spread,
+    run_missing,
+    save_bars,
+    save_stored,
+    train_and_deploy,
+)
+from kan_md.benchmark.zoo import run_module
 from kan_md.data.splitting import split_indices
 from kan_md.errors import KanMdError, user_error
 
@@ -47,7 +53,7 @@ MODEL = {
     "num_radial": 6,
     "num_angular": 4,
 }
-DEPLOYED = "model.deployed.pth"
+BATCH = 2
 SPLIT = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -93,7 +99,7 @@ def configuration(crystal: Crystal, readout: str, seed: int, data: Path) -> dict
         "readout": {**READOUTS[readout], "sites": "heads"},
         "targets": [{"name": "bec"}],
         "training": {
-            "batch_size": 2,
+            "batch_size": BATCH,
             "epochs": crystal.epochs,
             "optimizer": {"name": "adamw", "lr": 0.01},
             "schedule": {"name": "one_cycle"},
@@ -104,26 +110,14 @@ def configuration(crystal: Crystal, readout: str, seed: int, data: Path) -> dict
 
 
 def run_case(crystal: Crystal, readout: str, seed: int, *, data: Path, work: Path) -> dict:
-    """Train, deploy and time one model; every step that is done already is not done again."""
-    folder = _folder(work, crystal, readout, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    run, deployed = folder / "run", folder / DEPLOYED
-    what = f"{crystal.name}, {readout}, seed {seed}"
-    if not (run / "model.pth").exists():
-        config = folder / "config.yaml"
-        config.write_text(json.dumps(configuration(crystal, readout, seed, data)))  # JSON is YAML
-        run_kan_md("train", config, "--output", run, "--overwrite", what=what)
-    if not deployed.exists():
-        run_kan_md("deploy", run / "model.pth", "--output", deployed, what=what)
-    metrics = json.loads((run / "metrics.json").read_text())
-    steps = metrics["epochs"] * -(-metrics["structures"]["train"] // 2)
-    return {
-        "errors": metrics["errors"],
-        "structures": metrics["structures"],
-        "parameters": metrics["parameters"],
-        "seconds": metrics["seconds"],
-        "ms_per_training_step": 1e3 * metrics["seconds"] / steps,
-    }
+    """Train and deploy one model."""
+    found = train_and_deploy(
+        configuration(crystal, readout, seed, data),
+        _folder(work, crystal, readout, seed),
+        what=_key(crystal, readout, seed),
+    )
+    steps = found["epochs"] * -(-found["structures"]["train"] // BATCH)
+    return {**found, "ms_per_training_step": 1e3 * found["seconds"] / steps}
 
 
 def baseline(crystal: Crystal, data: Path) -> float:
@@ -156,35 +150,26 @@ def time_deployed(stored: dict, *, data: Path, work: Path) -> None:
 def run_all(options: argparse.Namespace, console: Console) -> dict:
     """Do what is missing, several cases at a time, and keep every finished one on disk."""
     path = options.output / "etgnn.json"
-    stored = json.loads(path.read_text()) if path.exists() else {"cases": {}, "baseline": {}}
-
-    def keep() -> None:
-        save_atomically(path, lambda part: part.write_text(json.dumps(stored, indent=1)))
-
-    def attempt(crystal: Crystal, readout: str, seed: int) -> None:
-        key = _key(crystal, readout, seed)
-        try:
-            found = run_case(crystal, readout, seed, data=options.data, work=options.work)
-        except KanMdError as error:
-            found = {"error": str(error)}
-        stored["cases"][key] = found
-        error = found.get("error") or f"test MAE {found['errors']['test']['bec_mae']:.4f} e"
-        console.print(f"{key}: {error}", markup=False, highlight=False)
-        keep()
-
-    missing = [
-        (crystal, readout, seed)
+    stored = load_stored(path, cases={}, baseline={})
+    cases = {
+        _key(crystal, readout, seed): (crystal, readout, seed)
         for crystal in CRYSTALS
         for seed in SEEDS
         for readout in READOUTS
-        if "errors" not in stored["cases"].get(_key(crystal, readout, seed), {})
-    ]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda case: attempt(*case), missing))
+    }
+    run_missing(
+        cases,
+        stored["cases"],
+        lambda key: run_case(*cases[key], data=options.data, work=options.work),
+        keep=lambda: save_stored(stored, path),
+        summary=lambda case: f"test MAE {_test_error(case):.4f} e",
+        jobs=options.jobs,
+        console=console,
+    )
     stored["baseline"] = {crystal.name: baseline(crystal, options.data) for crystal in CRYSTALS}
     time_deployed(stored, data=options.data, work=options.work)
     stored |= {"machine": describe_machine(), "command": command_line(), "jobs": options.jobs}
-    keep()
+    save_stored(stored, path)
     return stored
 
 
@@ -202,9 +187,7 @@ def _over_seeds(
     """Mean and standard deviation, None where nothing is there."""
     cases = [stored["cases"].get(_key(crystal, readout, seed), {}) for seed in SEEDS]
     values = [pick(case) for case in cases if "errors" in case]
-    if not values:
-        return None
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return mean_and_spread(values) if values else None
 
 
 def _test_error(case: dict) -> float:
@@ -213,20 +196,13 @@ def _test_error(case: dict) -> float:
 
 def save_figure(stored: dict, path: Path) -> None:
     """Test errors as bars from zero, spread over seeds as error bars."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(CRYSTALS), figsize=(8, 3.2), layout="constrained")
-    for axis, crystal in zip(axes, CRYSTALS, strict=True):
+    panels = {}
+    for crystal in CRYSTALS:
         found = {name: _over_seeds(stored, crystal, name, _test_error) for name in READOUTS}
-        found = {name: value for name, value in found.items() if value is not None}
-        means, spreads = ([value[i] for value in found.values()] for i in (0, 1))
-        axis.bar(list(found), means, yerr=spreads, capsize=4, color=["0.6", "C0", "C1"])
-        axis.set_ylim(bottom=0)
-        axis.set_title(f"{crystal.name} (mean per species: {stored['baseline'][crystal.name]:.3f})")
-        axis.set_ylabel("test MAE of Born charges (e)")
-    save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
-    plt.close(figure)
+        panels[f"{crystal.name}: test MAE of Born charges (e)"] = {
+            name: value for name, value in found.items() if value is not None
+        }
+    save_bars(panels, path)
 
 
 def page(stored: dict) -> str:
@@ -289,7 +265,7 @@ def page(stored: dict) -> str:
             f"## {crystal.name}",
             "",
             f"MAE over components. Mean-per-species baseline: {reference:.4f} e. "
-            f"{crystal.epochs} epochs, batches of 2.",
+            f"{crystal.epochs} epochs, batches of {BATCH}.",
             "",
             *(markdown_table(heads, rows) if rows else ["Not trained yet."]),
             "",

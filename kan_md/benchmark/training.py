@@ -1,0 +1,123 @@
+"""Training of many cases for a page of results: several at a time, each kept once it is done."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+
+from kan_md.benchmark.report import save_atomically
+from kan_md.benchmark.zoo import run_kan_md
+from kan_md.errors import KanMdError
+
+DEPLOYED = "model.deployed.pth"
+
+
+def train_and_deploy(configuration: Mapping, folder: Path, *, what: str) -> dict:
+    """Run `kan-md train` and `kan-md deploy`; a step that is done already is not done again.
+
+    Args:
+        configuration: content of the YAML file.
+        folder: gets config.yaml, run/ and model.deployed.pth.
+        what: is trained, for messages.
+
+    Returns:
+        Errors, numbers of structures and of parameters, epochs and seconds of the training.
+
+    Raises:
+        KanMdError: a step failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run, deployed = folder / "run", folder / DEPLOYED
+    if not (run / "model.pth").exists():
+        config = folder / "config.yaml"
+        config.write_text(json.dumps(configuration))  # JSON is YAML
+        run_kan_md("train", config, "--output", run, "--overwrite", what=what)
+    if not deployed.exists():
+        run_kan_md("deploy", run / "model.pth", "--output", deployed, what=what)
+    metrics = json.loads((run / "metrics.json").read_text())
+    return {k: metrics[k] for k in ("errors", "structures", "parameters", "epochs", "seconds")}
+
+
+def run_missing(
+    names: Iterable[str],
+    stored: dict,
+    run: Callable[[str], dict],
+    *,
+    keep: Callable[[], None],
+    summary: Callable[[dict], str],
+    jobs: int,
+    console: Console,
+) -> None:
+    """Run the cases that `stored` lacks, also those that failed before.
+
+    Args:
+        names: of all cases.
+        stored: results by name, with ``errors``, or ``error`` where a case failed; grows.
+        run: makes one result.
+        keep: writes `stored` to disk, called after every case.
+        summary: a few words on a result, for the screen.
+        jobs: cases at a time.
+        console: for a line per case.
+    """
+
+    def attempt(name: str) -> None:
+        try:
+            stored[name] = run(name)
+            text = summary(stored[name])
+        except KanMdError as error:
+            stored[name] = {"error": str(error)}
+            text = str(error)
+        console.print(f"{name}: {text}", markup=False, highlight=False)
+        keep()
+
+    missing = [name for name in names if "errors" not in stored.get(name, {})]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(attempt, missing))
+
+
+def mean_and_spread(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds; 0 for a single one."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def save_bars(panels: Mapping[str, Mapping[str, tuple[float, float]]], path: Path) -> None:
+    """Write bars from zero with error bars.
+
+    Args:
+        panels: label of the axis with its unit -> row -> (height, error).
+        path: PNG.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    width = max(len(rows) for rows in panels.values())
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(len(panels) * (1.6 + 0.8 * width), 3.2), layout="constrained"
+    )
+    for axis, (label, rows) in zip(axes, panels.items(), strict=True):
+        colours = ["C0" if "KAN" in name else "0.6" for name in rows]
+        means, spreads = ([value[i] for value in rows.values()] for i in (0, 1))
+        axis.bar(range(len(rows)), means, yerr=spreads, capsize=4, color=colours)
+        names = [name.replace(", ", ",\n").replace("KAN ", "KAN\n") for name in rows]
+        axis.set_xticks(range(len(rows)), names, fontsize="small")
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel(label)
+    save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
+    plt.close(figure)
+
+
+def load_stored(path: Path, **empty: dict) -> dict:
+    """Results of earlier calls, or `empty`."""
+    return json.loads(path.read_text()) if path.exists() else dict(empty)
+
+
+def save_stored(stored: dict, path: Path) -> None:
+    """Write them in one step."""
+    save_atomically(path, lambda part: part.write_text(json.dumps(stored, indent=1)))
