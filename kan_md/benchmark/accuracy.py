@@ -49,7 +49,7 @@ MODEL = {
     "scalar_embed_mlp_hidden_layers_width": 32,
     "allegro_mlp_hidden_layers_width": 32,
 }
-EPOCHS = 25
+EPOCHS = 15
 SPLIT = {"train": 0.8, "val": 0.1, "test": 0.1}
 ERRORS = {
     "energy MAE (meV/atom)": ("energy_mae", 1e3),
