@@ -208,12 +208,13 @@ class _Gradients(torch.autograd.Function):
     def backward(ctx, x_cotangent, scale_cotangent):
         x, scale, g, w, rest, grid = ctx.saved_tensors
         grads = None
-        if x_cotangent is not None:
+        if x_cotangent is not None:  # functions scale φ
             scaled = (scale * w, scale * rest)
             grads = _pull_back(x_cotangent, x, scale, g, *scaled, grid, ctx)
             _, scale_grad, _, w_grad, rest_grad = grads
-            grads[1] = scale_grad + (w * w_grad).sum((0, 1)) + (rest * rest_grad).sum(0)
-            grads[3], grads[4] = scale * w_grad, scale * rest_grad
+            if w_grad is not None:
+                grads[1] = scale_grad + (w * w_grad).sum((0, 1)) + (rest * rest_grad).sum(0)
+                grads[3:] = scale * w_grad, scale * rest_grad
         if scale_cotangent is not None:
             more = _pull_back(scale_cotangent * x, x, scale, g, w, rest, grid, ctx)
             more[0] = more[0] + scale_cotangent * _Values.apply(
@@ -267,8 +268,11 @@ def _pull_back(cotangent, x, scale, g, w, rest, grid, ctx) -> list[torch.Tensor 
     g_grad = None
     if ctx.needs_input_grad[2]:
         g_grad = _Values.apply(x, scale, cotangent, w, rest, grid, family).sum_to_size(g.shape)
-    sizes = (*w.shape[:2], rest.shape[0])
-    return [*gradients, g_grad, *_Moments.apply(x, scale, weight, grid, family, sizes)]
+    moments = (None, None)
+    if ctx.needs_input_grad[1] or ctx.needs_input_grad[3] or ctx.needs_input_grad[4]:
+        sizes = (*w.shape[:2], rest.shape[0])
+        moments = _Moments.apply(x, scale, weight, grid, family, sizes)
+    return [*gradients, g_grad, *moments]
 
 
 def _add(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
