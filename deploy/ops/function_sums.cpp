@@ -23,7 +23,8 @@ namespace {
 
 constexpr int kMostPowers = 16;
 constexpr int kMostRest = 3;
-constexpr int kUnroll = 4;                 // points that share a load and a store of a moment
+constexpr int kUnroll = 4;    // points that share a load and a store of a moment
+constexpr int64_t kPointsInCache = 64;
 constexpr int64_t kPointsPerSum = 1024;    // fixed: the bits of a sum do not depend on the threads
 
 template <typename T> struct IntegerVector {
@@ -364,7 +365,8 @@ void weigh(const Functions<T> &f, const T *x, const Weights<T> &g, const T *w, c
   }
 }
 
-// Moments of the points [begin, end) for the vector of inputs from i: [rows, powers], then [rest].
+// Adds the points [begin, end) to the moments of the vector of inputs from i: sums [rows, powers],
+// then [rest].
 template <typename T, template <typename> class Rows, int Powers>
 void add_points(const Functions<T> &f, const T *x, const Weights<T> &g, int64_t begin, int64_t end,
                 int64_t i, Vec<T> *sums)
@@ -374,11 +376,11 @@ void add_points(const Functions<T> &f, const T *x, const Weights<T> &g, int64_t 
   const Grid<T> &grid = f.grids[i / Simd<T>::kLanes];
   Vec<T> rest[kMostRest] = {};
   Vec<T> factors[kUnroll][Powers ? Powers : kMostPowers];
-  // Point j of kUnroll; there is none beyond the end, and weight 0 says so. Inlined, or the rows would
-  // go through memory.
+  // Point n as number j of kUnroll. Inlined, or the rows would go through memory.
   const auto prepare = [&](int j, int64_t n) __attribute__((always_inline)) {
-    const Place<T> place(n < end ? load_some(x + n * f.size.inputs + i, count) : Vec<T>{}, grid);
-    const Vec<T> weight = n < end ? g.load(n, i, count) : Vec<T>{};
+    const bool there = n < end;    // else weight 0
+    const Place<T> place(there ? load_some(x + n * f.size.inputs + i, count) : Vec<T>{}, grid);
+    const Vec<T> weight = there ? g.load(n, i, count) : Vec<T>{};
     factors[j][0] = f.order ? (place.s == place.inside ? weight : fill<T>(0)) : weight;
     rest[0] += weight * place.below(f.order);
     rest[1] += weight * place.above(f.order);
@@ -392,12 +394,13 @@ void add_points(const Functions<T> &f, const T *x, const Weights<T> &g, int64_t 
     Vec<T> *sum = sums;
     for (int64_t r = 0; r < f.size.rows; ++r) {
       const Vec<T> now[kUnroll] = {row[0].next(), row[1].next(), row[2].next(), row[3].next()};
-      for (int p = 0; p < powers; ++p)
-        *sum++ += (now[0] * factors[0][p] + now[1] * factors[1][p]) +
-                  (now[2] * factors[2][p] + now[3] * factors[3][p]);
+      for (int p = 0; p < powers; ++p, ++sum)
+        *sum += (now[0] * factors[0][p] + now[1] * factors[1][p]) +
+                (now[2] * factors[2][p] + now[3] * factors[3][p]);
     }
   }
-  std::copy_n(rest, f.size.rest, sums + f.size.rows * powers);
+  Vec<T> *sides = sums + f.size.rows * powers;
+  for (int64_t r = 0; r < f.size.rest; ++r) sides[r] += rest[r];
 }
 
 template <typename T, template <typename> class Rows, int Powers>
@@ -408,11 +411,12 @@ void moments(const Functions<T> &f, const T *x, const Weights<T> &g, T *w, T *re
   const int64_t size = rows * powers + num_rest;
   std::vector<Vec<T>> sums(parts * vectors * size);
 #pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
-  for (int64_t k = 0; k < parts * vectors; ++k) {
-    const int64_t part = k / vectors, i = k % vectors * Simd<T>::kLanes;
-    add_points<T, Rows, Powers>(f, x, g, part * kPointsPerSum,
-                                std::min(f.size.points, (part + 1) * kPointsPerSum), i,
-                                sums.data() + k * size);
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t end = std::min(f.size.points, (part + 1) * kPointsPerSum);
+    for (int64_t n = part * kPointsPerSum; n < end; n += kPointsInCache)
+      for (int64_t v = 0; v < vectors; ++v)
+        add_points<T, Rows, Powers>(f, x, g, n, std::min(end, n + kPointsInCache),
+                                    v * Simd<T>::kLanes, sums.data() + (part * vectors + v) * size);
   }
   for (int64_t v = 0; v < vectors; ++v)
     for (int64_t k = 0; k < size; ++k) {
