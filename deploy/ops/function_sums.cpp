@@ -1,7 +1,7 @@
 // Sums of univariate functions with small tables, for training. kan_md/kan/kernels.py says which
 // functions there are; its plain torch kernels define what these two compute.
 //
-// A vector holds neighbouring inputs of one point. The rows R_r of a family come one after the other
+// A vector holds neighbouring inputs of one point; rows and tables are padded to whole vectors. The rows R_r of a family come one after the other
 // out of registers; those of a B-spline are masks of its cells. Multiplying by every mask is faster
 // than gathering the coefficients of one cell, up to a few tens of cells.
 
@@ -21,10 +21,14 @@
 namespace kan_md::ops {
 namespace {
 
+// For what the loops over points call. There are so many of those loops that the compiler's budget for
+// inlining runs out, and vectors would go through memory.
+#define KAN_MD_INLINE __attribute__((always_inline)) inline
+
 constexpr int kMostPowers = 16;
 constexpr int kMostRest = 3;
-constexpr int kUnroll = 4;    // points that share a load and a store of a moment
-constexpr int64_t kPointsInCache = 64;
+constexpr int kUnroll = 4;                 // points that share a load and a store of a moment
+constexpr int64_t kPointsInCache = 64;     // a multiple of kUnroll
 constexpr int64_t kPointsPerSum = 1024;    // fixed: the bits of a sum do not depend on the threads
 
 template <typename T> struct IntegerVector {
@@ -34,40 +38,24 @@ template <typename T> struct IntegerVector {
 
 template <typename T> using Integers = typename IntegerVector<T>::Type;
 
-template <typename T> inline Vec<T> fill(T value)
+template <typename T> KAN_MD_INLINE Vec<T> fill(T value)
 {
   return Vec<T>{} + value;
 }
 
-// The first `count` lanes; the others are 0.
-template <typename T> inline Vec<T> load_some(const T *p, int64_t count)
-{
-  if (count == Simd<T>::kLanes) return load(p);
-  Vec<T> v{};
-  std::memcpy(&v, p, count * sizeof(T));
-  return v;
-}
-
-template <typename T> inline void store_some(T *p, Vec<T> v, int64_t count)
-{
-  if (count == Simd<T>::kLanes)
-    store(p, v);
-  else
-    std::memcpy(p, &v, count * sizeof(T));
-}
-
 // sin and cos of 2 pi x, exactly 0 and 1 at x = 0. x - n/4 is exact, and Taylor's series is good to
 // 3e-8 and 1e-17 on the eighth of a turn that remains.
-template <typename T> inline void sine_and_cosine(Vec<T> x, Vec<T> &sine, Vec<T> &cosine)
+template <typename T> KAN_MD_INLINE void sine_and_cosine(Vec<T> x, Vec<T> &sine, Vec<T> &cosine)
 {
   constexpr int kTerms = sizeof(T) == 4 ? 4 : 8;
   const Vec<T> shifted = 4 * x + ExpTraits<T>::kRounder;    // its lowest bits are n
   const Vec<T> angle = (x - T(0.25) * (shifted - ExpTraits<T>::kRounder)) * T(6.283185307179586477);
   const Vec<T> square = angle * angle;
   Vec<T> s{}, c{};
+#pragma GCC unroll 20
   for (int k = kTerms; k >= 0; --k) {
-    s = inverse_factorial<T>(2 * k + 1) - s * square;
-    c = inverse_factorial<T>(2 * k) - c * square;
+    s = kInverseFactorial<T>[2 * k + 1] - s * square;
+    c = kInverseFactorial<T>[2 * k] - c * square;
   }
   s *= angle;
   Integers<T> quarter;
@@ -79,7 +67,7 @@ template <typename T> inline void sine_and_cosine(Vec<T> x, Vec<T> &sine, Vec<T>
 }
 
 // The cell that holds u >= 0, the last one beyond the grid.
-template <typename T> inline Vec<T> cell_of(Vec<T> u, T last)
+template <typename T> KAN_MD_INLINE Vec<T> cell_of(Vec<T> u, T last)
 {
   u = u < 0 ? fill<T>(0) : u;
   u = u > last ? fill<T>(last) : u;
@@ -95,16 +83,17 @@ template <typename T> struct Grid {
 // One vector of inputs of one point in grid coordinates. Differences are taken where they are used: a
 // compiler that fuses x * scale - inside would find points inside the grid beyond it.
 template <typename T> struct Place {
-  Place(Vec<T> x, const Grid<T> &g) : grid(g), s(x * g.scale), inside(s < g.low ? g.low : s)
+  KAN_MD_INLINE Place(Vec<T> x, const Grid<T> &g) :
+      grid(g), s(x * g.scale), inside(s < g.low ? g.low : s)
   {
     inside = inside > g.high ? g.high : inside;
   }
   // what the tables of the tails multiply
-  Vec<T> below(int64_t order) const
+  KAN_MD_INLINE Vec<T> below(int64_t order) const
   {
     return s < grid.low ? (order ? fill<T>(1) : s - grid.low) : fill<T>(0);
   }
-  Vec<T> above(int64_t order) const
+  KAN_MD_INLINE Vec<T> above(int64_t order) const
   {
     return s > grid.high ? (order ? fill<T>(1) : s - grid.high) : fill<T>(0);
   }
@@ -118,12 +107,12 @@ template <typename T> class SplineRows {
  public:
   static int64_t place_in_table(int64_t row, int64_t) { return row; }
 
-  SplineRows(Vec<T> inside, const Grid<T> &grid, bool) :
+  KAN_MD_INLINE SplineRows(Vec<T> inside, const Grid<T> &grid, bool) :
       cell_(cell_of<T>(inside + grid.zero, grid.last_cell)), power(inside - (cell_ - grid.home))
   {
   }
 
-  Vec<T> next()
+  KAN_MD_INLINE Vec<T> next()
   {
     const Vec<T> row = cell_ == 0 ? fill<T>(1) : fill<T>(0);
     cell_ -= 1;
@@ -142,13 +131,13 @@ template <typename T> class GaussianRows {
  public:
   static int64_t place_in_table(int64_t row, int64_t) { return row; }
 
-  GaussianRows(Vec<T> inside, const Grid<T> &grid, bool shifted) :
+  KAN_MD_INLINE GaussianRows(Vec<T> inside, const Grid<T> &grid, bool shifted) :
       power(inside), value_(vector_exp<T>(-inside * (inside + 2 * grid.zero))),
       ratio_(vector_exp<T>(2 * inside)), at_zero_(fill<T>(shifted ? 1 : 0))
   {
   }
 
-  Vec<T> next()
+  KAN_MD_INLINE Vec<T> next()
   {
     const Vec<T> row = value_ - at_zero_;
     value_ *= ratio_;
@@ -169,7 +158,7 @@ template <typename T> class FourierRows {
     return row % 2 * (num_rows / 2) + row / 2;
   }
 
-  FourierRows(Vec<T> inside, const Grid<T> &, bool shifted) :
+  KAN_MD_INLINE FourierRows(Vec<T> inside, const Grid<T> &, bool shifted) :
       power(inside), at_zero_(fill<T>(shifted ? 1 : 0))
   {
     sine_and_cosine<T>(inside, sine1_, cosine1_);
@@ -177,7 +166,7 @@ template <typename T> class FourierRows {
     cosine_ = cosine1_;
   }
 
-  Vec<T> next()
+  KAN_MD_INLINE Vec<T> next()
   {
     cosine_is_next_ = !cosine_is_next_;
     if (cosine_is_next_) return sine_;
@@ -210,7 +199,7 @@ template <typename T> class SiluDerivative {
     }
   }
 
-  Vec<T> operator()(Vec<T> z) const
+  KAN_MD_INLINE Vec<T> operator()(Vec<T> z) const
   {
     const Vec<T> sigma = 1 / (1 + vector_exp<T>(-z));
     if (order_ == 0) return z * sigma;
@@ -246,14 +235,11 @@ template <typename T> struct Functions {
     const T *zero = grid.const_data_ptr<T>(), *step = zero + size.inputs;
     const T last_cell = static_cast<T>(size.rows - 1);
     for (int64_t i = 0; i < size.inputs; i += Simd<T>::kLanes) {
-      const Vec<T> z = load_some(zero + i, lanes(i));
-      grids.push_back({load_some(factor + i, lanes(i)), -z, static_cast<T>(steps) - z, z,
-                       load_some(step + i, lanes(i)), cell_of<T>(z, last_cell), last_cell});
+      const Vec<T> z = load(zero + i);
+      grids.push_back({load(factor + i), -z, static_cast<T>(steps) - z, z, load(step + i),
+                       cell_of<T>(z, last_cell), last_cell});
     }
   }
-
-  // Inputs in the vector that starts with input i.
-  int64_t lanes(int64_t i) const { return std::min<int64_t>(Simd<T>::kLanes, size.inputs - i); }
 
   Sizes size;
   int64_t order;
@@ -262,12 +248,12 @@ template <typename T> struct Functions {
   std::vector<Grid<T>> grids;
 };
 
-// A matrix [points, inputs] whose columns may all be one.
+// A matrix [points, inputs], or [points, 1] for equal columns.
 template <typename T> struct Weights {
-  Vec<T> load(int64_t n, int64_t i, int64_t count) const
+  KAN_MD_INLINE Vec<T> at(int64_t n, int64_t i) const
   {
     const T *p = data + n * row_stride;
-    return one_column ? fill<T>(*p) : load_some(p + i, count);
+    return one_column ? fill<T>(*p) : load(p + i);
   }
   const T *data;
   int64_t row_stride;
@@ -284,10 +270,9 @@ std::vector<Vec<T>> pack(const Functions<T> &f, const T *w, const T *rest)
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t p = 0; p < powers; ++p) {
         const int64_t at = Rows<T>::place_in_table(r, rows) * powers + p;
-        packed.push_back(load_some(w + at * inputs + i, f.lanes(i)));
+        packed.push_back(load(w + at * inputs + i));
       }
-    for (int64_t r = 0; r < num_rest; ++r)
-      packed.push_back(load_some(rest + r * inputs + i, f.lanes(i)));
+    for (int64_t r = 0; r < num_rest; ++r) packed.push_back(load(rest + r * inputs + i));
   }
   return packed;
 }
@@ -295,7 +280,7 @@ std::vector<Vec<T>> pack(const Functions<T> &f, const T *w, const T *rest)
 // The functions of one vector of inputs; moves `table` on to the next vector. Powers: the number of
 // powers where the compiler knows it, else 0.
 template <typename T, template <typename> class Rows, int Powers>
-inline Vec<T> evaluate(const Functions<T> &f, const Place<T> &place, const Vec<T> *&table)
+KAN_MD_INLINE Vec<T> evaluate(const Functions<T> &f, const Place<T> &place, const Vec<T> *&table)
 {
   const int powers = Powers ? Powers : static_cast<int>(f.size.powers);
   Rows<T> row(place.inside, place.grid, f.shifted);
@@ -324,7 +309,7 @@ void sum_inputs(const Functions<T> &f, const T *x, const T *w, const T *rest, T 
     const T *row = x + n * f.size.inputs;
     Vec<T> total{};
     for (int64_t i = 0; i < f.size.inputs; i += Simd<T>::kLanes) {
-      const Place<T> place(load_some(row + i, f.lanes(i)), f.grids[i / Simd<T>::kLanes]);
+      const Place<T> place(load(row + i), f.grids[i / Simd<T>::kLanes]);
       total += evaluate<T, Rows, Powers>(f, place, table);
     }
     result[n] = sum<T>(total);
@@ -346,51 +331,55 @@ void weigh(const Functions<T> &f, const T *x, const Weights<T> &g, const T *w, c
     for (int64_t n = part * kPointsPerSum; n < end; ++n) {
       const Vec<T> *table = tables.data();
       for (int64_t v = 0; v < vectors; ++v) {
-        const int64_t i = v * Simd<T>::kLanes, count = f.lanes(i), at = n * f.size.inputs + i;
-        const Vec<T> here = load_some(x + at, count);
+        const int64_t i = v * Simd<T>::kLanes, at = n * f.size.inputs + i;
+        const Vec<T> here = load(x + at);
         Vec<T> value = evaluate<T, Rows, Powers>(f, Place<T>(here, f.grids[v]), table);
-        value *= g.load(n, i, count);
+        value *= g.at(n, i);
         if (x_sums) {
           sums[part * vectors + v] += here * value;
           value *= f.grids[v].scale;
         }
-        store_some(values + at, value, count);
+        store(values + at, value);
       }
     }
   }
   for (int64_t v = 0; x_sums && v < vectors; ++v) {
     Vec<T> total{};
     for (int64_t part = 0; part < parts; ++part) total += sums[part * vectors + v];
-    store_some(x_sums + v * Simd<T>::kLanes, total, f.lanes(v * Simd<T>::kLanes));
+    store(x_sums + v * Simd<T>::kLanes, total);
   }
 }
 
-// Adds the points [begin, end) to the moments of the vector of inputs from i: sums [rows, powers],
-// then [rest].
+// Adds the points [begin, end), at most kPointsInCache, to the moments of the vector of inputs from i:
+// sums [rows, powers], then [rest].
 template <typename T, template <typename> class Rows, int Powers>
 void add_points(const Functions<T> &f, const T *x, const Weights<T> &g, int64_t begin, int64_t end,
                 int64_t i, Vec<T> *sums)
 {
-  const int powers = Powers ? Powers : static_cast<int>(f.size.powers);
-  const int64_t count = f.lanes(i);
   const Grid<T> &grid = f.grids[i / Simd<T>::kLanes];
-  Vec<T> rest[kMostRest] = {};
-  Vec<T> factors[kUnroll][Powers ? Powers : kMostPowers];
-  // Point n as number j of kUnroll. Inlined, or the rows would go through memory.
-  const auto prepare = [&](int j, int64_t n) __attribute__((always_inline)) {
-    const bool there = n < end;    // else weight 0
-    const Place<T> place(there ? load_some(x + n * f.size.inputs + i, count) : Vec<T>{}, grid);
-    const Vec<T> weight = there ? g.load(n, i, count) : Vec<T>{};
-    factors[j][0] = f.order ? (place.s == place.inside ? weight : fill<T>(0)) : weight;
+  Vec<T> inside[kPointsInCache], weights[kPointsInCache], rest[kMostRest] = {};
+  for (int64_t n = begin; n < end; ++n) {
+    const Place<T> place(load(x + n * f.size.inputs + i), grid);
+    const Vec<T> weight = g.at(n, i);
     rest[0] += weight * place.below(f.order);
     rest[1] += weight * place.above(f.order);
     if (f.size.rest == kMostRest) rest[2] += weight * f.silu(grid.step * place.s);
-    const Rows<T> row(place.inside, grid, f.shifted);
-    for (int p = 1; p < powers; ++p) factors[j][p] = factors[j][p - 1] * row.power;
-    return row;
-  };
-  for (int64_t n = begin; n < end; n += kUnroll) {
-    Rows<T> row[kUnroll] = {prepare(0, n), prepare(1, n + 1), prepare(2, n + 2), prepare(3, n + 3)};
+    inside[n - begin] = place.inside;
+    weights[n - begin] = f.order == 0 ? weight : place.s == place.inside ? weight : fill<T>(0);
+  }
+  int64_t points = end - begin;
+  for (; points % kUnroll != 0; ++points) inside[points] = weights[points] = fill<T>(0);
+  const int powers = Powers ? Powers : static_cast<int>(f.size.powers);
+  for (int64_t n = 0; n < points; n += kUnroll) {
+    Rows<T> row[kUnroll] = {{inside[n], grid, f.shifted},
+                            {inside[n + 1], grid, f.shifted},
+                            {inside[n + 2], grid, f.shifted},
+                            {inside[n + 3], grid, f.shifted}};
+    Vec<T> factors[kUnroll][Powers ? Powers : kMostPowers];
+    for (int j = 0; j < kUnroll; ++j) {
+      factors[j][0] = weights[n + j];
+      for (int p = 1; p < powers; ++p) factors[j][p] = factors[j][p - 1] * row[j].power;
+    }
     Vec<T> *sum = sums;
     for (int64_t r = 0; r < f.size.rows; ++r) {
       const Vec<T> now[kUnroll] = {row[0].next(), row[1].next(), row[2].next(), row[3].next()};
@@ -425,7 +414,7 @@ void moments(const Functions<T> &f, const T *x, const Weights<T> &g, T *w, T *re
       const int64_t i = v * Simd<T>::kLanes, r = Rows<T>::place_in_table(k / powers, rows);
       T *row = k < rows * powers ? w + (r * powers + k % powers) * inputs
                                  : rest + (k - rows * powers) * inputs;
-      store_some(row + i, total, f.lanes(i));
+      store(row + i, total);
     }
 }
 
@@ -495,40 +484,57 @@ void check_dtypes(const char *name, const at::Tensor &x, at::TensorList others)
                 t.scalar_type());
 }
 
-// g with rows that may lie anywhere and may be all one, each in one piece or one number.
+// In one piece, with the last axis padded to whole vectors by zeros.
+at::Tensor padded(const at::Tensor &t)
+{
+  const int64_t lanes = kVectorBytes / t.element_size(),
+                missing = (lanes - t.size(-1) % lanes) % lanes;
+  return missing == 0 ? t.contiguous() : at::constant_pad_nd(t, {0, missing});
+}
+
+at::Tensor without_padding(const at::Tensor &t, int64_t size)
+{
+  return t.narrow(-1, 0, size).contiguous();
+}
+
+// g as Weights want it: rows may lie anywhere.
 at::Tensor weight_rows(const char *name, const at::Tensor &g, const at::Tensor &x)
 {
   TORCH_CHECK(g.dim() == 2 && g.size(0) == x.size(0) && (g.size(1) == x.size(1) || g.size(1) == 1),
               "kan_md::", name, ": g [points, inputs] or [points, 1] for x ", x.sizes(), ", got ",
               g.sizes());
-  return g.size(1) == 1 || g.stride(1) <= 1 ? g : g.contiguous();
+  const bool one_column = g.size(1) == 1 || (g.size(1) > 1 && g.stride(1) == 0);
+  return one_column ? g.narrow(1, 0, 1) : padded(g);
 }
 
 template <typename T> Weights<T> weights_of(const at::Tensor &g)
 {
-  return {g.const_data_ptr<T>(), g.stride(0), g.size(1) == 1 || g.stride(1) == 0};
+  return {g.const_data_ptr<T>(), g.stride(0), g.size(1) == 1};
 }
 
-// g phi [points, inputs]; with x_sums [inputs] see weigh().
-at::Tensor weighed(const char *name, const at::Tensor &x, const at::Tensor &scale,
-                   const at::Tensor &g, const at::Tensor &w, const at::Tensor &rest,
-                   const at::Tensor &grid, c10::string_view basis, int64_t steps, int64_t order,
-                   bool shifted, const at::Tensor &x_sums)
+// (g phi, empty), or with gradients (g phi scale, sum_n x g phi).
+std::tuple<at::Tensor, at::Tensor>
+weighed(const char *name, const at::Tensor &x, const at::Tensor &scale, const at::Tensor &g,
+        const at::Tensor &w, const at::Tensor &rest, const at::Tensor &grid, c10::string_view basis,
+        int64_t steps, int64_t order, bool shifted, bool gradients)
 {
-  const Sizes size = sizes_of(name, x, w, rest);
+  Sizes size = sizes_of(name, x, w, rest);
   check(name, x, scale, grid, basis, order, size);
   check_dtypes(name, x, {scale, g, w, rest, grid});
-  const at::Tensor x_ = x.contiguous(), scale_ = scale.contiguous(), grid_ = grid.contiguous();
-  const at::Tensor g_ = weight_rows(name, g, x), w_ = w.contiguous(), rest_ = rest.contiguous();
-  at::Tensor values = at::empty(x.sizes(), x_.options());
+  const at::Tensor x_ = padded(x), scale_ = padded(scale), grid_ = padded(grid);
+  const at::Tensor g_ = weight_rows(name, g, x), w_ = padded(w), rest_ = padded(rest);
+  size.inputs = x_.size(1);
+  const at::Tensor values = at::empty(x_.sizes(), x_.options());
+  const at::Tensor x_sums = gradients ? at::empty(scale_.sizes(), x_.options()) : at::Tensor();
   dispatch(x, basis, size.powers, [&]<typename T, template <typename> class Rows, int Powers>() {
     const Functions<T> functions(scale_, grid_, steps, order, shifted, size);
     weigh<T, Rows, Powers>(functions, x_.const_data_ptr<T>(), weights_of<T>(g_),
                            w_.const_data_ptr<T>(), rest_.const_data_ptr<T>(),
                            values.mutable_data_ptr<T>(),
-                           x_sums.defined() ? x_sums.mutable_data_ptr<T>() : nullptr);
+                           gradients ? x_sums.mutable_data_ptr<T>() : nullptr);
   });
-  return values;
+  return {without_padding(values, x.size(1)),
+          gradients ? without_padding(x_sums, x.size(1)) : x_sums};
 }
 
 }    // namespace
@@ -538,12 +544,13 @@ at::Tensor function_sums(const at::Tensor &x, const at::Tensor &scale, const at:
                          int64_t steps, int64_t order, bool shifted)
 {
   const char *name = "function_sums";
-  const Sizes size = sizes_of(name, x, w, rest);
+  Sizes size = sizes_of(name, x, w, rest);
   check(name, x, scale, grid, basis, order, size);
   check_dtypes(name, x, {scale, w, rest, grid});
-  const at::Tensor x_ = x.contiguous(), scale_ = scale.contiguous(), grid_ = grid.contiguous();
-  const at::Tensor w_ = w.contiguous(), rest_ = rest.contiguous();
-  at::Tensor result = at::empty({size.points}, x.options());
+  const at::Tensor x_ = padded(x), scale_ = padded(scale), grid_ = padded(grid);
+  const at::Tensor w_ = padded(w), rest_ = padded(rest);
+  size.inputs = x_.size(1);
+  const at::Tensor result = at::empty({size.points}, x.options());
   dispatch(x, basis, size.powers, [&]<typename T, template <typename> class Rows, int Powers>() {
     const Functions<T> functions(scale_, grid_, steps, order, shifted, size);
     sum_inputs<T, Rows, Powers>(functions, x_.const_data_ptr<T>(), w_.const_data_ptr<T>(),
@@ -556,7 +563,8 @@ at::Tensor function_values(const at::Tensor &x, const at::Tensor &scale, const a
                            const at::Tensor &w, const at::Tensor &rest, const at::Tensor &grid,
                            c10::string_view basis, int64_t steps, int64_t order, bool shifted)
 {
-  return weighed("function_values", x, scale, g, w, rest, grid, basis, steps, order, shifted, {});
+  return std::get<0>(
+      weighed("function_values", x, scale, g, w, rest, grid, basis, steps, order, shifted, false));
 }
 
 std::tuple<at::Tensor, at::Tensor>
@@ -564,10 +572,8 @@ function_gradients(const at::Tensor &x, const at::Tensor &scale, const at::Tenso
                    const at::Tensor &w, const at::Tensor &rest, const at::Tensor &grid,
                    c10::string_view basis, int64_t steps, int64_t order, bool shifted)
 {
-  const at::Tensor x_sums = at::empty_like(scale, at::MemoryFormat::Contiguous);
-  return {weighed("function_gradients", x, scale, g, w, rest, grid, basis, steps, order, shifted,
-                  x_sums),
-          x_sums};
+  return weighed("function_gradients", x, scale, g, w, rest, grid, basis, steps, order, shifted,
+                 true);
 }
 
 std::tuple<at::Tensor, at::Tensor> function_moments(const at::Tensor &x, const at::Tensor &scale,
@@ -578,19 +584,20 @@ std::tuple<at::Tensor, at::Tensor> function_moments(const at::Tensor &x, const a
 {
   const char *name = "function_moments";
   TORCH_CHECK(x.dim() == 2, "kan_md::", name, ": x [points, inputs], got ", x.sizes());
-  const Sizes size{x.size(0), x.size(1), num_rows, num_powers, num_rest};
+  Sizes size{x.size(0), x.size(1), num_rows, num_powers, num_rest};
   check(name, x, scale, grid, basis, order, size);
   check_dtypes(name, x, {scale, g, grid});
-  const at::Tensor x_ = x.contiguous(), scale_ = scale.contiguous(), grid_ = grid.contiguous();
+  const at::Tensor x_ = padded(x), scale_ = padded(scale), grid_ = padded(grid);
   const at::Tensor g_ = weight_rows(name, g, x);
-  at::Tensor w = at::empty({num_rows, num_powers, size.inputs}, x.options());
-  at::Tensor rest = at::empty({num_rest, size.inputs}, x.options());
+  size.inputs = x_.size(1);
+  const at::Tensor w = at::empty({num_rows, num_powers, size.inputs}, x.options());
+  const at::Tensor rest = at::empty({num_rest, size.inputs}, x.options());
   dispatch(x, basis, size.powers, [&]<typename T, template <typename> class Rows, int Powers>() {
     const Functions<T> functions(scale_, grid_, steps, order, shifted, size);
     moments<T, Rows, Powers>(functions, x_.const_data_ptr<T>(), weights_of<T>(g_),
                              w.mutable_data_ptr<T>(), rest.mutable_data_ptr<T>());
   });
-  return {w, rest};
+  return {without_padding(w, x.size(1)), without_padding(rest, x.size(1))};
 }
 
 }    // namespace kan_md::ops
