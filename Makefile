@@ -24,6 +24,7 @@ test: plugin
 bench: plugin
 	$(BIN)/python -m kan_md.benchmark.suite --output results
 	$(BIN)/python -m kan_md.benchmark.tensor_speed --output results
+	$(BIN)/python -m kan_md.benchmark.kan_layer --output results
 
 lint: venv
 	$(BIN)/pip install -q ".[dev]"

@@ -5,6 +5,7 @@
 
 #include "simd.h"
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 
@@ -28,6 +29,17 @@ template <> struct ExpTraits<double> {
   static constexpr double kRounder = 6755399441055744.0;    // 1.5 * 2^52
 };
 
+constexpr int kMostFactorials = 20;
+
+// 1/k!
+template <typename T>
+constexpr std::array<T, kMostFactorials> kInverseFactorial = [] {
+  std::array<T, kMostFactorials> values{1};
+  double factorial = 1;
+  for (int k = 1; k < kMostFactorials; ++k) values[k] = static_cast<T>(1 / (factorial *= k));
+  return values;
+}();
+
 // exp(x) = 2^n exp(r) with r = x - n ln 2 in two parts (Cody and Waite) and Taylor's series of exp(r),
 // |r| <= ln(2)/2: relative error below 1e-7 and 1e-15. Beyond +-kLargest it stays what it is there.
 template <typename T> inline Vec<T> vector_exp(Vec<T> x)
@@ -42,8 +54,9 @@ template <typename T> inline Vec<T> vector_exp(Vec<T> x)
   const Vec<T> shifted = x * T(1.44269504088896340736) + Traits::kRounder;
   const Vec<T> n = shifted - Traits::kRounder;
   const Vec<T> r = (x - n * Traits::kLn2High) - n * Traits::kLn2Low;
-  Vec<T> series = Vec<T>{} + 1;
-  for (int k = Traits::kDegree; k >= 1; --k) series = series * r * (T(1) / T(k)) + 1;
+  Vec<T> series{};
+#pragma GCC unroll 20
+  for (int k = Traits::kDegree; k >= 0; --k) series = series * r + kInverseFactorial<T>[k];
   const T rounder = Traits::kRounder;
   Integer zero;
   std::memcpy(&zero, &rounder, sizeof(zero));

@@ -2,6 +2,7 @@
 //
 // The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
+// The operators function_* are for training, and the reverse passes of those are in Python.
 
 #include "ops.h"
 
@@ -194,6 +195,14 @@ TORCH_LIBRARY(kan_md, m)
         "(Tensor, Tensor)");
   m.def("allegro(Tensor edge_vectors, Tensor edge_index, Tensor atom_types, Tensor[] weights, "
         "int[] shape) -> (Tensor, Tensor)");
+  m.def("function_sums(Tensor x, Tensor scale, Tensor w, Tensor rest, Tensor grid, str basis, "
+        "int steps, int order, bool shifted) -> Tensor");
+  m.def("function_values(Tensor x, Tensor scale, Tensor g, Tensor w, Tensor rest, Tensor grid, "
+        "str basis, int steps, int order, bool shifted) -> Tensor");
+  m.def("function_gradients(Tensor x, Tensor scale, Tensor g, Tensor w, Tensor rest, Tensor grid, "
+        "str basis, int steps, int order, bool shifted) -> (Tensor, Tensor)");
+  m.def("function_moments(Tensor x, Tensor scale, Tensor g, Tensor grid, str basis, int steps, "
+        "int order, bool shifted, int num_rows, int num_powers, int num_rest) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(kan_md, CPU, m)
@@ -204,6 +213,10 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("polynomial_backward", kan_md::ops::polynomial_backward);
   m.impl("piecewise_cubic", kan_md::ops::piecewise_cubic);
   m.impl("allegro", kan_md::ops::allegro);
+  m.impl("function_sums", kan_md::ops::function_sums);
+  m.impl("function_values", kan_md::ops::function_values);
+  m.impl("function_gradients", kan_md::ops::function_gradients);
+  m.impl("function_moments", kan_md::ops::function_moments);
 }
 
 TORCH_LIBRARY_IMPL(kan_md, Autograd, m)

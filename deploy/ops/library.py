@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from kan_md.errors import KanMdError
+from kan_md.kan import kernels
 from kan_md.lammps.cache import newest_plugin_dir
 
 LIBRARY_NAME = "libkan_md_ops.so"
@@ -44,6 +47,29 @@ def load() -> None:
             f"operator library {path} does not fit torch {torch.__version__}, got {error}; "
             "run: kan-md build --force"
         ) from error
+
+
+@contextmanager
+def operators_in_layers() -> Iterator[bool]:
+    """Let eager KAN layers compute with the operators where a library is built that has them.
+
+    Yields:
+        Whether they do; they compute with plain torch if not.
+    """
+    available = _has_layer_kernels()
+    before = kernels.use_operators(torch.ops.kan_md if available else None)
+    try:
+        yield available
+    finally:
+        kernels.use_operators(before)
+
+
+def _has_layer_kernels() -> bool:
+    try:
+        load()
+    except KanMdError:  # not built, or for another torch
+        return False
+    return hasattr(torch.ops.kan_md, "function_moments")  # not in libraries of older sources
 
 
 def _is_registered() -> bool:

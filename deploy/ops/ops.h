@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
+#include <c10/util/string_view.h>
 
 #include <tuple>
 
@@ -70,6 +71,39 @@ std::tuple<at::Tensor, at::Tensor> allegro(const at::Tensor &edge_vectors,
                                            const at::Tensor &edge_index,
                                            const at::Tensor &atom_types, at::TensorList weights,
                                            c10::IntArrayRef shape);
+
+// Sums of univariate functions phi_i(scale_i x_i) with small tables, see kan_md/kan/kernels.py.
+//
+//   x, scale     [points, inputs], float32 or float64, and [inputs]
+//   g            weights of the functions, [points, inputs] or [points, 1]
+//   w            [rows, powers, inputs]
+//   rest         [2 or 3, inputs]: below the grid, above it, and what multiplies the base function
+//   grid         [2, inputs]: place of 0 in steps from the lower end, and the length of a step
+// Bits of a result do not depend on the number of threads. The derivatives are made of these same
+// operators, in Python.
+
+// sum_i phi_i, [points].
+at::Tensor function_sums(const at::Tensor &x, const at::Tensor &scale, const at::Tensor &w,
+                         const at::Tensor &rest, const at::Tensor &grid, c10::string_view basis,
+                         int64_t steps, int64_t order, bool shifted);
+
+// g phi, [points, inputs].
+at::Tensor function_values(const at::Tensor &x, const at::Tensor &scale, const at::Tensor &g,
+                           const at::Tensor &w, const at::Tensor &rest, const at::Tensor &grid,
+                           c10::string_view basis, int64_t steps, int64_t order, bool shifted);
+
+// g phi scale [points, inputs] and sum_n x g phi [inputs]: the chain rule if phi is a derivative.
+std::tuple<at::Tensor, at::Tensor>
+function_gradients(const at::Tensor &x, const at::Tensor &scale, const at::Tensor &g,
+                   const at::Tensor &w, const at::Tensor &rest, const at::Tensor &grid,
+                   c10::string_view basis, int64_t steps, int64_t order, bool shifted);
+
+// Derivatives of sum_ni g phi with respect to w and rest.
+std::tuple<at::Tensor, at::Tensor> function_moments(const at::Tensor &x, const at::Tensor &scale,
+                                                    const at::Tensor &g, const at::Tensor &grid,
+                                                    c10::string_view basis, int64_t steps,
+                                                    int64_t order, bool shifted, int64_t num_rows,
+                                                    int64_t num_powers, int64_t num_rest);
 
 }    // namespace kan_md::ops
 

@@ -176,22 +176,48 @@ class KANLayer(torch.nn.Module):
         """
         leading = x.shape[:-1]
         x = x.reshape(-1, self.in_features)
-        gain = self.input_gain
-        if gain is not None:
-            x = x * gain
         if torch.jit.is_scripting():
-            y = self.expansion(x)
+            y = self.by_definition(x)
         elif self.out_features == 1 and kernels.apply_to(x, self.basis, self.num_basis):
-            y = self.expansion_by_tables(x)
+            y = self.by_tables(x)
         else:
-            y = self.expansion(x)
-        base_weight = self.base_weight
-        if base_weight is not None:
-            y = y + torch.nn.functional.silu(x) @ base_weight.t()
+            y = self.by_definition(x)
         return y.reshape(leading + y.shape[-1:])
 
+    def by_definition(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer as the class defines it, and as compilers see it.
+
+        Args:
+            x: [num_points, in_features].
+
+        Returns:
+            [num_points, out_features].
+        """
+        gain = self.input_gain
+        z = x if gain is None else x * gain
+        y = self.expansion(z)
+        base_weight = self.base_weight
+        if base_weight is not None:
+            y = y + torch.nn.functional.silu(z) @ base_weight.t()
+        return y
+
+    def by_tables(self, x: torch.Tensor) -> torch.Tensor:
+        """The same for one output without a tensor over the basis: for eager training."""
+        family = kernels.Family(self.basis, self.steps, 0, self.zero_preserving)
+        w, rest = kernels.tables(
+            self.coefficients[0] / self.norm,
+            None if self.base_weight is None else self.base_weight[0],
+            self.grid_zero,
+            self.end_slopes(self.grid_zero),
+            self.pieces,
+            family,
+        )
+        scale = (1.0 if self.input_gain is None else self.input_gain) / self.grid_step
+        grid = torch.stack([self.grid_zero, self.grid_step])
+        return kernels.sum_of_functions(x, scale, w, rest, grid, family).unsqueeze(-1)
+
     def expansion(self, z: torch.Tensor) -> torch.Tensor:
-        """Σ_i Σ_m c_oim (B_m(z_i) - B_m(0)): the definition, and what compilers see.
+        """Σ_i Σ_m c_oim (B_m(z_i) - B_m(0)).
 
         Args:
             z: [num_points, in_features], gain times input.
@@ -205,19 +231,6 @@ class KANLayer(torch.nn.Module):
         ends = (slope.unsqueeze(1) * coefficients).sum(-1)  # [2, out_features, in_features]
         y = features.flatten(1) @ coefficients.flatten(1).t()
         return y + low @ ends[0].t() + high @ ends[1].t()
-
-    def expansion_by_tables(self, z: torch.Tensor) -> torch.Tensor:
-        """The same for one output without a tensor over the basis: for eager training."""
-        family = kernels.Family(self.basis, self.steps, 0, self.zero_preserving)
-        w, tail = kernels.tables(
-            self.coefficients[0] / self.norm,
-            self.grid_zero,
-            self.end_slopes(self.grid_zero),
-            self.pieces,
-            family,
-        )
-        s = z / self.grid_step
-        return kernels.sum_of_functions(s, w, tail, self.grid_zero, family).unsqueeze(-1)
 
     def univariate(self, x: torch.Tensor) -> torch.Tensor:
         """The terms φ_oi(x_i) of the sum: [num_points, in_features, out_features]."""

@@ -43,6 +43,7 @@ from kan_md.train.metrics import (
 from kan_md.train.module import MODEL_KEY, AveragedModule, PlainModule
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
 from kan_md.train.record import EpochLog, ProgressDisplay, read_log
+from kan_md_deploy.ops import operators_in_layers
 
 MODEL_FILE = "model.pth"
 RESULT_FILE = "metrics.json"
@@ -92,9 +93,11 @@ def train(
     data = prepare_data(config)
     if resume:
         _check_same_model(config, folder)
-    with nequip_scope(), _quiet_lightning():
+    with nequip_scope(), _quiet_lightning(), operators_in_layers() as with_operators:
         module = _make_module(config, data)
         _describe(console, config, data, module)
+        if config.readout.kind == "kan" and device == "cpu" and not with_operators:
+            console.print("KAN layers in plain torch; faster after: kan-md build", highlight=False)
         _make_folder(folder, keep=resume)
         _write_config(config, folder)
         budget = _make_budget(config)

@@ -10,9 +10,10 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 
 def make_layer(basis, *, dtype=torch.float64, **options):
     generator = torch.Generator().manual_seed(6)
-    layer = KANLayer(5, 1, basis=basis, base="none", generator=generator, **options).to(dtype)
-    with torch.no_grad():
-        layer.input_gain.copy_(torch.linspace(0.7, -1.4, 5))
+    layer = KANLayer(5, 1, basis=basis, generator=generator, **options).to(dtype)
+    if layer.input_gain is not None:
+        with torch.no_grad():
+            layer.input_gain.copy_(torch.linspace(0.7, -1.4, 5))
     return layer
 
 
@@ -22,18 +23,18 @@ def points(dtype, rows=40):
     return x.requires_grad_()
 
 
-def outputs_and_derivatives(expansion, x, coefficients):
+def outputs_and_derivatives(function, x, parameters, *, create_graph=False):
     """y, dy/dx, and gradients of a loss of both: what training on forces computes."""
-    y = expansion(x)
+    y = function(x)
     (slope,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
     loss = slope.square().sum() + y.square().sum()
-    return y, slope, *torch.autograd.grad(loss, [x, coefficients])
+    return y, slope, *torch.autograd.grad(loss, [x, *parameters], create_graph=create_graph)
 
 
 def assert_kernels_are_the_definition(layer, dtype):
     x = points(dtype)
-    found = outputs_and_derivatives(layer.expansion_by_tables, x, layer.coefficients)
-    expected = outputs_and_derivatives(layer.expansion, x, layer.coefficients)
+    found = outputs_and_derivatives(layer.by_tables, x, layer.parameters())
+    expected = outputs_and_derivatives(layer.by_definition, x, layer.parameters())
     for value, reference in zip(found, expected, strict=True):
         atol = TOLERANCE[dtype] * reference.abs().max().item()
         torch.testing.assert_close(value, reference, atol=atol, rtol=0)
@@ -47,6 +48,12 @@ def test_values_forces_and_training_gradients(basis, grid_range, dtype):
     assert_kernels_are_the_definition(make_layer(basis, grid_range=grid_range, dtype=dtype), dtype)
 
 
+@pytest.mark.parametrize("basis", BASES)
+def test_expansion_alone(basis):
+    layer = make_layer(basis, base="none", input_gain="none")
+    assert_kernels_are_the_definition(layer, torch.float64)
+
+
 @pytest.mark.parametrize("order", [1, 2, 4, 5])
 def test_every_spline_order(order):
     assert_kernels_are_the_definition(make_layer("bspline", order=order), torch.float64)
@@ -56,38 +63,41 @@ def test_every_spline_order(order):
 def test_plain_form_that_keeps_its_value_at_zero(basis):
     layer = make_layer(basis, zero_preserving=False)
     x = points(torch.float64)
-    torch.testing.assert_close(layer.expansion_by_tables(x), layer.expansion(x), atol=1e-12, rtol=0)
+    torch.testing.assert_close(layer.by_tables(x), layer.by_definition(x), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("basis", BASES)
 def test_third_derivatives(basis):
     layer = make_layer(basis)
     x = points(torch.float64, rows=4)
-    a = layer.coefficients
+    variables = [x, *layer.parameters()]
 
-    def third(expansion):
-        _, _, *gradients = create_graph_gradients(expansion, x, a)
-        return torch.autograd.grad(sum(g.square().sum() for g in gradients), [x, a])
+    def third(function):
+        _, _, *gradients = outputs_and_derivatives(
+            function, x, layer.parameters(), create_graph=True
+        )
+        return torch.autograd.grad(sum(g.square().sum() for g in gradients), variables)
 
-    for value, reference in zip(
-        third(layer.expansion_by_tables), third(layer.expansion), strict=True
-    ):
+    for value, reference in zip(third(layer.by_tables), third(layer.by_definition), strict=True):
         torch.testing.assert_close(value, reference, rtol=1e-10, atol=1e-10)
 
 
-def create_graph_gradients(expansion, x, a):
-    y = expansion(x)
-    (slope,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
-    loss = slope.square().sum() + y.square().sum()
-    return y, slope, *torch.autograd.grad(loss, [x, a], create_graph=True)
+@pytest.mark.parametrize("order", range(6))
+def test_derivatives_of_the_base_function(order):
+    z = torch.linspace(-6.0, 6.0, 25, dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.functional.silu(z)
+    for _ in range(order):
+        (expected,) = torch.autograd.grad(expected.sum(), z, create_graph=True)
+    found = kernels._silu_derivative(z, order)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_several_chunks_are_one(monkeypatch):
     layer = make_layer("bspline")
     x = points(torch.float64, rows=23)
-    whole = outputs_and_derivatives(layer.expansion_by_tables, x, layer.coefficients)
+    whole = outputs_and_derivatives(layer.by_tables, x, layer.parameters())
     monkeypatch.setattr(kernels, "_CHUNK_ELEMENTS", 20)
-    chunked = outputs_and_derivatives(layer.expansion_by_tables, x, layer.coefficients)
+    chunked = outputs_and_derivatives(layer.by_tables, x, layer.parameters())
     for value, reference in zip(chunked, whole, strict=True):
         torch.testing.assert_close(value, reference, atol=1e-13, rtol=1e-13)
 

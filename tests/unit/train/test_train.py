@@ -1,12 +1,15 @@
 """Training learns, keeps what it learned, and can be stopped anywhere without loss."""
 
+import io
 import json
 import os
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
@@ -15,6 +18,7 @@ from kan_md.train import run as run_module
 from kan_md.train.interrupt import TrainingInterrupted
 from kan_md.train.record import EpochLog, read_log
 from kan_md.train.run import train
+from kan_md_deploy.ops import is_built
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,18 @@ def test_model_file_holds_the_best_averaged_weights(trained, alloy_frames):
     best = min(rows, key=lambda row: row["val_loss"])
     assert errors["val"]["forces_mae"] == pytest.approx(best["val_forces_mae"], rel=1e-9)
     assert errors["train"].keys() == errors["test"].keys() == errors["val"].keys()
+
+
+def test_plain_torch_trains_as_the_operators_do_and_says_so(
+    trained, make_config, tmp_path, monkeypatch
+):
+    if not is_built():
+        pytest.skip("no operator library; run: kan-md build")
+    screen = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(run_module, "operators_in_layers", lambda: nullcontext(False))
+    train(make_config({"training.epochs": 10}), tmp_path / "plain", console=screen)
+    assert largest_difference(weights(trained), weights(tmp_path / "plain")) < 1e-8
+    assert "KAN layers in plain torch; faster after: kan-md build" in screen.file.getvalue()
 
 
 def test_written_errors_are_those_of_the_model_file(trained, make_config):
