@@ -8,26 +8,21 @@ does only what is missing. The data set is not part of the project: see --data.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from kan_md.benchmark.compare import command_line
-from kan_md.benchmark.machine import describe_machine, machine_line
-from kan_md.benchmark.report import markdown_table, save_atomically
-from kan_md.benchmark.store import check_folder
+from kan_md.benchmark.machine import machine_line
+from kan_md.benchmark.report import markdown_table
 from kan_md.benchmark.training import (
-    load_stored,
+    Study,
     mean_and_spread,
     run_missing,
     save_bars,
-    save_stored,
     train_and_deploy,
 )
-from kan_md.errors import KanMdError, user_error
 
 DATA = "Ag_pbe.xyz"
 SEEDS = (1, 2, 3)
@@ -75,13 +70,13 @@ def configuration(readout: str, seed: int, data: Path) -> dict:
     }
 
 
-def run_all(options: argparse.Namespace, console: Console) -> dict:
-    """Do what is missing, several cases at a time, and keep every finished one on disk."""
-    path = options.output / "accuracy.json"
-    stored = load_stored(path, cases={})
+def run(
+    stored: dict, options: argparse.Namespace, console: Console, keep: Callable[[], None]
+) -> None:
+    """Train what is missing, several cases at a time."""
     cases = {_key(readout, seed): (readout, seed) for seed in SEEDS for readout in READOUTS}
 
-    def run(key: str) -> dict:
+    def train(key: str) -> dict:
         readout, seed = cases[key]
         folder = options.work / key.replace(", ", "-").replace(" ", "-")
         return train_and_deploy(configuration(readout, seed, options.data), folder, what=key)
@@ -89,17 +84,12 @@ def run_all(options: argparse.Namespace, console: Console) -> dict:
     run_missing(
         cases,
         stored["cases"],
-        run,
-        keep=lambda: save_stored(stored, path),
-        summary=lambda case: (
-            f"test force MAE {1e3 * case['errors']['test']['forces_mae']:.1f} meV/Å"
-        ),
+        train,
+        keep=keep,
+        summary=lambda c: f"test force MAE {1e3 * c['errors']['test']['forces_mae']:.1f} meV/Å",
         jobs=options.jobs,
         console=console,
     )
-    stored |= {"machine": describe_machine(), "command": command_line(), "jobs": options.jobs}
-    save_stored(stored, path)
-    return stored
 
 
 def _key(readout: str, seed: int) -> str:
@@ -170,36 +160,14 @@ def page(stored: dict) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = os.environ.get("KAN_MD_DATA")
-    parser.add_argument("--data", type=Path, default=default, help="folder; KAN_MD_DATA by default")
-    parser.add_argument("--output", type=Path, default=Path("results"))
-    parser.add_argument("--work", type=Path, default=Path("build/accuracy"), help="trained models")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
-    options = parser.parse_args(arguments)
-    console = Console(stderr=True)
-    try:
-        if options.data is None or not (options.data / DATA).is_file():
-            raise user_error(
-                "folder with the data set",
-                found=options.data,
-                allowed=f"one that holds {DATA}",
-                remedy="set --data or KAN_MD_DATA",
-            )
-        check_folder(options.output)
-        check_folder(options.work)
-        options.data, options.work = options.data.resolve(), options.work.resolve()
-        stored = run_all(options, console)
-    except KanMdError as error:
-        console.print(f"kan-md: error: {error}", markup=False)
-        return 2
-    save_figure(stored, options.output / "accuracy.png")
-    text = page(stored)
-    save_atomically(options.output / "accuracy.md", lambda part: part.write_text(text))
-    return 1 if any("error" in case for case in stored["cases"].values()) else 0
-
+STUDY = Study(
+    name="accuracy",
+    description=__doc__.splitlines()[0],
+    files=[DATA],
+    run=run,
+    page=page,
+    save_figure=save_figure,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(STUDY.main())

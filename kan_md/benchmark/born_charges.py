@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,23 +18,19 @@ import ase.io
 import numpy as np
 from rich.console import Console
 
-from kan_md.benchmark.compare import command_line
 from kan_md.benchmark.log import last_line
-from kan_md.benchmark.machine import describe_machine, machine_line
-from kan_md.benchmark.report import markdown_table, save_atomically
-from kan_md.benchmark.store import check_folder
+from kan_md.benchmark.machine import machine_line
+from kan_md.benchmark.report import markdown_table
 from kan_md.benchmark.training import (
     DEPLOYED,
-    load_stored,
+    Study,
     mean_and_spread,
     run_missing,
     save_bars,
-    save_stored,
     train_and_deploy,
 )
 from kan_md.benchmark.zoo import run_module
 from kan_md.data.splitting import split_indices
-from kan_md.errors import KanMdError, user_error
 
 SEEDS = (1, 2, 3)
 READOUTS: dict[str, dict] = {
@@ -147,10 +142,10 @@ def time_deployed(stored: dict, *, data: Path, work: Path) -> None:
                 case["timing"] = json.loads(last_line(text))
 
 
-def run_all(options: argparse.Namespace, console: Console) -> dict:
-    """Do what is missing, several cases at a time, and keep every finished one on disk."""
-    path = options.output / "etgnn.json"
-    stored = load_stored(path, cases={}, baseline={})
+def run(
+    stored: dict, options: argparse.Namespace, console: Console, keep: Callable[[], None]
+) -> None:
+    """Train what is missing, several cases at a time, then time the deployed files."""
     cases = {
         _key(crystal, readout, seed): (crystal, readout, seed)
         for crystal in CRYSTALS
@@ -161,16 +156,13 @@ def run_all(options: argparse.Namespace, console: Console) -> dict:
         cases,
         stored["cases"],
         lambda key: run_case(*cases[key], data=options.data, work=options.work),
-        keep=lambda: save_stored(stored, path),
+        keep=keep,
         summary=lambda case: f"test MAE {_test_error(case):.4f} e",
         jobs=options.jobs,
         console=console,
     )
     stored["baseline"] = {crystal.name: baseline(crystal, options.data) for crystal in CRYSTALS}
     time_deployed(stored, data=options.data, work=options.work)
-    stored |= {"machine": describe_machine(), "command": command_line(), "jobs": options.jobs}
-    save_stored(stored, path)
-    return stored
 
 
 def _folder(work: Path, crystal: Crystal, readout: str, seed: int) -> Path:
@@ -285,37 +277,14 @@ def page(stored: dict) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = os.environ.get("KAN_MD_DATA")
-    parser.add_argument("--data", type=Path, default=default, help="folder; KAN_MD_DATA by default")
-    parser.add_argument("--output", type=Path, default=Path("results"))
-    parser.add_argument("--work", type=Path, default=Path("build/born"), help="trained models")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
-    options = parser.parse_args(arguments)
-    console = Console(stderr=True)
-    try:
-        for crystal in CRYSTALS:
-            if options.data is None or not (options.data / crystal.file).is_file():
-                raise user_error(
-                    "folder with the data sets",
-                    found=options.data,
-                    allowed=f"one that holds {', '.join(c.file for c in CRYSTALS)}",
-                    remedy="set --data or KAN_MD_DATA",
-                )
-        check_folder(options.output)
-        check_folder(options.work)
-        options.data, options.work = options.data.resolve(), options.work.resolve()
-        stored = run_all(options, console)
-    except KanMdError as error:
-        console.print(f"kan-md: error: {error}", markup=False)
-        return 2
-    save_figure(stored, options.output / "etgnn.png")
-    text = page(stored)
-    save_atomically(options.output / "etgnn.md", lambda part: part.write_text(text))
-    return 1 if any("error" in case for case in stored["cases"].values()) else 0
-
+STUDY = Study(
+    name="etgnn",
+    description=__doc__.splitlines()[0],
+    files=[crystal.file for crystal in CRYSTALS],
+    run=run,
+    page=page,
+    save_figure=save_figure,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(STUDY.main())

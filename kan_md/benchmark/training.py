@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from kan_md.benchmark.compare import command_line
+from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.report import save_atomically
+from kan_md.benchmark.store import check_folder
 from kan_md.benchmark.zoo import run_kan_md
-from kan_md.errors import KanMdError
+from kan_md.errors import KanMdError, user_error
 
 DEPLOYED = "model.deployed.pth"
 
@@ -113,11 +119,64 @@ def save_bars(panels: Mapping[str, Mapping[str, tuple[float, float]]], path: Pat
     plt.close(figure)
 
 
-def load_stored(path: Path, **empty: dict) -> dict:
-    """Results of earlier calls, or `empty`."""
-    return json.loads(path.read_text()) if path.exists() else dict(empty)
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A page of results about models that are trained for it.
 
+    Attributes:
+        name: of NAME.md, NAME.json and NAME.png.
+        description: first line of the help.
+        files: names of the data sets.
+        run: measures what `stored` lacks; keeps each result by calling its last argument.
+        page: text of NAME.md from what is stored.
+        save_figure: writes NAME.png from what is stored.
+    """
 
-def save_stored(stored: dict, path: Path) -> None:
-    """Write them in one step."""
-    save_atomically(path, lambda part: part.write_text(json.dumps(stored, indent=1)))
+    name: str
+    description: str
+    files: Sequence[str]
+    run: Callable[[dict, argparse.Namespace, Console, Callable[[], None]], None]
+    page: Callable[[dict], str]
+    save_figure: Callable[[dict, Path], None]
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Command line; returns the exit status."""
+        parser = argparse.ArgumentParser(description=self.description)
+        data, work = os.environ.get("KAN_MD_DATA"), Path("build") / self.name
+        parser.add_argument("--data", type=Path, default=data, help="folder; default KAN_MD_DATA")
+        parser.add_argument("--output", type=Path, default=Path("results"))
+        parser.add_argument("--work", type=Path, default=work, help="trained models")
+        parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
+        options = parser.parse_args(arguments)
+        console = Console(stderr=True)
+        try:
+            stored = self._measure(options, console)
+        except KanMdError as error:
+            console.print(f"kan-md: error: {error}", markup=False)
+            return 2
+        self.save_figure(stored, options.output / f"{self.name}.png")
+        text = self.page(stored)
+        save_atomically(options.output / f"{self.name}.md", lambda part: part.write_text(text))
+        return 1 if any("error" in case for case in stored["cases"].values()) else 0
+
+    def _measure(self, options: argparse.Namespace, console: Console) -> dict:
+        if options.data is None or not all((options.data / file).is_file() for file in self.files):
+            raise user_error(
+                "folder with the data",
+                found=options.data,
+                allowed=f"one that holds {', '.join(self.files)}",
+                remedy="set --data or KAN_MD_DATA",
+            )
+        check_folder(options.output)
+        check_folder(options.work)
+        options.data, options.work = options.data.resolve(), options.work.resolve()
+        path = options.output / f"{self.name}.json"
+        stored = json.loads(path.read_text()) if path.exists() else {"cases": {}}
+
+        def keep() -> None:
+            save_atomically(path, lambda part: part.write_text(json.dumps(stored, indent=1)))
+
+        self.run(stored, options, console, keep)
+        stored |= {"machine": describe_machine(), "command": command_line(), "jobs": options.jobs}
+        keep()
+        return stored

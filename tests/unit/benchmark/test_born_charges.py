@@ -86,7 +86,7 @@ def test_page_gives_mean_and_spread_over_seeds_and_names_failures(tmp_path):
 
 
 def test_missing_data_is_named(tmp_path, capsys):
-    status = born_charges.main(["--data", str(tmp_path), "--output", str(tmp_path / "out")])
+    status = born_charges.STUDY.main(["--data", str(tmp_path), "--output", str(tmp_path / "out")])
     assert status == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "allowed: one that holds SiO2_bec.xyz, BaTiO3_bec.xyz; set --data or KAN_MD_DATA" in said
