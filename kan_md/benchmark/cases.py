@@ -46,6 +46,8 @@ class Case:
         peer: also time mace-torch's own scripted model.
         weight: share of time relative to other cases.
         blocks: turns; 1 keeps only one model in memory at a time.
+        repeats: independent runs, in new processes: where ratios of a few percent matter, for
+            processes of one and the same model differ by some percent.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Case:
     peer: bool = False
     weight: float = 1.0
     blocks: int = 10
+    repeats: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +309,7 @@ def _message_passing(name: str, title: str, text: str, base: dict, *, peer: bool
                 ranks=ranks,
                 targets=targets,
                 peer=peer and ranks == 1,
+                repeats=3,
             )
             for ranks in (1, 2)
         ),

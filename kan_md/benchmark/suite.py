@@ -146,8 +146,9 @@ def _measure(case: Case, settings: Settings, console: Console) -> dict:
         entries.append(_mace_torch())
     conditions = Conditions(
         steps=settings.steps,
-        seconds=settings.seconds * case.weight,
+        seconds=settings.seconds * case.weight / case.repeats,
         blocks=case.blocks,
+        repeats=case.repeats,
         warmup=10 if settings.quick else 100,
         ranks=case.ranks,
         threads=case.threads,
