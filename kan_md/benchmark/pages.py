@@ -39,7 +39,9 @@ def write_page(section: Section, stored: dict, folder: Path) -> None:
     lines += _targets(section, stored, reports)
     if len(reports) > 6:
         name = f"{section.name}-ratios.png"
-        save_ratio_figure(_ratio_rows(section, reports), folder / name, title=section.title)
+        control = section.cases[0].control
+        rows = _ratio_rows(section, reports, control)
+        save_ratio_figure(rows, folder / name, title=section.title, control=control)
         lines += [f"![ratios]({name})", ""]
     lines += _profiles(stored)
     for case in section.cases:
@@ -100,7 +102,10 @@ def _memory(row: Row, control: Row) -> str:
     return f"{row.peak_rss_mib / control.peak_rss_mib:.2f}"
 
 
-def _ratio_rows(section: Section, reports: dict[str, Report]) -> list[tuple[str, float, float]]:
+def _ratio_rows(
+    section: Section, reports: dict[str, Report], control: str
+) -> list[tuple[str, float, float]]:
+    """Rows of the cases with this control: ratios to different ones do not fit one axis."""
     titles = {case.name: case.title for case in section.cases}
     return [
         (
@@ -110,7 +115,7 @@ def _ratio_rows(section: Section, reports: dict[str, Report]) -> list[tuple[str,
         )
         for name, report in reports.items()
         for row in report.rows
-        if row.ratio is not None and row.label != report.control
+        if report.control == control and row.ratio is not None and row.label != control
     ]
 
 

@@ -200,13 +200,16 @@ def draw_figure(report: Report) -> Figure:
     return figure
 
 
-def save_ratio_figure(rows: Sequence[tuple[str, float, float]], path: Path, *, title: str) -> None:
-    """Bars of time ratios with error bars, from zero, with a line at one.
+def save_ratio_figure(
+    rows: Sequence[tuple[str, float, float]], path: Path, *, title: str, control: str
+) -> None:
+    """Bars of time ratios with error bars, from zero, with a line at one where that is in sight.
 
     Args:
         rows: (label, ratio, error).
         path: PNG to write.
         title: of the figure.
+        control: what the ratios refer to.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -215,8 +218,9 @@ def save_ratio_figure(rows: Sequence[tuple[str, float, float]], path: Path, *, t
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     labels, ratios, errors = zip(*rows, strict=True)
-    _bars(axes, labels, ratios, errors=errors, unit="time per step / control (1)")
-    axes.axvline(1.0, color="#333333", linewidth=1, linestyle="--")
+    _bars(axes, labels, ratios, errors=errors, unit=f"time per step / {control} (1)")
+    if axes.get_xlim()[1] > 1.0:
+        axes.axvline(1.0, color="#333333", linewidth=1, linestyle="--")
     axes.invert_yaxis()
     axes.set_title(title, fontsize="medium")
     save_atomically(path, lambda part: figure.savefig(part, dpi=150, format="png"))
