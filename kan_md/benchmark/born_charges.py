@@ -269,6 +269,7 @@ def page(stored: dict) -> str:
         f"{stored['jobs']} at a time. Deployed: TorchScript, float32, one thread, neighbour list "
         "included.",
         "",
+        *([stored["remark"], ""] if "remark" in stored else []),
         f"Machine: {machine_line(machine)}.",
         "",
         f"Command: `{stored['command']}`",
