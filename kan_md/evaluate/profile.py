@@ -19,7 +19,9 @@ import torch
 from kan_md.model.graph import edge_graph
 
 _GEMM_SIZE = 1024
-_WARMUP = 5
+_WARMUP = 3
+_FEWEST, _PATIENCE = 2, 5.0
+"""Calls that are made in any case, and seconds after which there are no more."""
 _PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm")
 """Matrix products of torch; fused operators multiply inside and count nothing here."""
 
@@ -48,7 +50,7 @@ class Profile:
 
 
 def profile(path: Path, atoms: ase.Atoms, *, steps: int = 10) -> Profile:
-    """Profile a deployed file on the CPU.
+    """Profile a deployed file on the CPU, with `steps` calls or fewer where they are slow.
 
     Raises:
         KanMdError: the file cannot be read.
@@ -62,11 +64,12 @@ def profile(path: Path, atoms: ase.Atoms, *, steps: int = 10) -> Profile:
     arguments = (vectors, index, types, torch.tensor([len(atoms)]))
     for _ in range(_WARMUP):
         model(*arguments)
-    seconds = []
-    for _ in range(steps):
+    seconds: list[float] = []
+    while len(seconds) < steps and (len(seconds) < _FEWEST or sum(seconds) < _PATIENCE):
         start = time.perf_counter()
         model(*arguments)
         seconds.append(time.perf_counter() - start)
+    steps = len(seconds)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, record_shapes=True) as trace:
         for _ in range(steps):
