@@ -212,16 +212,16 @@ template <typename T, int L> class Centre {
         work_.edge_energy[e] = mine[0];
         grad[0] = energy_norm_;
       } else {
-        work_.edge_energy[e] = kan(plan_.pair_cubics, mine, grad);
+        work_.edge_energy[e] = kan(plan_.pair_kan, mine, grad);
       }
     }
   }
 
   // Sum of functions of x; grad becomes dE/dx and may be x.
-  T kan(const Cubics<T> &cubics, const T *x, T *grad) const
+  T kan(const Pieces<T> &functions, const T *x, T *grad) const
   {
-    const T value = piecewise_row(plan_.readout_width, x, cubics.pieces, cubics.inverse_step,
-                                  cubics.origin, cubics.num_pieces, grad);
+    const T value = piecewise_row(plan_.readout_width, x, functions.pieces, functions.inverse_step,
+                                  functions.origin, functions.num_pieces, grad);
     for (int64_t i = 0; i < plan_.readout_width; ++i) grad[i] *= energy_norm_;
     return value;
   }
@@ -233,7 +233,7 @@ template <typename T, int L> class Centre {
     if (plan_.readout == Readout::kProjectedKan)
       for (int64_t e = 0; e < n_; ++e) {
         const int64_t at = e * plan_.readout_width;
-        work_.edge_energy[e] = kan(plan_.sum_cubics, work_.readout + at, work_.readout_grad + at);
+        work_.edge_energy[e] = kan(plan_.sum_kan, work_.readout + at, work_.readout_grad + at);
       }
     else
       finish_perceptron();
@@ -291,7 +291,7 @@ template <typename T, int L> class Centre {
     for (int64_t e = 0; e < n_; ++e) {
       T *out = mine.result + e * layer.last.out + layer.readout_at;
       if (plan_.readout == Readout::kKan)
-        work_.edge_energy[e] += kan(layer.cubics, out, out);
+        work_.edge_energy[e] += kan(layer.kan, out, out);
       else
         for (int64_t i = 0; i < plan_.readout_width; ++i)
           work_.readout[e * plan_.readout_width + i] += out[i];

@@ -1,5 +1,6 @@
 #include "allegro_plan.h"
 
+#include "piecewise.h"
 #include "simd.h"
 #include "spherical_harmonics.h"
 
@@ -53,15 +54,15 @@ template <typename T> class Reader {
     return {weight, tensor<T>({out, in}), in, out};
   }
 
-  Cubics<T> cubics(int64_t width)
+  Pieces<T> pieces(int64_t width)
   {
-    Cubics<T> result;
+    Pieces<T> result;
     result.origin = static_cast<int32_t>(number());
     const int64_t num_pieces = peek().dim() == 3 ? peek().size(1) : 0;
     TORCH_CHECK(result.origin >= 0 && result.origin < num_pieces,
                 "kan_md::allegro: origin must be a piece, got ", result.origin);
     result.num_pieces = static_cast<int32_t>(num_pieces);
-    result.pieces = tensor<T>({width, num_pieces, 4});
+    result.pieces = tensor<T>({width, num_pieces, kPieceRow});
     result.inverse_step = tensor<T>({width});
     return result;
   }
@@ -133,9 +134,9 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
   energy_norm_per_type = read.peek().numel() > 1;
   energy_norm = read.template tensor<T>({read.peek().numel()});
   if (readout == Readout::kKan) {
-    if (!folded) pair_cubics = read.cubics(readout_width);
+    if (!folded) pair_kan = read.pieces(readout_width);
   } else if (readout == Readout::kProjectedKan) {
-    sum_cubics = read.cubics(readout_width);
+    sum_kan = read.pieces(readout_width);
   } else {
     readout_vector = read.template tensor<T>({readout_width});
   }
@@ -166,7 +167,7 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
     }
     layer.readout_at = out;
     layer.last = read.product(widths[l].back(), out + readout_width);
-    if (readout == Readout::kKan) layer.cubics = read.cubics(readout_width);
+    if (readout == Readout::kKan) layer.kan = read.pieces(readout_width);
     layers.push_back(std::move(layer));
   }
   read.finish();

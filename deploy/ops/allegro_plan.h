@@ -14,8 +14,8 @@ namespace kan_md::ops {
 // kKan is a sum of functions of every source's own columns, the others add up the columns first.
 enum class Readout : int64_t { kSum = 0, kPerceptron = 1, kKan = 2, kProjectedKan = 3 };
 
-// Piecewise cubics of the inputs of a KAN; no pieces: not there.
-template <typename T> struct Cubics {
+// Piecewise polynomials of the inputs of a KAN; no pieces: not there.
+template <typename T> struct Pieces {
   const T *pieces = nullptr;
   const T *inverse_step = nullptr;
   int32_t num_pieces = 0;
@@ -38,7 +38,7 @@ template <typename T> struct AllegroLayer {
   Product<T> last;                   // to [environment | one block per later layer | readout]
   std::vector<int64_t> later_at;     // where the block of layer l starts in the result of last
   int64_t readout_at = 0;
-  Cubics<T> cubics;
+  Pieces<T> kan;
 };
 
 template <typename T> struct AllegroPlan {
@@ -52,8 +52,8 @@ template <typename T> struct AllegroPlan {
   const T *environment_norm = nullptr, *energy_norm = nullptr;    // one, or one per type
   bool environment_norm_per_type = false, energy_norm_per_type = false;
   const T *readout_vector = nullptr;    // [readout_width], kSum and kPerceptron
-  Cubics<T> pair_cubics;                // kKan: of what the pair gives, unless folded
-  Cubics<T> sum_cubics;                 // kProjectedKan
+  Pieces<T> pair_kan;                // kKan: of what the pair gives, unless folded
+  Pieces<T> sum_kan;                 // kProjectedKan
   std::vector<AllegroLayer<T>> layers;
   // Columns of the table: tensor weights, weights of the first environment, one block per layer.
   std::vector<int64_t> known_at;

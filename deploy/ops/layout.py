@@ -1,4 +1,4 @@
-"""How the operators want their constants: channel blocks, table order, monomial programs.
+"""How the operators want their constants: channel blocks, table order, pieces, programs.
 
 The C++ kernels work on cache lines of channels, 64 bytes each. Tables are stored so that a kernel
 that walks one line of channels through all atoms reads one contiguous slice:
@@ -17,6 +17,8 @@ import torch
 BLOCK_BYTES = 64
 KNOT_VALUES = 3
 """f, h f', h² f'' at every knot."""
+PIECE_ROW = 8
+"""Numbers per piece of a univariate function, kPieceRow in piecewise.h."""
 
 
 def block_of(dtype: torch.dtype) -> int:
@@ -121,6 +123,18 @@ def unpack_table(table: torch.Tensor, spec: ConvolutionSpec, num_knots: int) -> 
         for position, number in enumerate(numbers):
             by_path[number] = group[:, :, position]
     return torch.cat([by_path[number] for number in range(len(spec.paths))], dim=3)
+
+
+def pack_pieces(coefficients: torch.Tensor) -> torch.Tensor:
+    """Pieces of univariate functions for ``kan_md::piecewise_sum``, zeros up to the row it reads.
+
+    Args:
+        coefficients: [in, num_pieces, 6], powers of the place inside a piece.
+
+    Returns:
+        [in, num_pieces, 8].
+    """
+    return torch.nn.functional.pad(coefficients, (0, PIECE_ROW - coefficients.size(2))).contiguous()
 
 
 Monomial = tuple[int, ...]

@@ -83,15 +83,14 @@ class Polynomial : public torch::autograd::Function<Polynomial> {
   }
 };
 
-class PiecewiseCubic : public torch::autograd::Function<PiecewiseCubic> {
+class PiecewiseSum : public torch::autograd::Function<PiecewiseSum> {
  public:
-  static variable_list forward(AutogradContext *ctx, const at::Tensor &x,
-                               const at::Tensor &coefficients, const at::Tensor &inverse_step,
-                               int64_t origin)
+  static variable_list forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &pieces,
+                               const at::Tensor &inverse_step, int64_t origin)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    static const auto op = operator_handle<decltype(piecewise_cubic)>("kan_md::piecewise_cubic");
-    const auto [y, slope] = op.call(x, coefficients, inverse_step, origin);
+    static const auto op = operator_handle<decltype(piecewise_sum)>("kan_md::piecewise_sum");
+    const auto [y, slope] = op.call(x, pieces, inverse_step, origin);
     ctx->save_for_backward({slope});
     ctx->mark_non_differentiable({slope});
     return {y, slope};
@@ -99,10 +98,8 @@ class PiecewiseCubic : public torch::autograd::Function<PiecewiseCubic> {
 
   static variable_list backward(AutogradContext *ctx, variable_list grads)
   {
-    const at::Tensor slope = ctx->get_saved_variables()[0];    // [n, in, out]
     variable_list result(4);
-    result[0] = slope.size(2) == 1 ? grads[0] * slope.squeeze(2)
-                                   : at::matmul(slope, grads[0].unsqueeze(2)).squeeze(2);
+    result[0] = grads[0] * ctx->get_saved_variables()[0];
     return result;
   }
 };
@@ -148,12 +145,12 @@ at::Tensor polynomial_autograd(const at::Tensor &a, const at::Tensor &atom_types
   return Polynomial::apply(a, atom_types, coefficients, program, components.vec(), outputs.vec());
 }
 
-std::tuple<at::Tensor, at::Tensor> piecewise_cubic_autograd(const at::Tensor &x,
-                                                            const at::Tensor &coefficients,
-                                                            const at::Tensor &inverse_step,
-                                                            int64_t origin)
+std::tuple<at::Tensor, at::Tensor> piecewise_sum_autograd(const at::Tensor &x,
+                                                          const at::Tensor &pieces,
+                                                          const at::Tensor &inverse_step,
+                                                          int64_t origin)
 {
-  const variable_list out = PiecewiseCubic::apply(x, coefficients, inverse_step, origin);
+  const variable_list out = PiecewiseSum::apply(x, pieces, inverse_step, origin);
   return {out[0], out[1]};
 }
 
@@ -191,7 +188,7 @@ TORCH_LIBRARY(kan_md, m)
         "int[] components, int[] outputs) -> Tensor");
   m.def("polynomial_backward(Tensor out_grad, Tensor a, Tensor atom_types, Tensor coefficients, "
         "Tensor program, int[] components, int[] outputs) -> Tensor");
-  m.def("piecewise_cubic(Tensor x, Tensor coefficients, Tensor inverse_step, int origin) -> "
+  m.def("piecewise_sum(Tensor x, Tensor pieces, Tensor inverse_step, int origin) -> "
         "(Tensor, Tensor)");
   m.def("allegro(Tensor edge_vectors, Tensor edge_index, Tensor atom_types, Tensor[] weights, "
         "int[] shape) -> (Tensor, Tensor)");
@@ -211,7 +208,7 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("convolution_backward", kan_md::ops::convolution_backward);
   m.impl("polynomial", kan_md::ops::polynomial);
   m.impl("polynomial_backward", kan_md::ops::polynomial_backward);
-  m.impl("piecewise_cubic", kan_md::ops::piecewise_cubic);
+  m.impl("piecewise_sum", kan_md::ops::piecewise_sum);
   m.impl("allegro", kan_md::ops::allegro);
   m.impl("function_sums", kan_md::ops::function_sums);
   m.impl("function_values", kan_md::ops::function_values);
@@ -223,7 +220,7 @@ TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
 {
   m.impl("convolution", kan_md::ops::convolution_autograd);
   m.impl("polynomial", kan_md::ops::polynomial_autograd);
-  m.impl("piecewise_cubic", kan_md::ops::piecewise_cubic_autograd);
+  m.impl("piecewise_sum", kan_md::ops::piecewise_sum_autograd);
   m.impl("allegro", kan_md::ops::allegro_autograd);
 }
 

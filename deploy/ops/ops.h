@@ -50,16 +50,15 @@ at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
                                const at::Tensor &program, c10::IntArrayRef components,
                                c10::IntArrayRef outputs);
 
-// Sum of piecewise cubic univariate functions: y[n, o] = sum_i phi_oi(x[n, i]).
+// Sum of univariate functions that are polynomials on cells: y[n] = sum_i phi_i(x[n, i]).
 //
 //   x            [num_rows, in]
-//   coefficients [in, num_pieces, out, 4], powers of the place inside the piece; the first and the
-//                last piece reach to infinity
+//   pieces       [in, num_pieces, 8], six powers of the place inside the piece and two zeros; the
+//                first and the last piece reach to infinity
 //   inverse_step [in] one over the width of a piece; origin: the piece that starts at x = 0
-// Returns y [num_rows, out] and the slopes d phi/dx [num_rows, in, out].
-std::tuple<at::Tensor, at::Tensor> piecewise_cubic(const at::Tensor &x,
-                                                   const at::Tensor &coefficients,
-                                                   const at::Tensor &inverse_step, int64_t origin);
+// Returns y [num_rows, 1] and the slopes d phi/dx [num_rows, in].
+std::tuple<at::Tensor, at::Tensor> piecewise_sum(const at::Tensor &x, const at::Tensor &pieces,
+                                                 const at::Tensor &inverse_step, int64_t origin);
 
 // A whole Allegro: energies per atom and the gradient of their sum by the edge vectors.
 //

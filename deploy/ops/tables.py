@@ -20,6 +20,29 @@ RadialFunction = Callable[[torch.Tensor], torch.Tensor]
 
 FEWEST_KNOTS, MOST_KNOTS = 65, 4097
 
+_HERMITE = [  # of f, h f', h² f'' at both ends, in powers of the place between them
+    [1.0, 0.0, 0.0, -10.0, 15.0, -6.0],
+    [0.0, 1.0, 0.0, -6.0, 8.0, -3.0],
+    [0.0, 0.0, 0.5, -1.5, 1.5, -0.5],
+    [0.0, 0.0, 0.0, 10.0, -15.0, 6.0],
+    [0.0, 0.0, 0.0, -4.0, 7.0, -3.0],
+    [0.0, 0.0, 0.0, 0.5, -1.0, 0.5],
+]
+
+
+def hermite_powers(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Quintics with given ends as powers of the place between them, 0 to 1.
+
+    Args:
+        left: [..., 3, n] of f, h f', h² f'' where the place is 0.
+        right: the same where it is 1.
+
+    Returns:
+        [..., 6, n].
+    """
+    ends = torch.cat([left, right], dim=-2)
+    return torch.einsum("wp,...wf->...pf", torch.tensor(_HERMITE, dtype=ends.dtype), ends)
+
 
 @dataclass(frozen=True)
 class RadialTable:

@@ -192,26 +192,28 @@ def polynomial(
     return torch.cat([block.reshape(-1, channels) for block in result])
 
 
-def piecewise_cubic(
-    x: torch.Tensor, coefficients: torch.Tensor, inverse_step: torch.Tensor, origin: int
+def piecewise_sum(
+    x: torch.Tensor, pieces: torch.Tensor, inverse_step: torch.Tensor, origin: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ_i φ_oi(x_i) and its slopes; the twin of ``kan_md::piecewise_cubic``.
+    """Σ_i φ_i(x_i) and its slopes; the twin of ``kan_md::piecewise_sum``.
 
     Args:
         x: [num_rows, in].
-        coefficients: [in, num_pieces, out, 4], powers of the place inside a piece; the first and
-            the last piece reach to infinity.
+        pieces: [in, num_pieces, 8], powers of the place inside a piece, six and two zeros; the
+            first and the last piece reach to infinity.
         inverse_step: [in], one over the width of a piece.
         origin: number of the piece that starts at x = 0.
 
     Returns:
-        y [num_rows, out] and dφ/dx [num_rows, in, out].
+        y [num_rows, 1] and dφ/dx [num_rows, in].
     """
     place = x * inverse_step  # from x = 0, where it is exact
-    step = place.detach().floor().clamp(-origin, coefficients.size(1) - 1 - origin)
+    step = place.detach().floor().clamp(-origin, pieces.size(1) - 1 - origin)
     piece = (step + origin).nan_to_num(0.0).long()
-    u = (place - step).unsqueeze(2)
-    c = coefficients[torch.arange(x.size(1), device=x.device), piece]  # [rows, in, out, 4]
-    value = c[..., 0] + u * (c[..., 1] + u * (c[..., 2] + u * c[..., 3]))
-    slope = c[..., 1] + u * (2 * c[..., 2] + 3 * u * c[..., 3])
-    return value.sum(1), slope * inverse_step.unsqueeze(1)
+    u = place - step
+    c = pieces[torch.arange(x.size(1), device=x.device), piece]  # [rows, in, 8]
+    value, slope = torch.zeros_like(u), torch.zeros_like(u)
+    for power in range(5, -1, -1):
+        slope = slope * u + value
+        value = value * u + c[..., power]
+    return value.sum(1, keepdim=True), slope * inverse_step

@@ -21,18 +21,22 @@ from nequip.nn.mlp import ScalarLinearLayer
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md_deploy.manifest import pair_cutoffs
-from kan_md_deploy.ops.layout import block_of
+from kan_md_deploy.ops.layout import block_of, pack_pieces
 from kan_md_deploy.ops.library import is_built, load
-from kan_md_deploy.ops.tables import BoundNotReachedError, RadialTable, make_table
+from kan_md_deploy.ops.tables import (
+    BoundNotReachedError,
+    RadialTable,
+    hermite_powers,
+    make_table,
+)
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import FactoredAllegro, Layer, Radial
 from kan_md_deploy.passes.functions import Contributions, Linear, linear_weight
 from kan_md_deploy.passes.harmonics import HarmonicsChain
-from kan_md_deploy.passes.kan_collapse import fit_layer, silu_tail
+from kan_md_deploy.passes.kan_fit import fit_layer, silu_tail
 from kan_md_deploy.passes.radial_tables import (
     Functions,
     exact_functions,
-    hermite_powers,
     vanishes,
 )
 
@@ -136,7 +140,8 @@ class _Packed:
 
         columns = [*[factored.channels] * (2 * factored.num_irreps), *(w[0] for w in widths)]
         columns.append(1 if folded else readout_width)
-        powers = hermite_powers(table.values)  # [pairs, intervals, 6, functions]
+        powers = hermite_powers(table.values[:, :-1], table.values[:, 1:])
+        # [pairs, intervals, 6, functions]
         rows = torch.cat(
             [_pad(piece, 3, self.dtype) for piece in torch.split(powers, columns, 3)], 3
         )
@@ -165,12 +170,12 @@ class _Packed:
         return -(-width // block) * block
 
     def _add_kan(self, layer: KANLayer) -> None:
-        """Cubics of the inputs that a KAN readout takes from one source."""
+        """Pieces of the inputs that a KAN readout takes from one source."""
         fit = fit_layer(layer, bound=self.bound)
         self.error = max(self.error, fit.error)
         self.slope_error = max(self.slope_error, fit.slope_error)
         self.shape.append(fit.origin)
-        self.weights.append(_pad(fit.coefficients, 0, self.dtype))
+        self.weights.append(_pad(pack_pieces(fit.coefficients), 0, self.dtype))
         self.weights.append(_pad(fit.inverse_step, 0, self.dtype))
 
     def _tabulate(

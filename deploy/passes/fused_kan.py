@@ -1,7 +1,7 @@
 """Collapsed KAN functions are evaluated by the project's C++ operator.
 
-The plain form of :class:`PiecewiseCubic` writes a dozen intermediates of the size of its input to
-memory; ``kan_md::piecewise_cubic`` reads the input once and writes value and slope.
+The plain form of :class:`PiecewiseSum` writes a dozen intermediates of the size of its input to
+memory; ``kan_md::piecewise_sum`` reads the input once and writes value and slope.
 """
 
 from __future__ import annotations
@@ -9,31 +9,29 @@ from __future__ import annotations
 import torch
 from nequip.nn import GraphModel
 
+from kan_md_deploy.ops.layout import pack_pieces
 from kan_md_deploy.ops.library import is_built, load
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.piecewise import PiecewiseCubic
+from kan_md_deploy.passes.piecewise import PiecewiseSum
 
 
-class FusedPiecewiseCubic(torch.nn.Module):
-    """A :class:`PiecewiseCubic` that calls the operator.
+class FusedPiecewiseSum(torch.nn.Module):
+    """A :class:`PiecewiseSum` that calls the operator.
 
     Args:
         plain: the module it replaces.
     """
 
-    def __init__(self, plain: PiecewiseCubic):
+    def __init__(self, plain: PiecewiseSum):
         super().__init__()
-        num_inputs = plain.inverse_step.size(0)
-        powers = torch.stack([plain.c0, plain.c1, plain.c2, plain.c3], dim=-1)
-        self.origin = -int(plain.first)
-        self.register_buffer("coefficients", powers.view(num_inputs, -1, 1, 4).contiguous())
+        self.origin = plain.origin
+        coefficients = plain.powers.t().view(plain.inverse_step.size(0), plain.num_cells, -1)
+        self.register_buffer("pieces", pack_pieces(coefficients))
         self.register_buffer("inverse_step", plain.inverse_step.clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Evaluate [rows, 1] for x [rows, in]."""
-        value, _ = torch.ops.kan_md.piecewise_cubic(
-            x, self.coefficients, self.inverse_step, self.origin
-        )
+        value, _ = torch.ops.kan_md.piecewise_sum(x, self.pieces, self.inverse_step, self.origin)
         return value
 
 
@@ -48,7 +46,7 @@ class FusedKAN:
         return (
             context.backend == "torchscript"
             and is_built()
-            and any(isinstance(module, PiecewiseCubic) for module in model.modules())
+            and any(isinstance(module, PiecewiseSum) for module in model.modules())
         )
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:
@@ -56,6 +54,6 @@ class FusedKAN:
         load()
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, PiecewiseCubic):
-                    setattr(parent, name, FusedPiecewiseCubic(child))
-        return {"bound": 0.0, "operator": "kan_md::piecewise_cubic"}
+                if isinstance(child, PiecewiseSum):
+                    setattr(parent, name, FusedPiecewiseSum(child))
+        return {"bound": 0.0, "operator": "kan_md::piecewise_sum"}

@@ -17,7 +17,7 @@ from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 
 from kan_md_deploy.manifest import pair_cutoffs
-from kan_md_deploy.ops.tables import BoundNotReachedError, make_table
+from kan_md_deploy.ops.tables import BoundNotReachedError, hermite_powers, make_table
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import FactoredAllegro, Radial
 from kan_md_deploy.passes.functions import Contributions
@@ -26,15 +26,6 @@ _SAMPLES = 1200
 """Distances at which the space of the functions is found."""
 _VANISHING = 1e-9
 """Size at the cutoff, relative to the range, below which a function counts as zero there."""
-
-_HERMITE = [  # of f, h f', h² f'' at both ends, in powers of the place between them
-    [1.0, 0.0, 0.0, -10.0, 15.0, -6.0],
-    [0.0, 1.0, 0.0, -6.0, 8.0, -3.0],
-    [0.0, 0.0, 0.5, -1.5, 1.5, -0.5],
-    [0.0, 0.0, 0.0, 10.0, -15.0, 6.0],
-    [0.0, 0.0, 0.0, -4.0, 7.0, -3.0],
-    [0.0, 0.0, 0.0, 0.5, -1.0, 0.5],
-]
 
 Functions = Callable[[torch.Tensor, int], torch.Tensor]
 """Lengths [n] float64 and number of the type pair -> [n, num_functions] float64."""
@@ -54,7 +45,7 @@ class RadialTable(torch.nn.Module):
         self.num_pairs, self.num_knots, _, self.num_functions = values.shape
         # Powers of the place inside an interval, not its two ends: their differences would cost the
         # slope as many digits as there are knots.
-        rows = hermite_powers(values)
+        rows = hermite_powers(values[:, :-1], values[:, 1:])
         self.register_buffer("rows", rows.flatten(0, 1).flatten(1).to(dtype).contiguous())
         self.register_buffer("order", torch.arange(1, 6, dtype=dtype))
         self.register_buffer("inverse_step", (self.num_knots - 1) / cutoffs.double())
@@ -97,19 +88,6 @@ class RadialTable(torch.nn.Module):
             torch.index_select(self.rows, 0, row).view(-1, 6, self.num_functions),
         )
         return both[:, 0], both[:, 1] * scale.to(self.rows.dtype), length.clone()
-
-
-def hermite_powers(values: torch.Tensor) -> torch.Tensor:
-    """Quintic Hermite tables as powers of the place inside an interval.
-
-    Args:
-        values: [num_pairs, num_knots, 3, num_functions] of f, h f', h² f''.
-
-    Returns:
-        [num_pairs, num_knots - 1, 6, num_functions].
-    """
-    ends = torch.cat([values[:, :-1], values[:, 1:]], dim=2)
-    return torch.einsum("wp,zkwf->zkpf", torch.tensor(_HERMITE, dtype=values.dtype), ends)
 
 
 class TabulatedRadial(torch.nn.Module):

@@ -11,7 +11,7 @@ from kan_md.backbones.scope import nequip_scope
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.fused_kan import FusedKAN, FusedPiecewiseCubic
+from kan_md_deploy.passes.fused_kan import FusedKAN, FusedPiecewiseSum
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.registry import choose_passes, run_passes
 from kan_md_deploy.torchscript import compile_torchscript
@@ -46,7 +46,7 @@ def test_fused_kan_is_the_collapsed_one(operators, tiny_checkpoint, basis):
         assert FusedKAN().applies_to(model, context)
         assert FusedKAN().apply(model, context)["bound"] == 0.0
         found = deviation(make_edge_model(model), plain, graphs)
-    assert sum(isinstance(module, FusedPiecewiseCubic) for module in model.modules()) == 1
+    assert sum(isinstance(module, FusedPiecewiseSum) for module in model.modules()) == 1
     assert found.energy < 1e-13
     assert found.force < 1e-12
     assert found.virial < 1e-12
@@ -69,7 +69,7 @@ def test_zero_features_give_exactly_nothing(operators, tiny_checkpoint):
     with nequip_scope():
         _, model, _, context = prepare(path, "float32", 1e-6)
         run_passes(model, choose_passes("kan_collapse,fused_kan"), context)
-    (fused,) = (module for module in model.modules() if isinstance(module, FusedPiecewiseCubic))
+    (fused,) = (module for module in model.modules() if isinstance(module, FusedPiecewiseSum))
     zero = torch.zeros(3, fused.inverse_step.numel())
     assert torch.equal(fused(zero), torch.zeros(3, 1))
 

@@ -1,0 +1,56 @@
+// kan_md::piecewise_sum, see ops.h.
+
+#include "ops.h"
+#include "piecewise.h"
+
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+
+namespace kan_md::ops {
+namespace {
+
+template <typename T>
+void evaluate(const at::Tensor &x, const at::Tensor &pieces, const at::Tensor &inverse_step,
+              int32_t origin, at::Tensor &y, at::Tensor &slope)
+{
+  const int64_t rows = x.size(0), in = x.size(1);
+  const auto num_pieces = static_cast<int32_t>(pieces.size(1));
+  const T *x_data = x.const_data_ptr<T>(), *piece_data = pieces.const_data_ptr<T>();
+  const T *inverse = inverse_step.const_data_ptr<T>();
+  T *y_data = y.mutable_data_ptr<T>(), *slope_data = slope.mutable_data_ptr<T>();
+#pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
+  for (int64_t n = 0; n < rows; ++n)
+    y_data[n] = piecewise_row(in, x_data + n * in, piece_data, inverse, origin, num_pieces,
+                              slope_data + n * in);
+}
+
+}    // namespace
+
+std::tuple<at::Tensor, at::Tensor> piecewise_sum(const at::Tensor &x, const at::Tensor &pieces,
+                                                 const at::Tensor &inverse_step, int64_t origin)
+{
+  TORCH_CHECK(x.dim() == 2 && pieces.dim() == 3 && pieces.size(0) == x.size(1) &&
+                  pieces.size(1) >= 1 && pieces.size(2) == kPieceRow,
+              "kan_md::piecewise_sum: x [n, in] and pieces [in, num_pieces, ", kPieceRow, "], got ",
+              x.sizes(), " and ", pieces.sizes());
+  TORCH_CHECK(inverse_step.numel() == x.size(1), "kan_md::piecewise_sum: one step per input");
+  TORCH_CHECK(origin >= 0 && origin < pieces.size(1),
+              "kan_md::piecewise_sum: origin must be a piece, got ", origin);
+  for (const at::Tensor &t : {pieces, inverse_step})
+    TORCH_CHECK(t.scalar_type() == x.scalar_type(),
+                "kan_md::piecewise_sum: all tensors must share one dtype");
+  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
+              "kan_md::piecewise_sum: float32 or float64, got ", x.scalar_type());
+  const at::Tensor x_ = x.contiguous(), c = pieces.contiguous();
+  const at::Tensor inverse = inverse_step.contiguous();
+  at::Tensor y = at::empty({x.size(0), 1}, x.options());
+  at::Tensor slope = at::empty({x.size(0), x.size(1)}, x.options());
+  const auto first = static_cast<int32_t>(origin);
+  if (x.scalar_type() == at::kFloat)
+    evaluate<float>(x_, c, inverse, first, y, slope);
+  else
+    evaluate<double>(x_, c, inverse, first, y, slope);
+  return {y, slope};
+}
+
+}    // namespace kan_md::ops

@@ -1,0 +1,82 @@
+"""Pieces of a KAN layer's functions against the layer itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from kan_md.errors import KanMdError
+from kan_md.kan.layer import KANLayer
+from kan_md_deploy.passes.kan_fit import fit_layer
+from kan_md_deploy.passes.piecewise import PiecewiseSum
+
+LAYERS = [("bspline", order) for order in range(1, 6)] + [("gaussian", 3), ("fourier", 3)]
+
+
+def layer_of(basis, order, base):
+    layer = KANLayer(5, 1, basis=basis, order=order, base=base).double()
+    layer.input_gain.data = torch.tensor([1.0, -0.4, 2.5, 0.7, 0.0], dtype=torch.float64)
+    return layer
+
+
+def pieces_of(fit):
+    return PiecewiseSum(fit.coefficients, fit.inverse_step, origin=fit.origin)
+
+
+@pytest.mark.parametrize(("basis", "order"), LAYERS)
+@pytest.mark.parametrize("base", ["silu", "none"])
+def test_value_and_slope_are_the_layers_to_the_bound(basis, order, base):
+    layer = layer_of(basis, order, base)
+    fit = fit_layer(layer, bound=1e-6)
+    x = 3 * torch.randn(400, 5, dtype=torch.float64)
+    results = []
+    for function in (layer, pieces_of(fit)):
+        point = x.clone().requires_grad_(True)
+        y = function(point)
+        results.append((y.detach(), *torch.autograd.grad(y.sum(), point)))
+    (exact, exact_slope), (found, slope) = results
+    functions = layer.univariate(x).squeeze(2)
+    span = (functions.amax(0) - functions.amin(0)).max()
+    assert (found - exact).abs().max() <= 5 * 1e-6 * span
+    assert (slope - exact_slope).abs().max() <= 1e-6 * 2.5 * exact_slope.abs().max()
+
+
+@pytest.mark.parametrize("order", range(1, 6))
+def test_splines_are_exact(order):
+    layer = layer_of("bspline", order, "none")
+    fit = fit_layer(layer, bound=1e-6)
+    x = 3 * torch.randn(400, 5, dtype=torch.float64)
+    torch.testing.assert_close(pieces_of(fit)(x), layer(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("basis", "order"), LAYERS)
+def test_zero_stays_exactly_zero(basis, order):
+    fit = fit_layer(layer_of(basis, order, "silu"), bound=1e-6)
+    for dtype in (torch.float32, torch.float64):
+        pieces = pieces_of(fit).to(dtype)
+        assert torch.equal(pieces(torch.zeros(2, 5, dtype=dtype)), torch.zeros(2, 1, dtype=dtype))
+
+
+def test_pieces_meet_with_value_and_slope():
+    coefficients = fit_layer(layer_of("gaussian", 3, "silu"), bound=1e-6).coefficients
+    at_end = coefficients[:, :-1].sum(2)
+    slope_at_end = (coefficients[:, :-1, 1:] * torch.arange(1, 6)).sum(2)
+    torch.testing.assert_close(at_end, coefficients[:, 1:, 0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(slope_at_end, coefficients[:, 1:, 1], rtol=0, atol=1e-9)
+
+
+def test_a_bound_out_of_reach_says_so():
+    layer = layer_of("gaussian", 3, "silu")
+    with pytest.raises(KanMdError, match=r"512 cells per grid step; allowed: 1.0e-16; deploy with"):
+        fit_layer(layer, bound=1e-16)
+
+
+def test_idle_inputs_give_their_value_at_zero():
+    layer = KANLayer(2, 1, basis="gaussian", zero_preserving=False).double()
+    layer.input_gain.data = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    pieces = pieces_of(fit_layer(layer, bound=1e-6))
+    for a, b in itertools.product((-3.0, 0.0, 40.0), (-0.1, 0.3)):
+        x = torch.tensor([[a, b]], dtype=torch.float64)
+        torch.testing.assert_close(pieces(x), layer(x), rtol=0, atol=1e-5)
