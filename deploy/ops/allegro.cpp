@@ -22,8 +22,8 @@
 #include "ops.h"
 #include "piecewise.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 
 #include <omp.h>
 

@@ -52,8 +52,8 @@ template <typename T> struct AllegroPlan {
   const T *environment_norm = nullptr, *energy_norm = nullptr;    // one, or one per type
   bool environment_norm_per_type = false, energy_norm_per_type = false;
   const T *readout_vector = nullptr;    // [readout_width], kSum and kPerceptron
-  Pieces<T> pair_kan;                // kKan: of what the pair gives, unless folded
-  Pieces<T> sum_kan;                 // kProjectedKan
+  Pieces<T> pair_kan;                   // kKan: of what the pair gives, unless folded
+  Pieces<T> sum_kan;                    // kProjectedKan
   std::vector<AllegroLayer<T>> layers;
   // Columns of the table: tensor weights, weights of the first environment, one block per layer.
   std::vector<int64_t> known_at;

@@ -11,9 +11,10 @@
 #include "neighbours.h"
 #include "ops.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <omp.h>
 

@@ -9,8 +9,9 @@
 #include "ops.h"
 #include "simd.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
 
 #include <omp.h>
 

@@ -3,8 +3,8 @@
 #include "ops.h"
 #include "piecewise.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 
 namespace kan_md::ops {
 namespace {

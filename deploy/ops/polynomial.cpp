@@ -11,8 +11,9 @@
 #include "ops.h"
 #include "simd.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include <omp.h>
 

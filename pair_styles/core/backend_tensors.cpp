@@ -1,7 +1,8 @@
 #include "backend.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <torch/csrc/api/include/torch/cuda.h>
 
 namespace kan_md {

@@ -2,7 +2,7 @@
 
 #include "backend.h"
 
-#include <ATen/Functions.h>
+#include <ATen/ops/eye.h>
 
 #include <cmath>
 #include <sstream>
