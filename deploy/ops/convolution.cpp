@@ -18,6 +18,8 @@
 
 #include <omp.h>
 
+#include <algorithm>
+#include <optional>
 #include <vector>
 
 namespace kan_md::ops {
@@ -114,18 +116,21 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
     for (int64_t e = 0; e < count; ++e) rows[e] = in.row(group, block, row_size, first + e);
     for (size_t p = 0; p < group.paths.size(); ++p) {
       const Path &path = group.paths[p];
-      radial_of_path<T>(count, rows.data(), p * kKnotValues * kBlock, row_size,
-                        in.edges.weights.get() + first * kSplineWeights, radial);
-      forward_kernel<T>(path.l1, path.l2)(
-          count, radial, features, in.edges.neighbour.get() + first,
-          in.edges.harmonics.get() + first * num_harmonics + path.l2 * path.l2, num_harmonics, phi);
       T target[(4 * kMaxL + 1) * kBlock];
       const int num_targets = 2 * path.l3 + 1;
       std::fill_n(target, num_targets * kBlock, T(0));
-      for (const Coupling &c : path.couplings) {
-        const T value = static_cast<T>(c.value);
-        for (int k = 0; k < kBlock; ++k)
-          target[c.target * kBlock + k] += value * phi[c.source * kBlock + k];
+      if (count > 0) {
+        radial_of_path<T>(count, rows.data(), p * kKnotValues * kBlock, row_size,
+                          in.edges.weights.get() + first * kSplineWeights, radial);
+        forward_kernel<T>(path.l1, path.l2)(
+            count, radial, features, in.edges.neighbour.get() + first,
+            in.edges.harmonics.get() + first * num_harmonics + path.l2 * path.l2, num_harmonics,
+            phi);
+        for (const Coupling &c : path.couplings) {
+          const T value = static_cast<T>(c.value);
+          for (int k = 0; k < kBlock; ++k)
+            target[c.target * kBlock + k] += value * phi[c.source * kBlock + k];
+        }
       }
       T *row = out + in.out_at(path, i) + from;
       for (int m = 0; m < num_targets; ++m)
@@ -152,6 +157,7 @@ void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64
     kernels[p] = reverse_kernel<T>(group.paths[p].l1, group.paths[p].l2);
 
   for (int64_t i = begin; i < end; ++i) {
+    if (in.ranges.first[i] == in.ranges.first[i + 1]) continue;
     std::fill_n(phi_grad, group.num_sources * kBlock, T(0));
     for (const Path &path : group.paths) {
       T target[(4 * kMaxL + 1) * kBlock] = {};
@@ -188,15 +194,27 @@ void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64
   }
 }
 
-// Contiguous copies of what the kernels read by pointer.
+// Number of edges, sorted by centre, of the first centres.
+int64_t edges_of_first(const at::Tensor &edge_index, int64_t num_centres)
+{
+  const int64_t *centre = edge_index.const_data_ptr<int64_t>();
+  return std::lower_bound(centre, centre + edge_index.size(1), num_centres) - centre;
+}
+
+// Contiguous copies of what the kernels read by pointer, without the edges that are left out.
 struct Arguments {
   at::Tensor edge_vectors, x, edge_index, atom_types, table, cutoffs;
+  int64_t num_all_edges;
   Arguments(const at::Tensor &edge_vectors_, const at::Tensor &x_, const at::Tensor &edge_index_,
-            const at::Tensor &atom_types_, const at::Tensor &table_, const at::Tensor &cutoffs_) :
+            const at::Tensor &atom_types_, const at::Tensor &table_, const at::Tensor &cutoffs_,
+            const std::optional<at::Tensor> &num_centres) :
       edge_vectors(edge_vectors_.contiguous()), x(x_.contiguous()),
       edge_index(edge_index_.contiguous()), atom_types(atom_types_.contiguous()),
-      table(table_.contiguous()), cutoffs(cutoffs_.contiguous())
+      table(table_.contiguous()), cutoffs(cutoffs_.contiguous()), num_all_edges(edge_index.size(1))
   {
+    const int64_t count = num_computed(num_centres, atom_types.numel());
+    if (count < atom_types.numel())
+      edge_index = edge_index.narrow(1, 0, edges_of_first(edge_index, count)).contiguous();
   }
 };
 
@@ -285,6 +303,7 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
   Scratch<T> packed(packed_size), feature_grads(packed_size * num_threads);
   Scratch<T> harmonics_grad(num_edges * edges.num_harmonics), radial_grad(num_edges);
   at::Tensor vector_grad = at::empty_like(arg.edge_vectors), x_grad = at::zeros_like(arg.x);
+  vector_grad.narrow(0, num_edges, arg.num_all_edges - num_edges).zero_();
   const Inputs<T> in{plan, ranges, edges, packed.get(), arg.table.const_data_ptr<T>(), num_atoms};
 
   const int64_t *index = arg.edge_index.const_data_ptr<int64_t>();
@@ -346,23 +365,23 @@ at::Tensor convolution(const at::Tensor &edge_vectors, const at::Tensor &x,
                        const at::Tensor &edge_index, const at::Tensor &atom_types,
                        const at::Tensor &table, const at::Tensor &cutoffs,
                        const at::Tensor &couplings, c10::IntArrayRef irreps_in,
-                       c10::IntArrayRef paths, int64_t num_knots)
+                       c10::IntArrayRef paths, int64_t num_knots,
+                       const std::optional<at::Tensor> &num_centres)
 {
   const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
                              kBlockBytes / x.element_size());
   check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
-  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs);
+  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs, num_centres);
   return dispatch<at::Tensor>(x.scalar_type(), edge_vectors.scalar_type(), [&](auto t, auto r) {
     return forward<decltype(t), decltype(r)>(arg, plan);
   });
 }
 
-std::tuple<at::Tensor, at::Tensor>
-convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
-                     const at::Tensor &x, const at::Tensor &edge_index,
-                     const at::Tensor &atom_types, const at::Tensor &table,
-                     const at::Tensor &cutoffs, const at::Tensor &couplings,
-                     c10::IntArrayRef irreps_in, c10::IntArrayRef paths, int64_t num_knots)
+std::tuple<at::Tensor, at::Tensor> convolution_backward(
+    const at::Tensor &out_grad, const at::Tensor &edge_vectors, const at::Tensor &x,
+    const at::Tensor &edge_index, const at::Tensor &atom_types, const at::Tensor &table,
+    const at::Tensor &cutoffs, const at::Tensor &couplings, c10::IntArrayRef irreps_in,
+    c10::IntArrayRef paths, int64_t num_knots, const std::optional<at::Tensor> &num_centres)
 {
   const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
                              kBlockBytes / x.element_size());
@@ -371,7 +390,7 @@ convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
                   out_grad.scalar_type() == x.scalar_type(),
               "kan_md::convolution_backward: out_grad must be [", atom_types.numel(), " * ",
               plan.out_dim, "], got ", out_grad.sizes());
-  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs);
+  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs, num_centres);
   const at::Tensor upstream = out_grad.contiguous();
   return dispatch<std::tuple<at::Tensor, at::Tensor>>(
       x.scalar_type(), edge_vectors.scalar_type(),

@@ -48,6 +48,7 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
     out_offsets.push_back(out_dim);
     out_dim += out_channels[k] * (2 * std::max<int64_t>(out_degree[k], 0) + 1);
   }
+  TORCH_INTERNAL_ASSERT(out_dim == out_dim_of(irreps_in, paths));
   std::vector<int64_t> filled(out_degree.size(), 0);
 
   std::vector<Path *> by_number;
@@ -105,6 +106,14 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
                 "kan_md::convolution: coupling ", n, " is outside its irreps");
     path.couplings.push_back({m1 * (2 * path.l2 + 1) + m2, m3, row[4]});
   }
+}
+
+int64_t out_dim_of(c10::IntArrayRef irreps_in, c10::IntArrayRef paths)
+{
+  int64_t dim = 0;
+  for (size_t p = 0; p + 3 < paths.size(); p += 4)
+    dim += irreps_in.at(2 * paths[p]) * (2 * paths[p + 2] + 1);
+  return dim;
 }
 
 }    // namespace kan_md::ops

@@ -53,6 +53,9 @@ struct ConvolutionPlan {
                   int64_t num_knots, int64_t block);
 };
 
+// Numbers per atom that a convolution of these paths gives.
+int64_t out_dim_of(c10::IntArrayRef irreps_in, c10::IntArrayRef paths);
+
 }    // namespace kan_md::ops
 
 #endif

@@ -4,12 +4,15 @@
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
 // The operators function_* are for training, and the reverse passes of those are in Python.
 
+#include "convolution_plan.h"
 #include "ops.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
+
+#include <numeric>
 
 namespace kan_md::ops {
 namespace {
@@ -22,6 +25,12 @@ template <typename Signature> auto operator_handle(const char *name)
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
+// A tensor that may be missing, after it was saved for the reverse.
+std::optional<at::Tensor> as_optional(const at::Tensor &saved)
+{
+  return saved.defined() ? std::optional(saved) : std::nullopt;
+}
+
 class Convolution : public torch::autograd::Function<Convolution> {
  public:
   static at::Tensor forward(AutogradContext *ctx, const at::Tensor &edge_vectors,
@@ -29,16 +38,17 @@ class Convolution : public torch::autograd::Function<Convolution> {
                             const at::Tensor &atom_types, const at::Tensor &table,
                             const at::Tensor &cutoffs, const at::Tensor &couplings,
                             std::vector<int64_t> irreps_in, std::vector<int64_t> paths,
-                            int64_t num_knots)
+                            int64_t num_knots, const std::optional<at::Tensor> &num_centres)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_handle<decltype(convolution)>("kan_md::convolution");
-    ctx->save_for_backward({edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings});
+    ctx->save_for_backward({edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings,
+                            num_centres.value_or(at::Tensor())});
     ctx->saved_data["irreps_in"] = irreps_in;
     ctx->saved_data["paths"] = paths;
     ctx->saved_data["num_knots"] = num_knots;
     return op.call(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings, irreps_in,
-                   paths, num_knots);
+                   paths, num_knots, num_centres);
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads)
@@ -49,8 +59,8 @@ class Convolution : public torch::autograd::Function<Convolution> {
     const auto [vector_grad, x_grad] =
         op.call(grads[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6],
                 ctx->saved_data["irreps_in"].toIntVector(), ctx->saved_data["paths"].toIntVector(),
-                ctx->saved_data["num_knots"].toInt());
-    variable_list result(10);
+                ctx->saved_data["num_knots"].toInt(), as_optional(s[7]));
+    variable_list result(11);
     result[0] = vector_grad;
     result[1] = x_grad;
     return result;
@@ -61,14 +71,16 @@ class Polynomial : public torch::autograd::Function<Polynomial> {
  public:
   static at::Tensor forward(AutogradContext *ctx, const at::Tensor &a, const at::Tensor &atom_types,
                             const at::Tensor &coefficients, const at::Tensor &program,
-                            std::vector<int64_t> components, std::vector<int64_t> outputs)
+                            std::vector<int64_t> components, std::vector<int64_t> outputs,
+                            const std::optional<at::Tensor> &num_centres)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_handle<decltype(polynomial)>("kan_md::polynomial");
-    ctx->save_for_backward({a, atom_types, coefficients, program});
+    ctx->save_for_backward(
+        {a, atom_types, coefficients, program, num_centres.value_or(at::Tensor())});
     ctx->saved_data["components"] = components;
     ctx->saved_data["outputs"] = outputs;
-    return op.call(a, atom_types, coefficients, program, components, outputs);
+    return op.call(a, atom_types, coefficients, program, components, outputs, num_centres);
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads)
@@ -76,10 +88,10 @@ class Polynomial : public torch::autograd::Function<Polynomial> {
     static const auto op =
         operator_handle<decltype(polynomial_backward)>("kan_md::polynomial_backward");
     const variable_list s = ctx->get_saved_variables();
-    variable_list result(6);
+    variable_list result(7);
     result[0] =
         op.call(grads[0], s[0], s[1], s[2], s[3], ctx->saved_data["components"].toIntVector(),
-                ctx->saved_data["outputs"].toIntVector());
+                ctx->saved_data["outputs"].toIntVector(), as_optional(s[4]));
     return result;
   }
 };
@@ -133,17 +145,20 @@ at::Tensor convolution_autograd(const at::Tensor &edge_vectors, const at::Tensor
                                 const at::Tensor &edge_index, const at::Tensor &atom_types,
                                 const at::Tensor &table, const at::Tensor &cutoffs,
                                 const at::Tensor &couplings, c10::IntArrayRef irreps_in,
-                                c10::IntArrayRef paths, int64_t num_knots)
+                                c10::IntArrayRef paths, int64_t num_knots,
+                                const std::optional<at::Tensor> &num_centres)
 {
   return Convolution::apply(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings,
-                            irreps_in.vec(), paths.vec(), num_knots);
+                            irreps_in.vec(), paths.vec(), num_knots, num_centres);
 }
 
 at::Tensor polynomial_autograd(const at::Tensor &a, const at::Tensor &atom_types,
                                const at::Tensor &coefficients, const at::Tensor &program,
-                               c10::IntArrayRef components, c10::IntArrayRef outputs)
+                               c10::IntArrayRef components, c10::IntArrayRef outputs,
+                               const std::optional<at::Tensor> &num_centres)
 {
-  return Polynomial::apply(a, atom_types, coefficients, program, components.vec(), outputs.vec());
+  return Polynomial::apply(a, atom_types, coefficients, program, components.vec(), outputs.vec(),
+                           num_centres);
 }
 
 std::tuple<at::Tensor, at::Tensor> piecewise_sum_autograd(const at::Tensor &x,
@@ -166,6 +181,50 @@ std::tuple<at::Tensor, at::Tensor> allegro_autograd(const at::Tensor &edge_vecto
 }
 
 // Shapes alone, for tracers.
+
+at::Tensor like(const at::Tensor &tensor)
+{
+  return at::empty_symint(tensor.sym_sizes(), tensor.options());
+}
+
+at::Tensor convolution_meta(const at::Tensor &, const at::Tensor &x, const at::Tensor &,
+                            const at::Tensor &atom_types, const at::Tensor &, const at::Tensor &,
+                            const at::Tensor &, c10::IntArrayRef irreps_in, c10::IntArrayRef paths,
+                            int64_t, const std::optional<at::Tensor> &)
+{
+  return at::empty_symint({atom_types.sym_numel() * out_dim_of(irreps_in, paths)}, x.options());
+}
+
+std::tuple<at::Tensor, at::Tensor>
+convolution_backward_meta(const at::Tensor &, const at::Tensor &edge_vectors, const at::Tensor &x,
+                          const at::Tensor &, const at::Tensor &, const at::Tensor &,
+                          const at::Tensor &, const at::Tensor &, c10::IntArrayRef,
+                          c10::IntArrayRef, int64_t, const std::optional<at::Tensor> &)
+{
+  return {like(edge_vectors), like(x)};
+}
+
+at::Tensor polynomial_meta(const at::Tensor &a, const at::Tensor &atom_types, const at::Tensor &,
+                           const at::Tensor &, c10::IntArrayRef, c10::IntArrayRef outputs,
+                           const std::optional<at::Tensor> &)
+{
+  const int64_t num_outputs = std::accumulate(outputs.begin(), outputs.end(), int64_t{0});
+  return at::empty_symint({atom_types.sym_numel() * num_outputs, a.sym_size(1)}, a.options());
+}
+
+at::Tensor polynomial_backward_meta(const at::Tensor &, const at::Tensor &a, const at::Tensor &,
+                                    const at::Tensor &, const at::Tensor &, c10::IntArrayRef,
+                                    c10::IntArrayRef, const std::optional<at::Tensor> &)
+{
+  return like(a);
+}
+
+std::tuple<at::Tensor, at::Tensor> piecewise_sum_meta(const at::Tensor &x, const at::Tensor &,
+                                                      const at::Tensor &, int64_t)
+{
+  return {at::empty_symint({x.sym_size(0), 1}, x.options()), like(x)};
+}
+
 std::tuple<at::Tensor, at::Tensor> allegro_meta(const at::Tensor &edge_vectors, const at::Tensor &,
                                                 const at::Tensor &atom_types, at::TensorList,
                                                 c10::IntArrayRef)
@@ -181,14 +240,14 @@ TORCH_LIBRARY(kan_md, m)
 {
   m.def("convolution(Tensor edge_vectors, Tensor x, Tensor edge_index, Tensor atom_types, "
         "Tensor table, Tensor cutoffs, Tensor couplings, int[] irreps_in, int[] paths, "
-        "int num_knots) -> Tensor");
+        "int num_knots, Tensor? num_centres=None) -> Tensor");
   m.def("convolution_backward(Tensor out_grad, Tensor edge_vectors, Tensor x, Tensor edge_index, "
         "Tensor atom_types, Tensor table, Tensor cutoffs, Tensor couplings, int[] irreps_in, "
-        "int[] paths, int num_knots) -> (Tensor, Tensor)");
+        "int[] paths, int num_knots, Tensor? num_centres=None) -> (Tensor, Tensor)");
   m.def("polynomial(Tensor a, Tensor atom_types, Tensor coefficients, Tensor program, "
-        "int[] components, int[] outputs) -> Tensor");
+        "int[] components, int[] outputs, Tensor? num_centres=None) -> Tensor");
   m.def("polynomial_backward(Tensor out_grad, Tensor a, Tensor atom_types, Tensor coefficients, "
-        "Tensor program, int[] components, int[] outputs) -> Tensor");
+        "Tensor program, int[] components, int[] outputs, Tensor? num_centres=None) -> Tensor");
   m.def("piecewise_sum(Tensor x, Tensor pieces, Tensor inverse_step, int origin) -> "
         "(Tensor, Tensor)");
   m.def("allegro(Tensor edge_vectors, Tensor edge_index, Tensor atom_types, Tensor[] weights, "
@@ -227,5 +286,10 @@ TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
 
 TORCH_LIBRARY_IMPL(kan_md, Meta, m)
 {
+  m.impl("convolution", kan_md::ops::convolution_meta);
+  m.impl("convolution_backward", kan_md::ops::convolution_backward_meta);
+  m.impl("polynomial", kan_md::ops::polynomial_meta);
+  m.impl("polynomial_backward", kan_md::ops::polynomial_backward_meta);
+  m.impl("piecewise_sum", kan_md::ops::piecewise_sum_meta);
   m.impl("allegro", kan_md::ops::allegro_meta);
 }

@@ -131,8 +131,12 @@ class Convolution(torch.nn.Module):
         x: torch.Tensor,
         edge_index: torch.Tensor,
         atom_types: torch.Tensor,
+        num_centres: torch.Tensor,
     ) -> torch.Tensor:
-        """Blocked features of the neighbours -> blocked messages of the centres."""
+        """Blocked features of the neighbours -> blocked messages of the centres.
+
+        Messages of all but the first ``num_centres`` [1] are zero.
+        """
         return torch.ops.kan_md.convolution(
             edge_vectors,
             x,
@@ -144,6 +148,7 @@ class Convolution(torch.nn.Module):
             self.irreps_in,
             self.paths,
             self.num_knots,
+            num_centres,
         )
 
     def _apply(self, fn, recurse: bool = True):
@@ -180,8 +185,19 @@ class PolynomialOfComponents(torch.nn.Module):
         self.components: list[int] = components
         self.outputs: list[int] = outputs
 
-    def forward(self, a: torch.Tensor, atom_types: torch.Tensor) -> torch.Tensor:
-        """[num_atoms * components, channels] -> [num_atoms * outputs, channels]."""
+    def forward(
+        self, a: torch.Tensor, atom_types: torch.Tensor, num_centres: torch.Tensor
+    ) -> torch.Tensor:
+        """[num_atoms * components, channels] -> [num_atoms * outputs, channels].
+
+        Those of all but the first ``num_centres`` [1] atoms are zero.
+        """
         return torch.ops.kan_md.polynomial(
-            a, atom_types, self.coefficients, self.program, self.components, self.outputs
+            a,
+            atom_types,
+            self.coefficients,
+            self.program,
+            self.components,
+            self.outputs,
+            num_centres,
         )

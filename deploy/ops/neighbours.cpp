@@ -34,6 +34,18 @@ CentreRanges::CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int 
   }
 }
 
+int64_t num_computed(const std::optional<at::Tensor> &num_centres, int64_t num_atoms)
+{
+  if (!num_centres) return num_atoms;
+  TORCH_CHECK(num_centres->numel() == 1 && num_centres->scalar_type() == at::kLong,
+              "kan_md: num_centres must be one int64, got ", num_centres->numel(), " of ",
+              num_centres->scalar_type());
+  const int64_t count = *num_centres->const_data_ptr<int64_t>();
+  TORCH_CHECK(count >= 0 && count <= num_atoms, "kan_md: num_centres must be 0 to ", num_atoms,
+              ", got ", count);
+  return count;
+}
+
 int64_t checked_num_types(const at::Tensor &atom_types, int64_t num_pairs)
 {
   const int64_t num_types = std::lround(std::sqrt(static_cast<double>(num_pairs)));

@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace kan_md::ops {
@@ -29,6 +30,9 @@ struct CentreRanges {
 
   CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int num_threads);
 };
+
+// How many of the first atoms an operator computes: what the tensor [1] int64 says, else all.
+int64_t num_computed(const std::optional<at::Tensor> &num_centres, int64_t num_atoms);
 
 // Number of types behind tables for num_pairs ordered pairs; checks all atoms' types against it.
 int64_t checked_num_types(const at::Tensor &atom_types, int64_t num_pairs);

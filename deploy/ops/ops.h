@@ -7,6 +7,7 @@
 #include <c10/util/ArrayRef.h>
 #include <c10/util/string_view.h>
 
+#include <optional>
 #include <tuple>
 
 namespace kan_md::ops {
@@ -19,20 +20,21 @@ namespace kan_md::ops {
 //   cutoffs      [num_pairs] float64 Å
 //   couplings    [n, 5] float64 (path, m1, m2, m3, value)
 //   irreps_in    (channels, l) per input; paths (input, l2, l3, output) per path, sorted by input
+//   num_centres  [1] int64: results of atoms after the first ones are zero; without it none are
 // Returns 1-d, for each output irreps a block [num_atoms, 2 l3 + 1, channels of its paths].
 at::Tensor convolution(const at::Tensor &edge_vectors, const at::Tensor &x,
                        const at::Tensor &edge_index, const at::Tensor &atom_types,
                        const at::Tensor &table, const at::Tensor &cutoffs,
                        const at::Tensor &couplings, c10::IntArrayRef irreps_in,
-                       c10::IntArrayRef paths, int64_t num_knots);
+                       c10::IntArrayRef paths, int64_t num_knots,
+                       const std::optional<at::Tensor> &num_centres);
 
 // (dE/d edge_vectors, dE/dx) of the above.
-std::tuple<at::Tensor, at::Tensor>
-convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
-                     const at::Tensor &x, const at::Tensor &edge_index,
-                     const at::Tensor &atom_types, const at::Tensor &table,
-                     const at::Tensor &cutoffs, const at::Tensor &couplings,
-                     c10::IntArrayRef irreps_in, c10::IntArrayRef paths, int64_t num_knots);
+std::tuple<at::Tensor, at::Tensor> convolution_backward(
+    const at::Tensor &out_grad, const at::Tensor &edge_vectors, const at::Tensor &x,
+    const at::Tensor &edge_index, const at::Tensor &atom_types, const at::Tensor &table,
+    const at::Tensor &cutoffs, const at::Tensor &couplings, c10::IntArrayRef irreps_in,
+    c10::IntArrayRef paths, int64_t num_knots, const std::optional<at::Tensor> &num_centres);
 
 // MACE's symmetric contraction as a polynomial of degree <= 3 in the components, per channel.
 //
@@ -40,15 +42,18 @@ convolution_backward(const at::Tensor &out_grad, const at::Tensor &edge_vectors,
 //                [num_atoms, n, channels]
 //   coefficients [num_types, num_blocks, num_terms, block]
 //   program      [n] int32, nested monomials, see layout.py
+//   num_centres  as above
 // Returns [num_atoms * num_outputs, channels], in the blocks that outputs names.
 at::Tensor polynomial(const at::Tensor &a, const at::Tensor &atom_types,
                       const at::Tensor &coefficients, const at::Tensor &program,
-                      c10::IntArrayRef components, c10::IntArrayRef outputs);
+                      c10::IntArrayRef components, c10::IntArrayRef outputs,
+                      const std::optional<at::Tensor> &num_centres);
 
 at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
                                const at::Tensor &atom_types, const at::Tensor &coefficients,
                                const at::Tensor &program, c10::IntArrayRef components,
-                               c10::IntArrayRef outputs);
+                               c10::IntArrayRef outputs,
+                               const std::optional<at::Tensor> &num_centres);
 
 // Sum of univariate functions that are polynomials on cells: y[n] = sum_i phi_i(x[n, i]).
 //

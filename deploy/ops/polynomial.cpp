@@ -8,6 +8,7 @@
 // program, per output:  n_i { i, has_p_i, n_j { j, has_p_ij, n_l { l } } }
 // with the coefficients in the order in which this nest meets them.
 
+#include "neighbours.h"
 #include "ops.h"
 #include "simd.h"
 
@@ -207,7 +208,7 @@ void unpack(const T *source, const Layout &layout, int64_t atom, int64_t from, T
 template <typename T>
 at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
                    const at::Tensor &coefficients, const at::Tensor &program,
-                   c10::IntArrayRef components, c10::IntArrayRef outputs)
+                   c10::IntArrayRef components, c10::IntArrayRef outputs, int64_t count)
 {
   constexpr int kBlock = Simd<T>::kBlock;
   const int64_t num_atoms = atom_types.numel(), channels = a.size(1);
@@ -215,6 +216,7 @@ at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
   const int64_t num_blocks = coefficients.size(1), terms = coefficients.size(2);
   const Layout layout{components, num_atoms, channels}, out_layout{outputs, num_atoms, channels};
   at::Tensor out = at::empty({num_atoms * num_outputs, channels}, a.options());
+  if (count < num_atoms) out.zero_();
   const T *a_data = a.const_data_ptr<T>(), *p = coefficients.const_data_ptr<T>();
   T *out_data = out.mutable_data_ptr<T>();
   const int64_t *types = atom_types.const_data_ptr<int64_t>();
@@ -224,7 +226,7 @@ at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
     alignas(kBlockBytes) T in[kMaxComponents * kBlock], result[kMaxComponents * kBlock];
     for (int64_t b = 0; b < num_blocks; ++b)
 #pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < num_atoms; ++i) {
+      for (int64_t i = 0; i < count; ++i) {
         pack(a_data, layout, i, b * kBlock, in);
         evaluate(in, p + (types[i] * num_blocks + b) * terms * kBlock, code, num_outputs, result);
         unpack(result, out_layout, i, b * kBlock, out_data);
@@ -236,7 +238,7 @@ at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
 template <typename T>
 at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Tensor &atom_types,
                    const at::Tensor &coefficients, const at::Tensor &program,
-                   c10::IntArrayRef components, c10::IntArrayRef outputs)
+                   c10::IntArrayRef components, c10::IntArrayRef outputs, int64_t count)
 {
   constexpr int kBlock = Simd<T>::kBlock;
   const int64_t num_atoms = atom_types.numel(), channels = a.size(1);
@@ -244,6 +246,7 @@ at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Te
   const int64_t num_blocks = coefficients.size(1), terms = coefficients.size(2);
   const Layout layout{components, num_atoms, channels}, out_layout{outputs, num_atoms, channels};
   at::Tensor a_grad = at::empty_like(a);
+  if (count < num_atoms) a_grad.zero_();
   const T *a_data = a.const_data_ptr<T>(), *p = coefficients.const_data_ptr<T>();
   const T *up = out_grad.const_data_ptr<T>();
   T *grad_data = a_grad.mutable_data_ptr<T>();
@@ -255,7 +258,7 @@ at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Te
     alignas(kBlockBytes) T grad[kMaxComponents * kBlock];
     for (int64_t b = 0; b < num_blocks; ++b)
 #pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < num_atoms; ++i) {
+      for (int64_t i = 0; i < count; ++i) {
         pack(a_data, layout, i, b * kBlock, in);
         pack(up, out_layout, i, b * kBlock, g);
         std::fill_n(grad, num_components * kBlock, T(0));
@@ -271,29 +274,33 @@ at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Te
 
 at::Tensor polynomial(const at::Tensor &a, const at::Tensor &atom_types,
                       const at::Tensor &coefficients, const at::Tensor &program,
-                      c10::IntArrayRef components, c10::IntArrayRef outputs)
+                      c10::IntArrayRef components, c10::IntArrayRef outputs,
+                      const std::optional<at::Tensor> &num_centres)
 {
   check(a, atom_types, coefficients, program, components, outputs);
+  const int64_t count = num_computed(num_centres, atom_types.numel());
   const at::Tensor a_ = a.contiguous(), p = coefficients.contiguous();
   return a.scalar_type() == at::kFloat
-             ? forward<float>(a_, atom_types, p, program, components, outputs)
-             : forward<double>(a_, atom_types, p, program, components, outputs);
+             ? forward<float>(a_, atom_types, p, program, components, outputs, count)
+             : forward<double>(a_, atom_types, p, program, components, outputs, count);
 }
 
 at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
                                const at::Tensor &atom_types, const at::Tensor &coefficients,
                                const at::Tensor &program, c10::IntArrayRef components,
-                               c10::IntArrayRef outputs)
+                               c10::IntArrayRef outputs,
+                               const std::optional<at::Tensor> &num_centres)
 {
   check(a, atom_types, coefficients, program, components, outputs);
+  const int64_t count = num_computed(num_centres, atom_types.numel());
   TORCH_CHECK(out_grad.dim() == 2 && out_grad.size(1) == a.size(1) &&
                   out_grad.size(0) == atom_types.numel() * total(outputs) &&
                   out_grad.scalar_type() == a.scalar_type(),
               "kan_md::polynomial_backward: out_grad does not fit, got ", out_grad.sizes());
   const at::Tensor a_ = a.contiguous(), p = coefficients.contiguous(), g = out_grad.contiguous();
   return a.scalar_type() == at::kFloat
-             ? reverse<float>(g, a_, atom_types, p, program, components, outputs)
-             : reverse<double>(g, a_, atom_types, p, program, components, outputs);
+             ? reverse<float>(g, a_, atom_types, p, program, components, outputs, count)
+             : reverse<double>(g, a_, atom_types, p, program, components, outputs, count);
 }
 
 }    // namespace kan_md::ops

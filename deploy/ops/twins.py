@@ -103,6 +103,7 @@ def convolution(
     irreps_in: list[int],
     paths: list[int],
     num_knots: int,
+    num_centres: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """out_i[p, m3] = Σ_j Σ_{m1 m2} C^p R^p(r_ij) Y_{m2}(r̂_ij) H_j[m1], per channel.
 
@@ -115,6 +116,9 @@ def convolution(
         tuple(zip(irreps_in[::2], irreps_in[1::2], strict=True)),
         tuple(zip(paths[::4], paths[1::4], paths[2::4], paths[3::4], strict=True)),
     )
+    if num_centres is not None:
+        computed = edge_index[0] < num_centres
+        edge_vectors, edge_index = edge_vectors[computed], edge_index[:, computed]
     centre, neighbour = edge_index[0], edge_index[1]
     lengths = edge_vectors.norm(dim=1)
     num_types = round(sqrt(table.size(0)))
@@ -151,6 +155,7 @@ def polynomial(
     program: torch.Tensor,
     components: list[int],
     outputs: list[int],
+    num_centres: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sums of monomials in components, per channel; the twin of ``kan_md::polynomial``.
 
@@ -162,6 +167,7 @@ def polynomial(
         program: see :class:`kan_md_deploy.ops.layout.Polynomial`.
         components: rows of the blocks that go in.
         outputs: rows of the blocks that come out.
+        num_centres: [1]; the results of atoms after the first ones are zero.
 
     Returns:
         [num_atoms * sum(outputs), channels].
@@ -188,7 +194,11 @@ def polynomial(
                 for _ in range(next(code)):
                     total = total + next(term) * second * a[:, next(code)]
         sums.append(total)
-    result = torch.stack(sums, dim=1).split(outputs, dim=1)  # each [num_atoms, n, channels]
+    result = torch.stack(sums, dim=1)  # [num_atoms, sum(outputs), channels]
+    if num_centres is not None:
+        computed = torch.arange(num_atoms) < num_centres
+        result = torch.where(computed.view(-1, 1, 1), result, torch.zeros_like(result))
+    result = result.split(outputs, dim=1)  # each [num_atoms, n, channels]
     return torch.cat([block.reshape(-1, channels) for block in result])
 
 

@@ -43,11 +43,7 @@ class FusedKAN:
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
         """Whether a KAN was collapsed and the operators were built on this machine."""
-        return (
-            context.backend == "torchscript"
-            and is_built()
-            and any(isinstance(module, PiecewiseSum) for module in model.modules())
-        )
+        return is_built() and any(isinstance(module, PiecewiseSum) for module in model.modules())
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:
         """Exchange every collapsed function."""

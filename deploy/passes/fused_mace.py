@@ -46,7 +46,7 @@ from kan_md_deploy.passes.convolutions import (
     fuse_convolution,
 )
 from kan_md_deploy.passes.equivariant import channel_slices, in_float64, linear_matrix
-from kan_md_deploy.passes.reach import centres_per_layer, edges_of_first, rows_of_first
+from kan_md_deploy.passes.reach import centres_per_layer, kept_rows, rows_of_first
 from kan_md_deploy.wrapper import NUM_LOCAL_KEY
 
 _PLAIN, _RESIDUAL = "RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"
@@ -63,8 +63,7 @@ class FusedMACE:
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
         """Whether the model is our MACE with interactions that are understood."""
         parts = list(model.model.func.children())
-        compilable = context.backend == "torchscript" and is_built()
-        if not compilable or not isinstance(parts[0], MACENodeEmbedding):
+        if not is_built() or not isinstance(parts[0], MACENodeEmbedding):
             return False
         layers = [part for part in parts if isinstance(part, MACELayer)]
         return all(
@@ -84,6 +83,7 @@ class FusedMACE:
         }
         fused = MACEOnOperators(
             parts,
+            rows=kept_rows(context.backend),
             num_types=context.num_types,
             bound=context.bound,
             with_fields="pair_repulsion" in rest,
@@ -97,20 +97,27 @@ class MACEOnOperators(torch.nn.Module):
 
     Args:
         parts: the adapter's modules by name, in order.
+        rows: which rows a layer keeps, see :mod:`kan_md_deploy.passes.reach`.
         num_types: number of atom types.
         bound: of the radial tables.
         with_fields: whether a later module reads one-hot types and edge lengths.
     """
 
     def __init__(
-        self, parts: dict[str, torch.nn.Module], *, num_types: int, bound: float, with_fields: bool
+        self,
+        parts: dict[str, torch.nn.Module],
+        *,
+        rows: torch.nn.Module,
+        num_types: int,
+        bound: float,
+        with_fields: bool,
     ):
         super().__init__()
         embedding: MACENodeEmbedding = parts["node_embedding"]
         edges: MACEEdgeEmbedding = parts["edge_embedding"]
         dtype = edges._dtype
         bound = min(bound, TABLE_BOUND[dtype])
-        rows = in_float64(embedding.node_embedding)(torch.eye(num_types, dtype=torch.float64))
+        features = in_float64(embedding.node_embedding)(torch.eye(num_types, dtype=torch.float64))
         self.node_embedding = embedding if with_fields else None
         layers, readouts, errors = [], [], []
         for part in parts.values():
@@ -118,7 +125,7 @@ class MACEOnOperators(torch.nn.Module):
                 layer = LayerOnOperators(
                     part,
                     edges,
-                    embedding=rows if not layers else None,
+                    embedding=features if not layers else None,
                     num_types=num_types,
                     bound=bound,
                     dtype=dtype,
@@ -130,6 +137,7 @@ class MACEOnOperators(torch.nn.Module):
                 readouts[-1] = _Readout(part, layers[-1].irreps)
         self.layers = torch.nn.ModuleList(layers)
         self.readouts = torch.nn.ModuleList(r or _NoReadout() for r in readouts)
+        self.rows = rows
         self.error = max(errors)
         self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
         self._index = AtomicDataDict.EDGE_INDEX_KEY
@@ -138,22 +146,24 @@ class MACEOnOperators(torch.nn.Module):
         self._num_local = NUM_LOCAL_KEY
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
-        """Set ``atomic_energy`` [num_atoms, 1], zero for ghosts."""
+        """Set ``atomic_energy`` [num_atoms, 1]; ghosts' are without meaning."""
         if self.node_embedding is not None:
             data = with_edge_vectors_(data, with_lengths=True)
             data = self.node_embedding(data)
         types = data[self._types].view(-1)
         vectors, index = data[self._vectors], data[self._index]
-        num_atoms, num_local = types.size(0), int(data[self._num_local])
-        centres = centres_per_layer(index, num_local, len(self.layers))
+        num_atoms = types.size(0)
+        centres = centres_per_layer(index, data[self._num_local], len(self.layers))
+        num_last = self.rows(data[self._num_local], num_atoms)
         x = torch.zeros(0, device=vectors.device)
         energy = torch.zeros(1, 1, device=vectors.device)
         for layer, readout in zip(self.layers, self.readouts):  # noqa: B905 - TorchScript
             num_centres = centres.pop(0)
-            pieces = layer(vectors, x, index, types, num_centres)
-            x, types = as_blocks(pieces), types[:num_centres]
-            energy = energy + readout(pieces)[:num_local]
-        data[self._energy] = torch.nn.functional.pad(energy, [0, 0, 0, num_atoms - num_local])
+            num_kept = self.rows(num_centres, types.size(0))
+            pieces = layer(vectors, x, index, types, num_centres, num_kept)
+            x, types = as_blocks(pieces), types[:num_kept]
+            energy = energy + readout(pieces)[:num_last]
+        data[self._energy] = torch.nn.functional.pad(energy, [0, 0, 0, num_atoms - num_last])
         return data
 
 
@@ -229,23 +239,26 @@ class LayerOnOperators(torch.nn.Module):
         x: torch.Tensor,
         index: torch.Tensor,
         types: torch.Tensor,
-        num_centres: int,
+        num_centres: torch.Tensor,
+        num_kept: int,
     ) -> list[torch.Tensor]:
-        """Blocked features -> one [num_centres * (2l+1), channels] per irreps."""
+        """Blocked features -> one [num_kept * (2l+1), channels] per irreps.
+
+        Rows beyond the first ``num_centres`` [1] atoms are without meaning.
+        """
         num_atoms = types.size(0)
         neighbours = self.up(x, types, num_atoms)
-        vectors, index = edges_of_first(vectors, index, num_centres)
-        messages = self.convolution(vectors, neighbours, index, types)
-        messages = rows_of_first(messages, self.mid.sizes, num_atoms, num_centres)
-        types = types[:num_centres]
-        pieces = self.mid(messages, num_centres)
+        messages = self.convolution(vectors, neighbours, index, types, num_centres)
+        messages = rows_of_first(messages, self.mid.sizes, num_atoms, num_kept)
+        types = types[:num_kept]
+        pieces = self.mid(messages, num_kept)
         if self.by_type is not None:
-            pieces = self.by_type(as_blocks(pieces), types, num_centres)
-        basis = self.product(torch.cat(pieces), types)
-        out = self.linear(basis.view(-1), num_centres)
+            pieces = self.by_type(as_blocks(pieces), types, num_kept)
+        basis = self.product(torch.cat(pieces), types, num_centres)
+        out = self.linear(basis.view(-1), num_kept)
         if self.skip is not None:
-            x = rows_of_first(x, self.skip_sizes, num_atoms, num_centres)
-            pieces = self.skip(x, types, num_centres)
+            x = rows_of_first(x, self.skip_sizes, num_atoms, num_kept)
+            pieces = self.skip(x, types, num_kept)
             for number, output in enumerate(self.skip_outputs):
                 out[output] = out[output] + pieces[number]
         return out

@@ -29,7 +29,7 @@ from kan_md_deploy.passes.equivariant import (
     in_float64,
     linear_matrix,
 )
-from kan_md_deploy.passes.reach import centres_per_layer, edges_of_first, rows_of_first
+from kan_md_deploy.passes.reach import centres_per_layer, kept_rows, rows_of_first
 from kan_md_deploy.wrapper import NUM_LOCAL_KEY
 
 _EDGES = ("spharm", "edge_norm", "bessel_encode", "factor")
@@ -46,8 +46,7 @@ class FusedNequIP:
         parts = dict(model.model.func.named_children())
         layers = [part for part in parts.values() if isinstance(part, ConvNetLayer)]
         return (
-            context.backend == "torchscript"
-            and is_built()
+            is_built()
             and bool(layers)
             and not parts["type_embed"].do_categorical_graph_field_embed
             and list(parts)[1:5] == list(_EDGES)
@@ -69,7 +68,13 @@ class FusedNequIP:
         edges = [rest.pop(name) for name in _EDGES]
         layers = [rest.pop(n) for n, p in list(rest.items()) if isinstance(p, ConvNetLayer)]
         attributes = in_float64(embedding.embed_module)(torch.arange(context.num_types))
-        fused = NequIPOnOperators(edges, layers, attributes=attributes, bound=context.bound)
+        fused = NequIPOnOperators(
+            edges,
+            layers,
+            rows=kept_rows(context.backend),
+            attributes=attributes,
+            bound=context.bound,
+        )
         model.model.func = Chain({"type_embed": embedding, "nequip": fused, **rest})
         return {"bound": fused.error, "operator": "kan_md::convolution"}
 
@@ -80,6 +85,7 @@ class NequIPOnOperators(torch.nn.Module):
     Args:
         edges: upstream's modules on edges, in order.
         layers: upstream's layers; the last one gives scalars only.
+        rows: which rows a layer keeps, see :mod:`kan_md_deploy.passes.reach`.
         attributes: [num_types, features] float64, embedding of the types.
         bound: of the radial tables.
     """
@@ -89,6 +95,7 @@ class NequIPOnOperators(torch.nn.Module):
         edges: list[torch.nn.Module],
         layers: list[ConvNetLayer],
         *,
+        rows: torch.nn.Module,
         attributes: torch.Tensor,
         bound: float,
     ):
@@ -98,6 +105,7 @@ class NequIPOnOperators(torch.nn.Module):
             for layer in layers
         ]
         self.layers = torch.nn.ModuleList(fused)
+        self.rows = rows
         self.error = max(layer.error for layer in fused)
         self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
         self._index = AtomicDataDict.EDGE_INDEX_KEY
@@ -108,18 +116,20 @@ class NequIPOnOperators(torch.nn.Module):
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Replace ``node_features`` by those of the last layer, scalars [num_atoms, channels].
 
-        Ghosts' features are zero.
+        Ghosts' features are without meaning.
         """
         types, index = data[self._types].view(-1), data[self._index]
-        num_atoms, num_local = types.size(0), int(data[self._num_local])
+        num_atoms = types.size(0)
         x = data[self._features].reshape(-1)
-        centres = centres_per_layer(index, num_local, len(self.layers))
+        centres = centres_per_layer(index, data[self._num_local], len(self.layers))
         for layer in self.layers:
             num_centres = centres.pop(0)
-            x = layer(data[self._vectors], x, index, types, num_centres)
-            types = types[:num_centres]
-        features = x.view(num_local, -1)
-        data[self._features] = torch.nn.functional.pad(features, [0, 0, 0, num_atoms - num_local])
+            num_kept = self.rows(num_centres, types.size(0))
+            x = layer(data[self._vectors], x, index, types, num_centres, num_kept)
+            types = types[:num_kept]
+        features = x.view(types.size(0), -1)
+        missing = num_atoms - types.size(0)
+        data[self._features] = torch.nn.functional.pad(features, [0, 0, 0, missing])
         return data
 
 
@@ -190,21 +200,24 @@ class LayerOnOperators(torch.nn.Module):
         x: torch.Tensor,
         index: torch.Tensor,
         types: torch.Tensor,
-        num_centres: int,
+        num_centres: torch.Tensor,
+        num_kept: int,
     ) -> torch.Tensor:
-        """Blocked features -> blocked features of the first centres."""
+        """Blocked features -> blocked features of the first ``num_kept`` atoms.
+
+        Those beyond the first ``num_centres`` [1] of them are without meaning.
+        """
         num_atoms = types.size(0)
         neighbours = as_blocks(self.up(x, num_atoms))
-        vectors, index = edges_of_first(vectors, index, num_centres)
-        messages = self.convolution(vectors, neighbours, index, types)
-        messages = rows_of_first(messages, self.down.sizes, num_atoms, num_centres)
-        out = self.down(messages, num_centres)
+        messages = self.convolution(vectors, neighbours, index, types, num_centres)
+        messages = rows_of_first(messages, self.down.sizes, num_atoms, num_kept)
+        out = self.down(messages, num_kept)
         if self.skip is not None:
-            x = rows_of_first(x, self.up.sizes, num_atoms, num_centres)
-            pieces = self.skip(x, types[:num_centres], num_centres)
+            x = rows_of_first(x, self.up.sizes, num_atoms, num_kept)
+            pieces = self.skip(x, types[:num_kept], num_kept)
             for number, output in enumerate(self.skip_outputs):
                 out[output] = out[output] + pieces[number]
-        return as_blocks(self.gate(out, num_centres))
+        return as_blocks(self.gate(out, num_kept))
 
 
 class BlockGate(torch.nn.Module):

@@ -2,40 +2,55 @@
 
 Atoms come in the order in which a walk from the local atoms meets them, so that every layer needs
 a first part of them: the last layer the local atoms, the one before it also their neighbours, and
-so on. Where all atoms are local these functions change and cost nothing.
+so on. The convolution operators leave the other centres out. What follows them is done for rows of
+atoms, and there a compiler decides: see :func:`kept_rows`. Where all atoms are local these
+functions change and cost nothing.
 """
 
 from __future__ import annotations
 
 import torch
 
+from kan_md.contract import Backend
 
-def centres_per_layer(edge_index: torch.Tensor, num_local: int, num_layers: int) -> list[int]:
-    """How many of the first atoms each layer computes, first layer first.
+
+def centres_per_layer(
+    edge_index: torch.Tensor, num_local: torch.Tensor, num_layers: int
+) -> list[torch.Tensor]:
+    """How many of the first atoms each layer computes, first layer first, int64 [1] each.
 
     Args:
         edge_index: [2, num_edges], sorted by centre.
-        num_local: number of local atoms.
+        num_local: [1] number of local atoms.
         num_layers: number of layers.
     """
     counts = [num_local]
     for _ in range(num_layers - 1):
         reached = counts[0]
-        neighbours = edge_index[1, : _num_edges(edge_index, reached)]
-        if neighbours.size(0) > 0:
-            reached = max(reached, int(neighbours.max()) + 1)
-        counts.insert(0, reached)
+        of_neighbours = (edge_index[1] + 1) * (edge_index[0] < reached)
+        counts.insert(0, torch.cat([reached, of_neighbours]).max().view(1))
     return counts
 
 
-def edges_of_first(
-    edge_vectors: torch.Tensor, edge_index: torch.Tensor, num_centres: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors and index of the edges of the first centres."""
-    end = _num_edges(edge_index, num_centres)
-    if end == edge_index.size(1):
-        return edge_vectors, edge_index
-    return edge_vectors[:end], edge_index[:, :end].contiguous()
+class FirstRows(torch.nn.Module):
+    """A layer keeps the rows of the atoms that it computes: shapes depend on data."""
+
+    def forward(self, num_centres: torch.Tensor, num_atoms: int) -> int:
+        """How many of the first ``num_atoms`` atoms keep their rows."""
+        return int(num_centres)
+
+
+class AllRows(torch.nn.Module):
+    """A layer keeps all rows; those of atoms that it does not compute are without meaning."""
+
+    def forward(self, num_centres: torch.Tensor, num_atoms: int) -> int:
+        """How many of the first ``num_atoms`` atoms keep their rows."""
+        return num_atoms
+
+
+def kept_rows(backend: Backend) -> torch.nn.Module:
+    """The fewest rows that a layer can keep: torch.export knows no shapes that depend on data."""
+    return FirstRows() if backend == "torchscript" else AllRows()
 
 
 def rows_of_first(
@@ -55,7 +70,3 @@ def rows_of_first(
     return torch.cat(
         [block[: num_first * size] for block, size in zip(blocks, sizes)]  # noqa: B905 - TorchScript
     )
-
-
-def _num_edges(edge_index: torch.Tensor, num_centres: int) -> int:
-    return int(torch.searchsorted(edge_index[0], num_centres))

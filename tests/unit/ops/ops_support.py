@@ -22,3 +22,9 @@ def random_graph(
     lengths = 0.4 + (length - 0.4) * torch.rand(num_edges, 1, dtype=torch.float64)
     types = torch.randint(num_types, (num_atoms,))
     return RandomGraph(unit * lengths, torch.stack([centre, neighbour]), types)
+
+
+def check_reverse(operator: object, args: tuple) -> None:
+    """Hold a reverse pass, which has no derivative of its own, against what it tells tracers."""
+    plain = [arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in args]
+    torch.library.opcheck(operator.default, plain, test_utils=("test_schema", "test_faketensor"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from e3nn import o3
-from ops_support import RandomGraph, random_graph
+from ops_support import RandomGraph, check_reverse, random_graph
 
 from kan_md_deploy.ops import twins
 from kan_md_deploy.ops.layout import ConvolutionSpec, pack_table, unpack_table
@@ -103,6 +103,34 @@ def test_sparse_graphs(operators, graph):
     weight, expected = value_and_gradients(twins.convolution, args)
     found = value_and_gradients(operators.convolution, args, weight)[1]
     assert_equal(found, expected, torch.float64)
+
+
+@pytest.mark.parametrize("num_centres", [0, 4, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_only_the_first_centres_are_computed(operators, dtype, num_centres):
+    args = arguments(NEQUIP_LIKE, random_graph(7, 60), dtype, num_pairs=4)
+    args = (*args, torch.tensor([num_centres]))
+    weight, expected = value_and_gradients(twins.convolution, args)
+    found = value_and_gradients(operators.convolution, args, weight)[1]
+    assert_equal(found, expected, dtype)
+    left_out = args[2][0] >= num_centres
+    assert not found[1][left_out].any()
+
+
+def test_more_centres_than_atoms_are_refused(operators):
+    args = arguments(MACE_LIKE, random_graph(4, 10), torch.float64, num_pairs=1)
+    with pytest.raises(RuntimeError, match="num_centres must be 0 to 4, got 5"):
+        operators.convolution(*args, torch.tensor([5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rest", [(), (torch.tensor([3]),)], ids=["all centres", "first centres"])
+def test_tracers_see_what_the_operator_does(operators, dtype, rest):
+    args = arguments(NEQUIP_LIKE, random_graph(5, 40), dtype, num_pairs=4)
+    args = (args[0].requires_grad_(True), args[1].requires_grad_(True), *args[2:], *rest)
+    torch.library.opcheck(operators.convolution.default, args)
+    out = operators.convolution(*args)
+    check_reverse(operators.convolution_backward, (out.detach(), *args))
 
 
 def test_thread_count_does_not_matter(operators):

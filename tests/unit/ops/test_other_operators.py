@@ -7,6 +7,7 @@ from math import factorial
 
 import pytest
 import torch
+from ops_support import check_reverse
 from scipy.interpolate import PPoly, make_interp_spline
 
 from kan_md_deploy.ops import twins
@@ -60,6 +61,33 @@ def test_polynomial_equals_twin(operators, num_atoms, channels, dtype):
     a, types, values, nest = polynomial_arguments(dtype, num_atoms=num_atoms, channels=channels)
     rest = (types, pack_coefficients(values), nest.program, COMPONENTS, OUTPUTS)
     assert_same(lambda x: operators.polynomial(x, *rest), lambda x: twins.polynomial(x, *rest), a)
+
+
+@DTYPES
+@pytest.mark.parametrize("num_centres", [0, 2, 5])
+def test_polynomial_of_the_first_atoms_alone(operators, num_centres, dtype):
+    a, types, values, nest = polynomial_arguments(dtype, num_atoms=5, channels=21)
+    rest = (types, pack_coefficients(values), nest.program, COMPONENTS, OUTPUTS)
+    rest = (*rest, torch.tensor([num_centres]))
+    assert_same(lambda x: operators.polynomial(x, *rest), lambda x: twins.polynomial(x, *rest), a)
+
+
+@DTYPES
+@pytest.mark.parametrize("last", [(), (torch.tensor([3]),)], ids=["all atoms", "first atoms"])
+def test_tracers_see_what_the_polynomial_does(operators, dtype, last):
+    a, types, values, nest = polynomial_arguments(dtype, num_atoms=4, channels=5)
+    packed = pack_coefficients(values)
+    args = (a.requires_grad_(True), types, packed, nest.program, COMPONENTS, OUTPUTS, *last)
+    torch.library.opcheck(operators.polynomial.default, args)
+    out = operators.polynomial(*args)
+    check_reverse(operators.polynomial_backward, (out.detach(), *args))
+
+
+@DTYPES
+def test_tracers_see_what_the_piecewise_sum_does(operators, dtype):
+    *_, rest = piece_arguments(dtype, num_inputs=5)
+    x = torch.randn(6, 5, dtype=dtype, requires_grad=True)
+    torch.library.opcheck(operators.piecewise_sum.default, (x, *rest))
 
 
 def test_polynomial_of_the_twin_is_the_sum_of_its_terms():
