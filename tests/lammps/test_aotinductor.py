@@ -1,7 +1,10 @@
-"""A file of the AOTInductor backend is the trained model, in Python and in LAMMPS.
+"""Files of the AOTInductor backend are the trained models, in Python and in LAMMPS.
 
-One model and two exports for all of it: exporting takes as long as hundreds of tests.
+Four exports for all of it: exporting takes as long as hundreds of tests.
 """
+
+import zipfile
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,30 +21,68 @@ from kan_md_deploy.wrapper import make_edge_model
 
 pytestmark = pytest.mark.lammps
 
-MODEL = {"type_names": ELEMENTS, "num_scalar_features": 4, "readout": {"kind": "mlp"}}
+
+class File(NamedTuple):
+    """What is deployed how.
+
+    Attributes:
+        error: of forces relative to the largest, of energies in eV per atom.
+        model: keywords of its tiny checkpoint.
+    """
+
+    style: str
+    deploy: dict
+    error: float
+    model: dict
 
 
-@pytest.fixture(
-    scope="module",
-    params=[{"bound": 0.0}, {"bound": 1e-9, "operators": "fused"}],
-    ids=["plain tensors", "operator"],
-)
-def package(deployed, request):
-    return deployed("allegro", deploy={"backend": "aotinductor", **request.param}, **MODEL)
+MLP = {"num_scalar_features": 4, "readout": {"kind": "mlp"}}
+OPERATORS = {"operators": "fused", "bound": 1e-9}
+SINGLE = {"operators": "fused", "dtype": "float32"}
+FILES = {
+    "allegro, portable": File("allegro", {"bound": 0.0}, 1e-9, MLP),
+    "allegro": File("allegro", OPERATORS, 1e-8, MLP),
+    "nequip": File("nequip", OPERATORS, 1e-8, {}),
+    "mace in single precision": File("mace", SINGLE, 1e-5, {}),
+}
+
+SEVERAL_RANKS = ("triclinic", "own images", "dimer")
+"""Many ghosts, ghosts that are images of owned atoms, ranks without atoms."""
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_checkpoint):
-    return load_checkpoint(tiny_checkpoint("allegro", **MODEL))
+def checkpoints(tiny_checkpoint):
+    return {
+        name: load_checkpoint(tiny_checkpoint(file.style, type_names=ELEMENTS, **file.model))
+        for name, file in FILES.items()
+    }
 
 
-def test_package_is_the_same_function(package, checkpoint, request):
-    model = load_deployed(package)
-    assert ("fused_allegro" in model.manifest.passes) == ("operator" in request.node.callspec.id)
+@pytest.fixture(scope="module")
+def packages(deployed):
+    return {
+        name: deployed(
+            file.style,
+            deploy={"backend": "aotinductor", **file.deploy},
+            type_names=ELEMENTS,
+            **file.model,
+        )
+        for name, file in FILES.items()
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_package_is_the_same_function(packages, checkpoints, name):
+    """Ghosts and graphs without edges included."""
+    file, checkpoint, model = FILES[name], checkpoints[name], load_deployed(packages[name])
     assert model.manifest.backend == "aotinductor"
     assert model.manifest.threads == torch.get_num_threads()
-    found = deviation(model, make_edge_model(checkpoint.build()), reference_graphs(checkpoint))
-    assert found.force < 1e-9
+    found = deviation(
+        model, make_edge_model(checkpoint.build("float64")), reference_graphs(checkpoint)
+    )
+    assert found.energy < file.error
+    assert found.force < file.error
+    assert found.virial < file.error
     alone = model(
         torch.zeros(0, 3),
         torch.zeros(2, 0, dtype=torch.int64),
@@ -51,34 +92,64 @@ def test_package_is_the_same_function(package, checkpoint, request):
     assert alone[0].item() == pytest.approx(-1.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
-def test_lammps_says_what_the_eager_model_says(engine, package, checkpoint, tmp_path, ranks):
+@pytest.mark.parametrize("name", FILES)
+def test_only_portable_files_do_without_operators(packages, name):
+    fused = {p for p in load_deployed(packages[name]).manifest.passes if p.startswith("fused")}
+    with zipfile.ZipFile(packages[name]) as archive:
+        calls = any(b"kan_md::" in archive.read(entry) for entry in archive.namelist())
+    expected = {"allegro": {"fused_allegro"}, "nequip": {"fused_nequip", "fused_kan"}}
+    expected |= {"mace": {"fused_mace", "fused_kan"}}
+    portable = "portable" in name
+    assert fused == (set() if portable else expected[FILES[name].style])
+    assert calls == (not portable)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wanted"),
+    [
+        pytest.param(1, structures(), id="1 rank"),
+        pytest.param(2, SEVERAL_RANKS, marks=pytest.mark.mpi, id="2 ranks"),
+        pytest.param(4, SEVERAL_RANKS, marks=pytest.mark.mpi, id="4 ranks"),
+    ],
+)
+def test_lammps_says_what_the_eager_model_says(
+    engine, packages, checkpoints, tmp_path, ranks, wanted
+):
     """Empty ranks, no edges and a single edge included: the export has two of each at least."""
-    eager = checkpoint.build()
+    cases = [(name, key, structures()[key]) for name in FILES for key in wanted]
     jobs = [
         {
             "commands": [
-                *system(atoms, ELEMENTS, "allegro", package, folder=tmp_path),
+                *system(atoms, ELEMENTS, FILES[name].style, packages[name], folder=tmp_path),
                 *ZERO_STEPS,
             ],
             "computes": ["kanpress"],
         }
-        for atoms in structures().values()
+        for name, _, atoms in cases
     ]
+    eager = {name: checkpoint.build("float64") for name, checkpoint in checkpoints.items()}
     results = engine.run(jobs, ranks=ranks)
-    for (name, atoms), result in zip(structures().items(), results, strict=True):
-        assert result.error == "", name
-        expected = evaluate(eager, atoms)
-        assert abs(result.energy - expected["energy"].item()) <= 1e-8 * len(atoms), name
-        np.testing.assert_allclose(result.atoms["eatom"], expected["atomic_energy"], atol=1e-8)
-        np.testing.assert_allclose(result.forces, expected["forces"], atol=1e-7, err_msg=name)
-        scale = max(float(expected["virial"].abs().max()), 1e-6)
-        np.testing.assert_allclose(result.virial, expected["virial"], atol=1e-6 * scale)
-    assert "AOTInductor on cpu" in results[0].output
+    for (name, structure, atoms), result in zip(cases, results, strict=True):
+        case, error = f"{name}, {structure}", 10 * FILES[name].error
+        assert result.error == "", case
+        assert "AOTInductor on cpu" in result.output, case
+        expected = evaluate(eager[name], atoms)
+        assert abs(result.energy - expected["energy"].item()) <= error * len(atoms), case
+        np.testing.assert_allclose(
+            result.atoms["eatom"], expected["atomic_energy"], atol=error, err_msg=case
+        )
+        largest = max(float(expected["forces"].abs().max()), 1.0)
+        np.testing.assert_allclose(
+            result.forces, expected["forces"], atol=error * largest, err_msg=case
+        )
+        scale = max(float(expected["virial"].abs().max()), 1.0)
+        np.testing.assert_allclose(
+            result.virial, expected["virial"], atol=error * scale, err_msg=case
+        )
 
 
-def test_another_number_of_threads_is_warned_of(engine, package, tmp_path):
+def test_another_number_of_threads_is_warned_of(engine, packages, tmp_path):
     atoms = structures()["dimer"]
-    commands = [*system(atoms, ELEMENTS, "allegro", package, folder=tmp_path), "run 0"]
-    (result,) = engine.run([{"commands": commands}], threads=2)
+    commands = system(atoms, ELEMENTS, "allegro", packages["allegro"], folder=tmp_path)
+    (result,) = engine.run([{"commands": [*commands, "run 0"]}], threads=2)
     assert "compiled for 1 threads per rank, this run has 2; deploy it again" in result.output

@@ -123,8 +123,11 @@ def test_more_centres_than_atoms_are_refused(operators):
         operators.convolution(*args, torch.tensor([5]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("rest", [(), (torch.tensor([3]),)], ids=["all centres", "first centres"])
+@pytest.mark.parametrize(
+    ("dtype", "rest"),
+    [(torch.float32, ()), (torch.float64, (torch.tensor([3]),))],
+    ids=["float32, all centres", "float64, first centres"],
+)
 def test_tracers_see_what_the_operator_does(operators, dtype, rest):
     args = arguments(NEQUIP_LIKE, random_graph(5, 40), dtype, num_pairs=4)
     args = (args[0].requires_grad_(True), args[1].requires_grad_(True), *args[2:], *rest)

@@ -79,8 +79,7 @@ def test_fused_model_is_the_eager_one(operators, backbone, keywords, type_names)
     assert found.virial < 1e-9
 
 
-@pytest.mark.parametrize("backend", ["torchscript", "aotinductor"])
-@pytest.mark.parametrize("num_local", [1, 3])
+@pytest.mark.parametrize(("backend", "num_local"), [("torchscript", 1), ("aotinductor", 3)])
 @pytest.mark.parametrize(("backbone", "keywords", "type_names"), CASES)
 def test_ghosts_beyond_reach_are_left_out_exactly(
     operators, backbone, keywords, type_names, num_local, backend

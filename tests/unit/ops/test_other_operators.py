@@ -72,8 +72,11 @@ def test_polynomial_of_the_first_atoms_alone(operators, num_centres, dtype):
     assert_same(lambda x: operators.polynomial(x, *rest), lambda x: twins.polynomial(x, *rest), a)
 
 
-@DTYPES
-@pytest.mark.parametrize("last", [(), (torch.tensor([3]),)], ids=["all atoms", "first atoms"])
+@pytest.mark.parametrize(
+    ("dtype", "last"),
+    [(torch.float32, ()), (torch.float64, (torch.tensor([3]),))],
+    ids=["float32, all atoms", "float64, first atoms"],
+)
 def test_tracers_see_what_the_polynomial_does(operators, dtype, last):
     a, types, values, nest = polynomial_arguments(dtype, num_atoms=4, channels=5)
     packed = pack_coefficients(values)
