@@ -61,9 +61,13 @@ class FusedMACE:
     needs_operators = True
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
-        """Whether the model is our MACE with interactions that are understood."""
+        """Whether the model is our MACE with interactions that are understood.
+
+        Tables approximate: a bound of zero leaves the pass out.
+        """
         parts = list(model.model.func.children())
-        if not is_built() or not isinstance(parts[0], MACENodeEmbedding):
+        possible = context.bound > 0 and is_built()
+        if not possible or not isinstance(parts[0], MACENodeEmbedding):
             return False
         layers = [part for part in parts if isinstance(part, MACELayer)]
         return all(

@@ -42,11 +42,15 @@ class FusedNequIP:
     needs_operators = True
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
-        """Whether the model is a NequIP in upstream's layout with gates, without residuals."""
+        """Whether the model is a NequIP in upstream's layout with gates, without residuals.
+
+        Tables approximate: a bound of zero leaves the pass out.
+        """
         parts = dict(model.model.func.named_children())
         layers = [part for part in parts.values() if isinstance(part, ConvNetLayer)]
         return (
-            is_built()
+            context.bound > 0
+            and is_built()
             and bool(layers)
             and not parts["type_embed"].do_categorical_graph_field_embed
             and list(parts)[1:5] == list(_EDGES)

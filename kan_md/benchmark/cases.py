@@ -240,6 +240,25 @@ def speed() -> Section:
                 targets={AOTI: 1.0},
             )
         )
+    for base in (NEQUIP, MACE):
+        cases.append(
+            _case(
+                f"{base['backbone']}-64-aotinductor",
+                f"{base['backbone']}, 64 atoms, AOTInductor against TorchScript",
+                tuple(
+                    Model(
+                        label=label,
+                        config={**base, "readout": kan},
+                        deploy=deploy,
+                        element="C",
+                    )
+                    for label, deploy in ((FAST, ()), (AOTI, AOTINDUCTOR))
+                ),
+                DIAMOND_SIZES[64],
+                control=FAST,
+                targets={AOTI: 1.0},
+            )
+        )
     profiles = tuple(
         (
             Model(

@@ -100,6 +100,16 @@ def test_float32_file_is_within_its_tolerance(operators, tiny_checkpoint, readou
     assert deviation(compile_torchscript(fused), eager, graphs).force < 1e-5
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tracers_see_what_the_operator_does(operators, tiny_checkpoint, dtype):
+    _, fused, graphs, _ = rewrite(tiny_checkpoint("allegro", **MLP), dtype=dtype)
+    (module,) = (part for part in fused.modules() if isinstance(part, AllegroOnOperator))
+    vectors, index, types, _ = graphs[0]
+    weights = [constant() for constant in module.weights]
+    args = (vectors.detach().requires_grad_(True), index, types.view(-1), weights, module.shape)
+    torch.library.opcheck(operators.allegro.default, args)
+
+
 def test_thread_count_does_not_matter(operators, tiny_checkpoint):
     _, fused, graphs, _ = rewrite(tiny_checkpoint("allegro", **MLP))
     threads = torch.get_num_threads()

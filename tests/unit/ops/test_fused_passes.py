@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ase.build
 import pytest
 import torch
@@ -139,3 +141,14 @@ def test_pass_leaves_other_backbones_alone(backbone):
         backend="torchscript", num_types=1, r_max=R_MAX, bound=1e-6, graphs=(), operators="fused"
     )
     assert not PASSES[backbone].applies_to(model, context)
+
+
+@pytest.mark.parametrize(("backbone", "keywords"), [("mace", MACE), ("nequip", NEQUIP)])
+def test_a_bound_of_zero_leaves_tables_out(operators, backbone, keywords):
+    with nequip_scope():
+        model = build(backbone, keywords, ["C"])
+    exact = PassContext(
+        backend="torchscript", num_types=1, r_max=R_MAX, bound=0.0, graphs=(), operators="fused"
+    )
+    assert not PASSES[backbone].applies_to(model, exact)
+    assert PASSES[backbone].applies_to(model, replace(exact, bound=1e-6))
