@@ -4,7 +4,7 @@ Atoms come in the order in which a walk from the local atoms meets them, so that
 a first part of them: the last layer the local atoms, the one before it also their neighbours, and
 so on. The convolution operators leave the other centres out. What follows them is done for rows of
 atoms, and there a compiler decides: see :func:`kept_rows`. Where all atoms are local these
-functions change and cost nothing.
+functions change nothing and cost little.
 """
 
 from __future__ import annotations
