@@ -130,10 +130,20 @@ def _deploy_with(
         raise user_error(
             "bound of the tables", found=bound, allowed="0 <= bound < 1", remedy="change --bound"
         )
+    bound = _BOUND[dtype] if bound is None else bound
+    operators = operators if device == "cpu" else "portable"  # they are for processors
     output = _output_path(model_path, output, backend)
     if is_tensor_backbone(checkpoint.backbone):
         return _deploy_tensors(
-            checkpoint, model_path, output, backend=backend, device=device, dtype=dtype
+            checkpoint,
+            model_path,
+            output,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            passes=chosen,
+            bound=bound,
+            operators=operators,
         )
     graphs = reference_graphs(checkpoint)
     with nequip_scope():
@@ -144,9 +154,9 @@ def _deploy_with(
             backend=backend,
             num_types=len(checkpoint.type_names),
             r_max=float(checkpoint.r_max),
-            bound=_BOUND[dtype] if bound is None else bound,
+            bound=bound,
             graphs=tuple(graphs),
-            operators=operators if device == "cpu" else "portable",  # they are for processors
+            operators=operators,
         )
         reports = run_passes(model, chosen, context)
         manifest = Manifest(
@@ -169,7 +179,7 @@ def _deploy_with(
         graphs=graphs,
         reference=reference,
         rounding=eager.force,
-        bound=context.bound,
+        bound=bound,
     )
 
 
@@ -179,10 +189,9 @@ def _deploy_tensors(
     output: Path,
     *,
     backend: Backend,
-    device: str,
-    dtype: Dtype,
+    **options: object,
 ) -> Path:
-    """The same for a model of tensor properties, which has no passes and one backend."""
+    """The same for a model of tensor properties, which has one backend."""
     if backend != "torchscript":
         raise user_error(
             f"backend for {checkpoint.backbone}",
@@ -193,7 +202,7 @@ def _deploy_tensors(
     handle, temporary = _temporary_beside(output)
     os.close(handle)
     try:
-        compile_tensors(checkpoint, model_path, temporary, device=device, dtype=dtype)
+        compile_tensors(checkpoint, model_path, temporary, **options)
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)

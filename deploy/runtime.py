@@ -72,10 +72,15 @@ def load_deployed(path: str | Path, device: str = "cpu") -> DeployedModel:
             allowed=manifest.device,
             remedy=f"run `kan-md deploy --device {device}`",
         )
-    if _calls_operators(manifest):
-        ops.load()
+    load_operators(manifest)
     return DeployedModel(_LOADERS[manifest.backend](path, device=device), manifest, device=device)
 
 
-def _calls_operators(manifest: Manifest) -> bool:
-    return any(report.get("operator") for report in manifest.passes.values())
+def load_operators(manifest: Manifest) -> None:
+    """Load the project's operators if a file calls them.
+
+    Raises:
+        KanMdError: they were not built on this machine.
+    """
+    if any(report.get("operator") for report in manifest.passes.values()):
+        ops.load()

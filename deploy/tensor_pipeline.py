@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from nequip.nn import GraphModel
 
 from kan_md.backbones.build import num_layers_of
 from kan_md.backbones.readout import parse_readout
@@ -17,13 +18,15 @@ from kan_md.errors import user_error
 from kan_md.model.tensors import tensors_of
 from kan_md_deploy.archive import seal, sha256_of
 from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.passes.base import Pass, PassContext
+from kan_md_deploy.passes.registry import run_passes
 from kan_md_deploy.tensor_runtime import load_deployed_tensors
 from kan_md_deploy.tensor_wrapper import describe_outputs, make_tensor_edge_model
 from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
 from kan_md_deploy.verify import Graph, with_ghosts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kan_md.model.checkpoint import Checkpoint
 
@@ -32,7 +35,15 @@ TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
 
 
 def compile_tensors(
-    checkpoint: Checkpoint, model_path: Path, temporary: Path, *, device: str, dtype: str
+    checkpoint: Checkpoint,
+    model_path: Path,
+    temporary: Path,
+    *,
+    device: str,
+    dtype: str,
+    passes: list[Pass],
+    bound: float,
+    operators: Literal["fused", "portable"],
 ) -> None:
     """Compile a tensor model and write it with its manifest.
 
@@ -42,6 +53,9 @@ def compile_tensors(
         temporary: file to write; left unfinished where this raises.
         device: ``cpu`` or ``cuda``.
         dtype: of the weights.
+        passes: to run where they apply.
+        bound: error that approximating passes may make, relative to a function's range.
+        operators: see :class:`kan_md_deploy.passes.base.PassContext`.
 
     Raises:
         KanMdError: the compiled model is not the trained one.
@@ -49,33 +63,54 @@ def compile_tensors(
     graphs = reference_graphs(checkpoint)
     with nequip_scope():
         exact = checkpoint.build("float64")
-        model = checkpoint.build(dtype)
-        manifest = _describe(checkpoint, exact, device=device, dtype=dtype)
-        manifest = replace(
-            manifest, num_reference_frames=len(graphs), model_sha256=sha256_of(model_path)
-        )
         reference = make_tensor_edge_model(exact)
-        rounding = tensor_deviation(make_tensor_edge_model(model), reference, graphs)
+        eager = make_tensor_edge_model(checkpoint.build(dtype))
+        rounding = tensor_deviation(eager, reference, graphs)
+        model = checkpoint.build(dtype)
+        context = PassContext(
+            backend="torchscript",
+            num_types=len(checkpoint.type_names),
+            r_max=float(checkpoint.r_max),
+            bound=bound,
+            graphs=tuple(graphs),
+            operators=operators,
+            kind="tensor",
+            change=change_of_tensors,
+        )
+        manifest = replace(
+            _describe(checkpoint, exact, device=device, dtype=dtype),
+            passes=run_passes(model, passes, context),
+            num_reference_frames=len(graphs),
+            model_sha256=sha256_of(model_path),
+        )
         edge_model = make_tensor_edge_model(model).to(device)
     module = compile_torchscript(edge_model)
     save_torchscript(module, temporary, manifest=manifest.to_text())
     seal(temporary)
     compiled = load_deployed_tensors(temporary, device)
     found = tensor_deviation(compiled, reference, graphs)
-    allowed = max(TOLERANCE[dtype], 2.0 * rounding)
+    allowed = max(TOLERANCE[dtype], 2.0 * rounding, 10.0 * bound)  # as for forces, see verify.check
     if not found <= allowed:
         raise user_error(
             "compiled model differs from the trained one on the reference frames",
             found=f"relative error {found:.1e}",
             allowed=f"{allowed:.1e} for {dtype}",
-            remedy="deploy with --dtype float64",
+            remedy="deploy with `--passes none` or `--dtype float64`",
         )
     measured = replace(manifest, outputs=manifest.outputs | {"error": found})
     save_torchscript(module, temporary, manifest=measured.to_text())
     seal(temporary)
 
 
-def tensor_deviation(function: Callable, reference: Callable, graphs: list[Graph]) -> float:
+def change_of_tensors(
+    after: GraphModel, before: GraphModel, graphs: Sequence[Graph]
+) -> dict[str, float]:
+    """What rewriting a tensor model changed on some graphs, relative to the largest component."""
+    after, before = make_tensor_edge_model(after), make_tensor_edge_model(before)
+    return {"tensor_change": tensor_deviation(after, before, graphs)}
+
+
+def tensor_deviation(function: Callable, reference: Callable, graphs: Sequence[Graph]) -> float:
     """Largest difference relative to the largest component, also with half of the atoms ghosts."""
     difference = scale = 0.0
     for whole in graphs:

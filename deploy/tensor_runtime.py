@@ -17,6 +17,7 @@ from kan_md.model.device import check_device
 from kan_md.model.graph import edge_graph
 from kan_md.model.tensors import check_structure
 from kan_md_deploy.archive import read_manifest
+from kan_md_deploy.runtime import load_operators
 from kan_md_deploy.torchscript import load_torchscript
 
 _SPEC_KEYS = ("rank", "per", "symmetry", "reduction", "acoustic_sum_rule", "unit")
@@ -88,8 +89,8 @@ def load_deployed_tensors(path: str | Path, device: str = "cpu") -> DeployedTens
     """Load a tensor model written by :func:`kan_md_deploy.deploy`.
 
     Raises:
-        KanMdError: the file is missing, damaged, changed, holds a potential, or its device is
-            absent.
+        KanMdError: the file is missing, damaged, changed, holds a potential, or its device or the
+            operators that it calls are absent.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -101,4 +102,5 @@ def load_deployed_tensors(path: str | Path, device: str = "cpu") -> DeployedTens
             remedy="potentials run through `pair_style` and the ASE calculator",
         )
     check_device(device)
+    load_operators(manifest)
     return DeployedTensorModel(load_torchscript(path, device=device), manifest, device=device)

@@ -19,6 +19,8 @@ KNOT_VALUES = 3
 """f, h f', h² f'' at every knot."""
 PIECE_ROW = 8
 """Numbers per piece of a univariate function, kPieceRow in piecewise.h."""
+OUTPUT_BLOCK = 8
+"""``kan_md::piecewise_values`` has a multiple of so many outputs."""
 
 
 def block_of(dtype: torch.dtype) -> int:
@@ -135,6 +137,19 @@ def pack_pieces(coefficients: torch.Tensor) -> torch.Tensor:
         [in, num_pieces, 8].
     """
     return torch.nn.functional.pad(coefficients, (0, PIECE_ROW - coefficients.size(2))).contiguous()
+
+
+def pack_outputs(coefficients: list[torch.Tensor]) -> torch.Tensor:
+    """Pieces for ``kan_md::piecewise_values``, with outputs of zero up to whole blocks.
+
+    Args:
+        coefficients: per output [in, num_pieces, 6], powers of the place inside a piece.
+
+    Returns:
+        [in, num_pieces, 6, outputs].
+    """
+    padding = -len(coefficients) % OUTPUT_BLOCK
+    return torch.nn.functional.pad(torch.stack(coefficients, dim=3), (0, padding)).contiguous()
 
 
 Monomial = tuple[int, ...]

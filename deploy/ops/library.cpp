@@ -8,7 +8,9 @@
 #include "ops.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -117,6 +119,35 @@ class PiecewiseSum : public torch::autograd::Function<PiecewiseSum> {
   }
 };
 
+class PiecewiseValues : public torch::autograd::Function<PiecewiseValues> {
+ public:
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &pieces,
+                            const at::Tensor &inverse_step, int64_t origin)
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    static const auto op = operator_handle<decltype(piecewise_values)>("kan_md::piecewise_values");
+    ctx->save_for_backward({x, pieces, inverse_step});
+    ctx->saved_data["origin"] = origin;
+    return op.call(x, pieces, inverse_step, origin);
+  }
+
+  // One output at a time: this is for completeness.
+  static variable_list backward(AutogradContext *ctx, variable_list grads)
+  {
+    static const auto op = operator_handle<decltype(piecewise_sum)>("kan_md::piecewise_sum");
+    const variable_list s = ctx->get_saved_variables();
+    variable_list result(4);
+    result[0] = at::zeros_like(s[0]);
+    for (int64_t output = 0; output < s[1].size(3); ++output) {
+      const at::Tensor pieces = at::constant_pad_nd(s[1].select(3, output), {0, 2});
+      const at::Tensor slope =
+          std::get<1>(op.call(s[0], pieces, s[2], ctx->saved_data["origin"].toInt()));
+      result[0] += grads[0].narrow(1, output, 1) * slope;
+    }
+    return result;
+  }
+};
+
 class Allegro : public torch::autograd::Function<Allegro> {
  public:
   static variable_list forward(AutogradContext *ctx, const at::Tensor &edge_vectors,
@@ -168,6 +199,12 @@ std::tuple<at::Tensor, at::Tensor> piecewise_sum_autograd(const at::Tensor &x,
 {
   const variable_list out = PiecewiseSum::apply(x, pieces, inverse_step, origin);
   return {out[0], out[1]};
+}
+
+at::Tensor piecewise_values_autograd(const at::Tensor &x, const at::Tensor &pieces,
+                                     const at::Tensor &inverse_step, int64_t origin)
+{
+  return PiecewiseValues::apply(x, pieces, inverse_step, origin);
 }
 
 std::tuple<at::Tensor, at::Tensor> allegro_autograd(const at::Tensor &edge_vectors,
@@ -250,6 +287,7 @@ TORCH_LIBRARY(kan_md, m)
         "Tensor program, int[] components, int[] outputs, Tensor? num_centres=None) -> Tensor");
   m.def("piecewise_sum(Tensor x, Tensor pieces, Tensor inverse_step, int origin) -> "
         "(Tensor, Tensor)");
+  m.def("piecewise_values(Tensor x, Tensor pieces, Tensor inverse_step, int origin) -> Tensor");
   m.def("allegro(Tensor edge_vectors, Tensor edge_index, Tensor atom_types, Tensor[] weights, "
         "int[] shape) -> (Tensor, Tensor)");
   m.def("function_sums(Tensor x, Tensor scale, Tensor w, Tensor rest, Tensor grid, str basis, "
@@ -269,6 +307,7 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("polynomial", kan_md::ops::polynomial);
   m.impl("polynomial_backward", kan_md::ops::polynomial_backward);
   m.impl("piecewise_sum", kan_md::ops::piecewise_sum);
+  m.impl("piecewise_values", kan_md::ops::piecewise_values);
   m.impl("allegro", kan_md::ops::allegro);
   m.impl("function_sums", kan_md::ops::function_sums);
   m.impl("function_values", kan_md::ops::function_values);
@@ -281,6 +320,7 @@ TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
   m.impl("convolution", kan_md::ops::convolution_autograd);
   m.impl("polynomial", kan_md::ops::polynomial_autograd);
   m.impl("piecewise_sum", kan_md::ops::piecewise_sum_autograd);
+  m.impl("piecewise_values", kan_md::ops::piecewise_values_autograd);
   m.impl("allegro", kan_md::ops::allegro_autograd);
 }
 

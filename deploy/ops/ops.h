@@ -65,6 +65,13 @@ at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
 std::tuple<at::Tensor, at::Tensor> piecewise_sum(const at::Tensor &x, const at::Tensor &pieces,
                                                  const at::Tensor &inverse_step, int64_t origin);
 
+// Such sums for several outputs, y[n, o] = sum_i phi_oi(x[n, i]), without slopes.
+//
+//   pieces       [in, num_pieces, 6, out], powers as above; out is a multiple of eight
+// Returns y [num_rows, out].
+at::Tensor piecewise_values(const at::Tensor &x, const at::Tensor &pieces,
+                            const at::Tensor &inverse_step, int64_t origin);
+
 // A whole Allegro: energies per atom and the gradient of their sum by the edge vectors.
 //
 //   edge_vectors [num_edges, 3] Å, float64; edge_index [2, num_edges], sorted by centre

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from nequip.nn import GraphModel
 
-from kan_md.contract import Backend
-from kan_md_deploy.verify import Graph
+from kan_md.contract import Backend, Kind
+from kan_md_deploy.verify import Graph, deviation
+from kan_md_deploy.wrapper import make_edge_model
+
+
+def change_of_potential(
+    after: GraphModel, before: GraphModel, graphs: Sequence[Graph]
+) -> dict[str, float]:
+    """What rewriting a potential changed on some graphs."""
+    found = deviation(make_edge_model(after), make_edge_model(before), list(graphs))
+    return {"energy_change": found.energy, "force_change": found.force}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +33,8 @@ class PassContext:
         graphs: reference frames as inputs of the deployed function.
         operators: ``fused`` passes may call the project's C++ operators; with ``portable`` the file
             needs nothing but libtorch.
+        kind: of the model; a potential is differentiated, tensors are not.
+        change: measures what an approximating pass changed, for its report.
     """
 
     backend: Backend
@@ -31,6 +43,10 @@ class PassContext:
     bound: float
     graphs: tuple[Graph, ...]
     operators: Literal["fused", "portable"] = "portable"
+    kind: Kind = "potential"
+    change: Callable[[GraphModel, GraphModel, Sequence[Graph]], dict[str, float]] = (
+        change_of_potential
+    )
 
 
 class Pass(Protocol):

@@ -49,28 +49,47 @@ class Fit:
 
 
 def fit_layer(layer: KANLayer, *, bound: float) -> Fit:
-    """Piecewise polynomials of a layer with one output, its SiLU part included.
+    """Piecewise polynomials of a layer with one output; see :func:`fit_outputs`."""
+    (fit,) = fit_outputs(layer, bound=bound)
+    return fit
+
+
+def fit_outputs(layer: KANLayer, *, bound: float) -> list[Fit]:
+    """Piecewise polynomials of every output of a layer, its SiLU part included, on one grid.
 
     Args:
         layer: any basis.
-        bound: largest error of a value, relative to the largest range of a function.
+        bound: largest error of a value, relative to the largest range of an output's functions.
 
     Raises:
         KanMdError: the bound needs too fine a grid.
     """
-    functions = _Functions(layer)
+    functions = [_Functions(output_of(layer, output)) for output in range(layer.out_features)]
     cells = _FEWEST_CELLS
     while True:
-        fit = _fit(functions, cells, bound)
-        if fit.error <= bound and fit.slope_error <= bound:
-            return fit
+        fits = [_fit(output, cells, bound) for output in functions]
+        error = max(fit.error for fit in fits)
+        slope_error = max(fit.slope_error for fit in fits)
+        if error <= bound and slope_error <= bound:
+            return fits
         if cells >= _MOST_CELLS:
             raise KanMdError(
-                f"KAN functions as piecewise polynomials, got errors of {fit.error:.1e} (value) "
-                f"and {fit.slope_error:.1e} (slope) with {cells} cells per grid step; allowed: "
+                f"KAN functions as piecewise polynomials, got errors of {error:.1e} (value) "
+                f"and {slope_error:.1e} (slope) with {cells} cells per grid step; allowed: "
                 f"{bound:.1e}; deploy with a larger --bound or without kan_collapse"
             )
         cells *= 2
+
+
+def output_of(layer: KANLayer, output: int) -> KANLayer:
+    """The functions of one output of a layer, as a layer with one output."""
+    single = copy.deepcopy(layer)
+    single.out_features = 1
+    chosen = slice(output, output + 1)
+    single.coefficients = torch.nn.Parameter(layer.coefficients.detach()[chosen].clone())
+    if layer.base_weight is not None:
+        single.base_weight = torch.nn.Parameter(layer.base_weight.detach()[chosen].clone())
+    return single
 
 
 def silu_tail(layer: KANLayer, *, bound: float) -> float:

@@ -23,6 +23,8 @@ PASSES: tuple[Pass, ...] = (
     KANCollapse(),
     FusedKAN(),
 )
+TENSOR_PASSES = ("kan_collapse", "fused_kan")
+"""Passes that look for modules of any model; the others know one architecture of potentials."""
 
 
 def choose_passes(passes: str) -> list[Pass]:
@@ -58,6 +60,8 @@ def run_passes(model: GraphModel, passes: list[Pass], context: PassContext) -> d
     reports = {}
     for item in passes:
         if item.needs_operators and context.operators == "portable":
+            continue
+        if context.kind == "tensor" and item.name not in TENSOR_PASSES:
             continue
         if item.applies_to(model, context):
             reports[item.name] = item.apply(model, context)
