@@ -67,15 +67,18 @@ def fit_outputs(layer: KANLayer, *, bound: float) -> list[Fit]:
     functions = [_Functions(output_of(layer, output)) for output in range(layer.out_features)]
     cells = _FEWEST_CELLS
     while True:
-        fits = [_fit(output, cells, bound) for output in functions]
-        error = max(fit.error for fit in fits)
-        slope_error = max(fit.slope_error for fit in fits)
-        if error <= bound and slope_error <= bound:
+        fits = []
+        for output in functions:
+            fit = _fit(output, cells, bound)
+            if fit.error > bound or fit.slope_error > bound:
+                break  # this grid is too coarse for one of them
+            fits.append(fit)
+        else:
             return fits
         if cells >= _MOST_CELLS:
             raise KanMdError(
-                f"KAN functions as piecewise polynomials, got errors of {error:.1e} (value) "
-                f"and {slope_error:.1e} (slope) with {cells} cells per grid step; allowed: "
+                f"KAN functions as piecewise polynomials, got errors of {fit.error:.1e} (value) "
+                f"and {fit.slope_error:.1e} (slope) with {cells} cells per grid step; allowed: "
                 f"{bound:.1e}; deploy with a larger --bound or without kan_collapse"
             )
         cells *= 2

@@ -1,16 +1,17 @@
 """Speed of tensor models: ``python -m kan_md.benchmark.tensor_speed --output results``.
 
-ETGNN with fresh weights on the 72-atom cell of quartz: a training step, and a prediction by the
-deployed file. Writes etgnn_speed.md and etgnn_speed.json; a second call measures only what is
-missing.
+ETGNN with fresh weights on the 72-atom cell of quartz: a training step, and predictions by files
+deployed with and without passes. Writes etgnn_speed.md and etgnn_speed.json; a second call measures
+only what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -39,38 +40,73 @@ SIZES: dict[str, dict] = {
         "num_angular": 8,
     },
 }
+DEPLOYMENTS: dict[str, tuple[str, ...]] = {"plain": ("--passes", "none"), "default": ()}
+"""Options of ``kan-md deploy``."""
+CONTROL = "MLP"
 RATTLE = 0.1  # Å, about the thermal displacement at 300 K
 
 
-def measure(size: str, readout: str, *, work: Path, calls: int) -> dict:
-    """Build one model in a folder of its own, and time it.
+def measure_step(size: str, readout: str, *, work: Path, calls: int) -> dict:
+    """Build and deploy one model in a folder of its own, and time its training step.
 
     Raises:
         KanMdError: a step failed; the message carries its own.
     """
-    folder = work / f"{size}-{readout.replace(' ', '-')}"
+    folder = _folder(work, size, readout)
     folder.mkdir(parents=True, exist_ok=True)
-    config, structure = folder / "model.yaml", folder / "quartz.xyz"
-    model, deployed = folder / "model.pth", folder / "model.deployed.pth"
+    config, structure = folder / "model.yaml", _structure(work)
+    model = folder / "model.pth"
     config.write_text(json.dumps({**SIZES[size], "readout": READOUTS[readout]}))  # JSON is YAML
     atoms = quartz()
     atoms.rattle(RATTLE, seed=1)
     atoms.write(structure)
     what = f"{size}, {readout}"
-    for path in (model, deployed):
-        path.unlink(missing_ok=True)
     text = run_kan_md("init", config, "--structure", structure, "-o", model, "--json", what=what)
-    run_kan_md("deploy", model, "-o", deployed, what=what)
-    step, frame = (
-        json.loads(last_line(run_module(TIMING, path, structure, "--calls", calls, what=what)))
-        for path in (model, deployed)
-    )
+    for name, options in DEPLOYMENTS.items():
+        run_kan_md("deploy", model, "-o", folder / f"{name}.deployed.pth", *options, what=what)
+    step = json.loads(last_line(run_module(TIMING, model, structure, "--calls", calls, what=what)))
     return {
         "numbers": json.loads(text)["numbers"],
         "step": [step["ms_per_training_step"], step["ms_error"]],
-        "frame": [frame["ms_per_frame"], frame["ms_error"]],
-        "threads": frame["threads"],
+        "threads": step["threads"],
     }
+
+
+def measure_frames(size: str, readouts: Sequence[str], *, work: Path, calls: int) -> dict:
+    """Time all deployed files of a size in turns.
+
+    Returns:
+        By readout and deployment: median and standard deviation, ms, and of the ratio to the
+        :data:`CONTROL` of the same deployment and the same turn, where that is among them.
+
+    Raises:
+        KanMdError: timing failed.
+    """
+    keys = [(readout, name) for readout in readouts for name in DEPLOYMENTS]
+    files = [_folder(work, size, readout) / f"{name}.deployed.pth" for readout, name in keys]
+    text = run_module(
+        TIMING, *files, _structure(work), "--calls", calls, what=f"{size}, deployed files"
+    )
+    times = dict(zip(keys, json.loads(last_line(text))["ms"], strict=True))
+    found: dict[str, dict] = {readout: {} for readout in readouts}
+    for (readout, name), mine in times.items():
+        found[readout][name] = _condense(mine)
+        control = times.get((CONTROL, name))
+        if control is not None:
+            found[readout][name] += _condense([t / c for t, c in zip(mine, control, strict=True)])
+    return found
+
+
+def _condense(values: Sequence[float]) -> list[float]:
+    return [statistics.median(values), statistics.stdev(values)]
+
+
+def _folder(work: Path, size: str, readout: str) -> Path:
+    return work / f"{size}-{readout.replace(' ', '-')}"
+
+
+def _structure(work: Path) -> Path:
+    return work / "quartz.xyz"
 
 
 def page(stored: dict) -> str:
@@ -80,8 +116,9 @@ def page(stored: dict) -> str:
         "",
         "ETGNN with fresh weights (speed does not depend on training) on 72 atoms of quartz. "
         "Training step: forward, backward and AdamW on one structure. Deployed: TorchScript, "
-        "float32, neighbour list included, from Python. Medians ± standard deviations of "
-        f"{stored['calls']} calls.",
+        "float32, neighbour list included, from Python, without passes and as deployed by "
+        f"default; the files of one size take turns, and ratios to the {CONTROL} are of calls in "
+        f"the same turn. Medians ± standard deviations of {stored['calls']} calls.",
         "",
     ]
     if stored["calls"] < 10:
@@ -93,11 +130,19 @@ def page(stored: dict) -> str:
             if case is None:
                 continue
             if "error" in case:
-                rows.append([readout, "", case["error"], ""])
+                rows.append([readout, "", case["error"], *[""] * 4])
                 continue
-            times = (f"{median:.1f} ± {spread:.1f}" for median, spread in map(case.get, _TIMES))
-            rows.append([readout, str(case["numbers"]), *times])
-        heads = ["heads", "numbers", "ms per training step", "ms per frame, deployed"]
+            rows.append([readout, str(case["numbers"]), _plus_minus(case["step"], 1)])
+            for name in DEPLOYMENTS:
+                frame = case.get(name, [])
+                rows[-1] += [_plus_minus(frame[:2], 1), _plus_minus(frame[2:], 2)]
+        heads = ["heads", "numbers", "ms per training step"]
+        heads += [
+            "ms per frame, no passes",
+            f"÷ {CONTROL}",
+            "ms per frame, default",
+            f"÷ {CONTROL}",
+        ]
         described = ", ".join(f"{key} {value}" for key, value in model.items() if key != "backbone")
         lines += [f"## {size.capitalize()}", "", f"{described}.", ""]
         lines += [*markdown_table(heads, rows), ""]
@@ -107,7 +152,32 @@ def page(stored: dict) -> str:
     return "\n".join(lines)
 
 
-_TIMES = ("step", "frame")
+def _plus_minus(values: Sequence[float], digits: int) -> str:
+    return f"{values[0]:.{digits}f} ± {values[1]:.{digits}f}" if values else ""
+
+
+def run_size(
+    size: str, cases: dict, *, work: Path, calls: int, keep: Callable[[str], None]
+) -> None:
+    """Measure what is missing of a size; ``cases`` is by size and readout."""
+    keys = {readout: f"{size}, {readout}" for readout in READOUTS}
+    for readout, key in keys.items():
+        if "step" not in cases.get(key, {}):
+            try:
+                cases[key] = measure_step(size, readout, work=work, calls=calls)
+            except KanMdError as error:
+                cases[key] = {"error": str(error)}
+            keep(key)
+    built = [readout for readout, key in keys.items() if "step" in cases[key]]
+    if all(name in cases[keys[readout]] for readout in built for name in DEPLOYMENTS):
+        return
+    try:
+        frames = measure_frames(size, built, work=work, calls=calls)
+    except KanMdError as error:
+        frames = {readout: {"error": str(error)} for readout in built}
+    for readout in built:
+        cases[keys[readout]] |= frames[readout]
+        keep(keys[readout])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,20 +202,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = stored.get("cases", {})
     if stored.get("calls") != options.calls:
         cases = {}
+    stored = {"cases": cases, "calls": options.calls, "command": command_line()}
+    stored["machine"] = describe_machine()
+
+    def keep(key: str) -> None:
+        console.print(f"{key}: {cases[key]}", markup=False)
+        text = json.dumps(stored, indent=1, ensure_ascii=False)
+        save_atomically(path, lambda part: part.write_text(text))
+
     for size in SIZES:
-        for readout in READOUTS:
-            key = f"{size}, {readout}"
-            if "step" in cases.get(key, {}):
-                continue
-            try:
-                cases[key] = measure(size, readout, work=options.work, calls=options.calls)
-            except KanMdError as error:
-                cases[key] = {"error": str(error)}
-            console.print(f"{key}: {cases[key]}", markup=False)
-            stored = {"cases": cases, "calls": options.calls, "command": command_line()}
-            stored["machine"] = describe_machine()
-            text = json.dumps(stored, indent=1, ensure_ascii=False)
-            save_atomically(path, lambda part, t=text: part.write_text(t))
+        run_size(size, cases, work=options.work, calls=options.calls, keep=keep)
     save_atomically(options.output / "etgnn_speed.md", lambda part: part.write_text(page(stored)))
     return 1 if any("error" in case for case in cases.values()) else 0
 

@@ -2,7 +2,8 @@
 
 ``python -m kan_md.evaluate.tensor_timing FILE STRUCTURES [--calls 20]`` prints JSON: of a deployed
 file the time of a prediction, neighbour list included; of a model.pth the time of a training step
-(forward, backward and AdamW on one structure, whose graph is ready as in training).
+(forward, backward and AdamW on one structure, whose graph is ready as in training). Several files
+take turns, so that what disturbs the machine disturbs all of them.
 """
 
 from __future__ import annotations
@@ -53,16 +54,24 @@ def training_step(
     return step
 
 
-def measure(call: Callable[[], object], calls: int) -> tuple[float, float]:
-    """Median and standard deviation of the time of a call, ms."""
-    for _ in range(_WARM_UP):
-        call()
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times), statistics.stdev(times)
+def measure_in_turns(functions: Sequence[Callable[[], object]], calls: int) -> list[list[float]]:
+    """Times of every function's calls, ms; the n-th calls of all follow each other."""
+    times: list[list[float]] = [[] for _ in functions]
+    for number in range(_WARM_UP + calls):
+        for found, function in zip(times, functions, strict=True):
+            start = time.perf_counter()
+            function()
+            if number >= _WARM_UP:
+                found.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def timed_call(path: Path, atoms: ase.Atoms) -> Callable[[], object]:
+    """What is timed of a file."""
+    if is_deployed(path):
+        return prediction(path, atoms)
+    checkpoint = load_checkpoint(path)
+    return training_step(checkpoint.build(), tensors_of(checkpoint), atoms)
 
 
 def main() -> None:
@@ -70,25 +79,23 @@ def main() -> None:
     from kan_md.allocator import tune_allocator
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("files", type=Path, nargs="+", help="deployed files or model.pth")
     parser.add_argument("structures", type=Path, help="the last one is taken")
     parser.add_argument("--calls", type=int, default=20)
     options = parser.parse_args()
     tune_allocator()
-    deployed = is_deployed(options.file)
     atoms = ase.io.read(options.structures)
-    if deployed:
-        call = prediction(options.file, atoms)
-    else:
-        checkpoint = load_checkpoint(options.file)
-        call = training_step(checkpoint.build(), tensors_of(checkpoint), atoms)
-    median, spread = measure(call, options.calls)
+    calls = [timed_call(path, atoms) for path in options.files]
+    times = measure_in_turns(calls, options.calls)
+    deployed = is_deployed(options.files[0])
     found = {
-        "ms_per_frame" if deployed else "ms_per_training_step": median,
-        "ms_error": spread,
+        "ms_per_frame" if deployed else "ms_per_training_step": statistics.median(times[0]),
+        "ms_error": statistics.stdev(times[0]),
         "atoms": len(atoms),
         "threads": torch.get_num_threads(),
     }
+    if len(times) > 1:
+        found = {"ms": times, "atoms": found["atoms"], "threads": found["threads"]}
     print(json.dumps(found))  # noqa: T201 - the program's output
 
 

@@ -24,7 +24,7 @@ FIELD = np.array([0.05, -0.02, 0.03])  # V/Å
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def trained(tmp_path_factory):
     """A float64 ETGNN with random weights; ghosts reach beyond two cutoffs (three legs)."""
     folder = tmp_path_factory.mktemp("tensor")
     arguments = {
@@ -48,7 +48,7 @@ def model(tmp_path_factory):
         ],
     }
     network = build_model("etgnn", **arguments).eval()
-    path = save_checkpoint(
+    return save_checkpoint(
         Checkpoint(
             backbone="etgnn",
             config={"model": arguments},
@@ -61,7 +61,12 @@ def model(tmp_path_factory):
         ),
         folder / "model.pth",
     )
-    return deploy(path)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    """The plain file."""
+    return deploy(trained)
 
 
 def dump_job(atoms, model, folder, *, name="all", extra=(), steps=0):
@@ -101,6 +106,37 @@ def test_lammps_gives_what_python_gives(engine, model, tmp_path, ranks):
         np.testing.assert_allclose(found[:, :9], expected["bec"], atol=1e-10, err_msg=name)
         np.testing.assert_allclose(found[:, 9:], expected["charges"], atol=1e-10, err_msg=name)
         assert abs(found.sum(0)).max() < 1e-10, name  # acoustic sum rule over all ranks
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        pytest.param({"bound": 1e-9}, 1e-8, id="float64"),
+        pytest.param({"dtype": "float32"}, 2e-5, id="float32"),
+        pytest.param({"dtype": "float32", "operators": "portable"}, 2e-5, id="portable"),
+    ],
+)
+def test_optimised_files_give_what_the_plain_file_gives(
+    engine, trained, model, tmp_path, options, tolerance
+):
+    options = {"operators": "fused"} | options
+    optimised = deploy(trained, tmp_path / "optimised.pth", **options)
+    passes = load_deployed_tensors(optimised).manifest.passes
+    assert ("fused_kan" in passes) == (options["operators"] == "fused")
+    atoms = structures()["triclinic"]
+    field = " ".join(map(str, FIELD))
+    made = {
+        name: dump_job(
+            atoms, file, tmp_path, name=name, extra=[f"fix e all kanmd/efield {file} {field}"]
+        )
+        for name, file in (("plain", model), ("optimised", optimised))
+    }
+    plain, other = engine.run([job for _, job in made.values()])
+    assert plain.error == other.error == ""
+    expected, found = (read_dump(dump) for dump, _ in made.values())
+    scale = abs(expected).max()
+    np.testing.assert_allclose(found, expected, atol=tolerance * scale)
+    np.testing.assert_allclose(other.forces, plain.forces, atol=3 * tolerance * scale)
 
 
 def test_structure_tensors_are_scalars_and_vectors(engine, model, tmp_path):

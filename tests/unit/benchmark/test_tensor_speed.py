@@ -10,7 +10,7 @@ import pytest
 from kan_md.benchmark import tensor_speed
 from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.structures import quartz
-from kan_md.evaluate.tensor_timing import prediction, training_step
+from kan_md.evaluate.tensor_timing import measure_in_turns, prediction, training_step
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.model.tensors import tensors_of
 from kan_md.model.untrained import make_untrained
@@ -75,14 +75,36 @@ def test_command_prints_times(fresh, tmp_path):
     assert found["atoms"] == 18
 
 
+def test_files_take_turns(tmp_path, monkeypatch):
+    order = []
+    times = measure_in_turns([lambda: order.append("a"), lambda: order.append("b")], 3)
+    assert order == ["a", "b"] * (len(order) // 2)
+    assert [len(mine) for mine in times] == [3, 3]
+    monkeypatch.setattr(
+        tensor_speed,
+        "run_module",
+        lambda *_, **__: json.dumps({"ms": [[1, 2], [4, 4], [2, 6], [2, 2]]}),
+    )
+    found = tensor_speed.measure_frames("small", ["MLP", "linear"], work=tmp_path, calls=2)
+    assert found["MLP"]["plain"][2:] == [1.0, 0.0]
+    assert found["linear"]["plain"][::2] == [4.0, 2.5]  # 2/1 and 6/2
+    assert found["linear"]["default"] == [2.0, 0.0, 0.5, 0.0]
+
+
 def test_page_shows_times_failures_and_trials():
     cases = {
-        "small, MLP": {"numbers": 42, "step": [20.04, 0.5], "frame": [7.0, 0.1], "threads": 1},
+        "small, MLP": {
+            "numbers": 42,
+            "step": [20.04, 0.5],
+            "plain": [7.0, 0.1, 1.0, 0.0],
+            "default": [6.0, 0.2, 1.0, 0.0],
+            "threads": 1,
+        },
         "published, MLP": {"error": "out of memory"},
     }
     stored = {"cases": cases, "calls": 20, "command": "x", "machine": describe_machine()}
     text = tensor_speed.page(stored)
-    assert "| MLP | 42 | 20.0 ± 0.5 | 7.0 ± 0.1 |" in text
+    assert "| MLP | 42 | 20.0 ± 0.5 | 7.0 ± 0.1 | 1.00 ± 0.00 | 6.0 ± 0.2 | 1.00 ± 0.00 |" in text
     assert "out of memory" in text
     assert "no measurements" not in text
     assert "no measurements" in tensor_speed.page(stored | {"calls": 3})

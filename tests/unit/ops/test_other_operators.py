@@ -11,7 +11,7 @@ from ops_support import check_reverse
 from scipy.interpolate import PPoly, make_interp_spline
 
 from kan_md_deploy.ops import twins
-from kan_md_deploy.ops.layout import make_polynomial, pack_coefficients
+from kan_md_deploy.ops.layout import make_polynomial, pack_coefficients, pack_outputs
 from kan_md_deploy.ops.tables import make_table
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -171,6 +171,37 @@ def test_nan_stays_nan_in_a_piecewise_sum(operators):
     x = torch.zeros(1, 16, dtype=torch.float64)
     x[0, 3] = torch.nan
     assert operators.piecewise_sum(x, *rest)[0].isnan().all()
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("num_inputs", "num_outputs"), [(16, 8), (13, 16), (1, 17), (6, 24), (70, 33)]
+)
+def test_piecewise_values_are_the_sums_of_every_output(operators, num_inputs, num_outputs, dtype):
+    outputs = [piece_arguments(dtype, num_inputs=num_inputs)[2] for _ in range(num_outputs)]
+    step, origin = outputs[0][1:]  # a narrower grid changes the functions, not their smoothness
+    packed = pack_outputs([pieces[..., :6] for pieces, _, _ in outputs])
+
+    def expected(x):
+        sums = [twins.piecewise_sum(x, pieces, step, origin)[0] for pieces, _, _ in outputs]
+        return torch.cat(sums, dim=1)
+
+    def found(x):
+        return operators.piecewise_values(x, packed, step, origin)[:, :num_outputs]
+
+    for rows in (0, 1, 20, 300):  # a chunk is 128
+        assert_same(found, expected, 2 * torch.randn(rows, num_inputs, dtype=dtype))
+
+
+def test_piecewise_values_keep_nan_and_refuse_half_a_block(operators):
+    pieces, step = torch.ones(5, 3, 6, 8), torch.ones(5)
+    x = torch.zeros(2, 5)
+    x[1, 4] = torch.nan
+    y = operators.piecewise_values(x, pieces, step, 1)
+    assert torch.equal(y[0], torch.full((8,), 5.0))
+    assert y[1].isnan().all()
+    with pytest.raises(RuntimeError, match=r"a multiple of 8\], got \[2, 5\] and"):
+        operators.piecewise_values(x, pieces[..., :4].contiguous(), step, 1)
 
 
 def radial_functions(cutoff):
