@@ -18,8 +18,14 @@ from kan_md.kan.layer import KANLayer
 from kan_md_deploy.ops.layout import OUTPUT_BLOCK, pack_outputs, pack_pieces
 from kan_md_deploy.ops.library import is_built, load
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.kan_collapse import MOST_OUTPUTS, SideBySide, collapse_output
-from kan_md_deploy.passes.kan_fit import Fit, fit_outputs
+from kan_md_deploy.passes.kan_collapse import (
+    MOST_OUTPUTS,
+    CollapsedLayer,
+    SideBySide,
+    collapse_output,
+    split_silu,
+)
+from kan_md_deploy.passes.kan_fit import Fit, fit_outputs, outputs_of
 from kan_md_deploy.passes.piecewise import PiecewiseSum
 
 
@@ -109,8 +115,12 @@ def _collapse_wide(layer: KANLayer, *, bound: float) -> tuple[torch.nn.Module, l
     """Blocks of outputs side by side, and a last one or two of them one by one."""
     rest = layer.out_features % OUTPUT_BLOCK
     num_wide = layer.out_features - (rest if rest <= MOST_OUTPUTS else 0)
-    fits = fit_outputs(layer, bound=bound)[:num_wide]
-    modules = [FusedPiecewiseOutputs(fits, dtype=layer.coefficients.dtype)]
+    wide = outputs_of(layer, slice(0, num_wide))
+    tabulated, silu_apart = split_silu(wide, bound=bound)
+    fits = fit_outputs(tabulated, bound=bound)
+    pieces = FusedPiecewiseOutputs(fits, dtype=layer.coefficients.dtype)
+    every = torch.ones(layer.in_features, dtype=torch.bool)
+    modules = [CollapsedLayer(wide, pieces, kept=every, silu_apart=silu_apart)]
     for output in range(num_wide, layer.out_features):
         module, fit = collapse_output(layer, output, bound=bound)
         modules.append(module)

@@ -16,7 +16,7 @@ from nequip.nn import GraphModel
 
 from kan_md.kan.layer import KANLayer
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.kan_fit import Fit, fit_layer, output_of, silu_tail
+from kan_md_deploy.passes.kan_fit import Fit, fit_layer, outputs_of, silu_tail
 from kan_md_deploy.passes.piecewise import PiecewiseSum
 
 MOST_OUTPUTS = 2
@@ -25,27 +25,30 @@ _WIDEST_TAIL = 64.0
 """Steps of the grid over which SiLU is tabulated along; where it needs more it stays by itself."""
 
 
-class CollapsedOutput(torch.nn.Module):
-    """One output of a KAN layer after the pass.
+class CollapsedLayer(torch.nn.Module):
+    """A KAN layer after the pass.
 
     Args:
-        layer: the layer it replaces, with one output.
-        fit: its functions; without their SiLU part if ``silu_apart``.
+        layer: the layer it replaces.
+        pieces: its functions; without their SiLU part if ``silu_apart``.
+        kept: [in] bool, inputs that ``pieces`` takes.
         silu_apart: whether SiLU is evaluated beside the pieces.
     """
 
-    def __init__(self, layer: KANLayer, fit: Fit, *, silu_apart: bool):
+    def __init__(
+        self,
+        layer: KANLayer,
+        pieces: torch.nn.Module,
+        *,
+        kept: torch.Tensor,
+        silu_apart: bool,
+    ):
         super().__init__()
-        dtype = layer.coefficients.dtype
-        self.select = not bool(fit.kept.all())
-        self.register_buffer("kept", fit.kept.nonzero().squeeze(1))
-        self.pieces = PiecewiseSum(
-            fit.coefficients[fit.kept].to(dtype),
-            fit.inverse_step[fit.kept].to(dtype),
-            origin=fit.origin,
-        )
+        self.select = not bool(kept.all())
+        self.register_buffer("kept", kept.nonzero().squeeze(1))
+        self.pieces = pieces
         self.silu_apart = silu_apart
-        gain = torch.ones(layer.in_features, dtype=dtype)
+        gain = torch.ones(layer.in_features, dtype=layer.coefficients.dtype)
         if layer.input_gain is not None:
             gain = layer.input_gain.detach().clone()
         weight = layer.base_weight.detach().t().clone() if silu_apart else gain.new_zeros(0)
@@ -53,7 +56,7 @@ class CollapsedOutput(torch.nn.Module):
         self.register_buffer("base_weight", weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Evaluate [rows, 1] for x [rows, in]."""
+        """Evaluate [rows, out] for x [rows, in]."""
         y = self.pieces(torch.index_select(x, 1, self.kept) if self.select else x)
         if self.silu_apart:
             y = y + torch.mm(torch.nn.functional.silu(x * self.gain), self.base_weight)
@@ -118,15 +121,27 @@ class KANCollapse:
         }
 
 
-def collapse_output(layer: KANLayer, output: int, *, bound: float) -> tuple[CollapsedOutput, Fit]:
-    """Replace one output of a layer; its SiLU stays by itself where its tail is wide."""
-    single = output_of(layer, output)
-    exact = copy.deepcopy(single).double()
-    silu_apart = silu_tail(single, bound=bound) > _WIDEST_TAIL
+def collapse_output(layer: KANLayer, output: int, *, bound: float) -> tuple[CollapsedLayer, Fit]:
+    """Replace one output of a layer."""
+    single = outputs_of(layer, slice(output, output + 1))
+    tabulated, silu_apart = split_silu(single, bound=bound)
+    fit = fit_layer(tabulated, bound=bound)
+    dtype = layer.coefficients.dtype
+    pieces = PiecewiseSum(
+        fit.coefficients[fit.kept].to(dtype),
+        fit.inverse_step[fit.kept].to(dtype),
+        origin=fit.origin,
+    )
+    return CollapsedLayer(single, pieces, kept=fit.kept, silu_apart=silu_apart), fit
+
+
+def split_silu(layer: KANLayer, *, bound: float) -> tuple[KANLayer, bool]:
+    """What to tabulate of a layer, and whether its SiLU stays apart: where its tail is wide."""
+    silu_apart = silu_tail(layer, bound=bound) > _WIDEST_TAIL
+    tabulated = copy.deepcopy(layer)
     if silu_apart:
-        exact.base_weight = None
-    fit = fit_layer(exact, bound=bound)
-    return CollapsedOutput(single, fit, silu_apart=silu_apart), fit
+        tabulated.base_weight = None
+    return tabulated, silu_apart
 
 
 def _narrow_layers(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, KANLayer]]:

@@ -64,7 +64,10 @@ def fit_outputs(layer: KANLayer, *, bound: float) -> list[Fit]:
     Raises:
         KanMdError: the bound needs too fine a grid.
     """
-    functions = [_Functions(output_of(layer, output)) for output in range(layer.out_features)]
+    functions = [
+        _Functions(outputs_of(layer, slice(output, output + 1)))
+        for output in range(layer.out_features)
+    ]
     cells = _FEWEST_CELLS
     while True:
         fits = []
@@ -84,15 +87,14 @@ def fit_outputs(layer: KANLayer, *, bound: float) -> list[Fit]:
         cells *= 2
 
 
-def output_of(layer: KANLayer, output: int) -> KANLayer:
-    """The functions of one output of a layer, as a layer with one output."""
-    single = copy.deepcopy(layer)
-    single.out_features = 1
-    chosen = slice(output, output + 1)
-    single.coefficients = torch.nn.Parameter(layer.coefficients.detach()[chosen].clone())
+def outputs_of(layer: KANLayer, chosen: slice) -> KANLayer:
+    """Some outputs of a layer, as a layer."""
+    part = copy.deepcopy(layer)
+    part.coefficients = torch.nn.Parameter(layer.coefficients.detach()[chosen].clone())
     if layer.base_weight is not None:
-        single.base_weight = torch.nn.Parameter(layer.base_weight.detach()[chosen].clone())
-    return single
+        part.base_weight = torch.nn.Parameter(layer.base_weight.detach()[chosen].clone())
+    part.out_features = part.coefficients.size(0)
+    return part
 
 
 def silu_tail(layer: KANLayer, *, bound: float) -> float:

@@ -28,8 +28,8 @@ TYPES = ("Mg", "O")
 R_MAX = 4.0
 ONE = ("bec",)
 TWO = ({"name": "bec"}, {"name": "stress_like", "rank": 2, "symmetry": "symmetric"})
-BOUND = {"float64": 1e-8, "float32": 1e-6}
-TOLERANCE = {"float64": 1e-7, "float32": 2e-5}
+BOUND = {"float64": 1e-7, "float32": 1e-6}
+TOLERANCE = {"float64": 1e-6, "float32": 2e-5}
 BASES = pytest.mark.parametrize("basis", ["gaussian", "bspline", "fourier"])
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -127,7 +127,7 @@ def test_portable_heads_are_the_eager_ones(basis, dtype):
 )
 def test_other_readouts_are_kept_too(operators, readout):
     found, reports = optimise("float64", readout)
-    assert found < 1e-7
+    assert found < 1e-6
     assert "fused_kan" in reports
 
 
