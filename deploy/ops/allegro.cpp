@@ -13,6 +13,9 @@
 //   latent network                     h_l = x_l + sum of earlier layers + s_l R_l, then SiLU, ...
 //   result                             (w_{l+1}, contributions to h_{l+2} ..., readout)
 //
+// The first map of a KAN is not linear: h_l = x_l(r) + f_l(scalars of each earlier layer) + f_l(s_l).
+// Its last one is multiplied out with what follows: it computes the result.
+//
 // All per channel, channels in vectors. The reverse pass walks the same steps backwards.
 
 #include "activation.h"
@@ -52,7 +55,10 @@ template <typename T> class Workspace {
       readout_grad = cut(most * plan.readout_width);
       scalars = cut(most * c);
       edge_energy = cut(most);
-      int64_t widest = 0, largest = 0;
+      int64_t widest = 0, largest = 0, longest_row = 0;
+      const auto measure = [&](const KanLayer<T> &kan) {
+        longest_row = std::max(longest_row, kan.product.in);
+      };
       layers.resize(num_layers);
       for (size_t l = 0; l < num_layers; ++l) {
         const AllegroLayer<T> &layer = plan.layers[l];
@@ -63,17 +69,22 @@ template <typename T> class Workspace {
         mine.chain.resize(l + 1);
         for (size_t back = 0; back <= l; ++back)
           mine.chain[back] = cut(plan.layers[back].dim_in * c);
-        mine.inner.resize(layer.hidden.size() + 1);
-        mine.inner[0] = cut(most * layer.reads.out);
-        widest = std::max(widest, layer.reads.out);
-        for (size_t d = 0; d < layer.hidden.size(); ++d) {
-          mine.inner[d + 1] = cut(most * layer.hidden[d].out);
-          widest = std::max(widest, layer.hidden[d].out);
-        }
-        mine.result = cut(most * layer.last.out);
+        mine.result = cut(most * layer.result_width);
+        mine.inner.clear();
+        const auto keep = [&](int64_t width) {
+          mine.inner.push_back(cut(most * width));
+          widest = std::max(widest, width);
+        };
+        if (layer.latent == Latent::kPerceptron || !layer.kans.empty()) keep(layer.first_width);
+        for (const Product<T> &hidden : layer.hidden) keep(hidden.out);
+        for (size_t d = 0; d + 1 < layer.kans.size(); ++d) keep(layer.kans[d].product.out);
+        for (const KanLayer<T> &kan : layer.from) measure(kan);
+        measure(layer.from_scalars);
+        for (const KanLayer<T> &kan : layer.kans) measure(kan);
         largest = std::max(largest, layer.dim_in);
       }
       active = cut(most * widest);
+      kan_rows = cut(most * longest_row);
       environment_grad = cut(basis * c);
       chain_grad = cut(largest * c);
       chain_next = cut(largest * c);
@@ -86,10 +97,11 @@ template <typename T> class Workspace {
   struct Layer {
     T *environment, *matrix, *matrix_grad, *result;
     std::vector<T *> chain;    // [back] is M_back ... M_l[., 0]
-    std::vector<T *> inner;    // hidden layers before the activation, later their gradients
+    std::vector<T *>
+        inner;    // values between the maps of the latent network, later their gradients
   };
   T *functions, *functions_grad, *harmonics_grad, *readout, *readout_grad, *scalars, *edge_energy;
-  T *active, *environment_grad, *chain_grad, *chain_next;
+  T *active, *kan_rows, *environment_grad, *chain_grad, *chain_next;
   std::vector<Layer> layers;
   std::vector<const T *> rows;
   std::vector<T> place;
@@ -152,7 +164,7 @@ template <typename T, int L> class Centre {
       stride = plan_.num_functions;
       return work_.functions + plan_.environment_at;
     }
-    stride = plan_.layers[l - 1].last.out;
+    stride = plan_.layers[l - 1].result_width;
     return work_.layers[l - 1].result;
   }
 
@@ -271,25 +283,22 @@ template <typename T, int L> class Centre {
                    mine.chain[back]);
     make_scalars(mine.chain[0]);
 
-    // Hidden layers: what earlier sources contributed, then the scalars.
-    T *hidden = mine.inner[0];
-    const int64_t width = layer.reads.out;
-    for (int64_t e = 0; e < n_; ++e)
-      std::memcpy(hidden + e * width, work_.functions + e * plan_.num_functions + plan_.known_at[l],
-                  sizeof(T) * width);
-    for (size_t source = 0; source < l; ++source)
-      add_rows(work_.layers[source].result + plan_.layers[source].later_at[l],
-               plan_.layers[source].last.out, hidden, width, width);
-    product(layer.reads, work_.scalars, hidden, true);
-    for (size_t d = 0; d < layer.hidden.size(); ++d) {
-      silu(n_ * layer.hidden[d].in, mine.inner[d], work_.active);
-      product(layer.hidden[d], work_.active, mine.inner[d + 1], false);
-    }
-    silu(n_ * layer.last.in, mine.inner.back(), work_.active);
-    product(layer.last, work_.active, mine.result, false);
+    sum_sources(l);
+    if (layer.latent == Latent::kPerceptron)
+      perceptron(layer, mine);
+    else
+      for (size_t d = 0; d < layer.kans.size(); ++d) {
+        const Values out = value_of(layer, mine, d + 1);
+        clear(out, layer.kans[d].product.out);
+        add_kan(layer.kans[d], n_, mine.inner[d], layer.kans[d].in, work_.kan_rows, out.data,
+                out.stride);
+      }
+    for (const int64_t at : layer.copies_at)
+      copy_rows(mine.result + layer.shared_at, layer.result_width, mine.result + at,
+                layer.result_width, plan_.scalars_width);
 
     for (int64_t e = 0; e < n_; ++e) {
-      T *out = mine.result + e * layer.last.out + layer.readout_at;
+      T *out = mine.result + e * layer.result_width + layer.readout_at;
       if (plan_.readout == Readout::kKan)
         work_.edge_energy[e] += kan(layer.kan, out, out);
       else
@@ -298,19 +307,97 @@ template <typename T, int L> class Centre {
     }
   }
 
-  // The result of a layer turns into its gradient, block by block, and then goes back to the table.
-  void reverse(size_t l)
+  // Rows of numbers, one per edge.
+  struct Values {
+    T *data;
+    int64_t stride;
+  };
+
+  // What comes into map d of a latent network behind the sum over the sources; at last, the result.
+  Values value_of(const AllegroLayer<T> &layer, const typename Workspace<T>::Layer &mine,
+                  size_t d) const
+  {
+    if (d == mine.inner.size()) return {mine.result, layer.result_width};
+    if (d == 0) return {mine.inner[0], layer.first_width};
+    return {mine.inner[d], layer.kans[d].in};
+  }
+
+  void clear(Values values, int64_t width) const
+  {
+    for (int64_t e = 0; e < n_; ++e)
+      std::memset(values.data + e * values.stride, 0, sizeof(T) * width);
+  }
+
+  // What the pair and earlier layers contribute to a latent network, and the tensors' scalars.
+  void sum_sources(size_t l)
   {
     const AllegroLayer<T> &layer = plan_.layers[l];
-    typename Workspace<T>::Layer &mine = work_.layers[l];
-    const int64_t out = layer.last.out, c = plan_.channels;
-    for (size_t later = l + 1; later < plan_.layers.size(); ++later)
-      copy_rows(work_.layers[later].inner[0], plan_.layers[later].reads.out,
-                mine.result + layer.later_at[later], out, plan_.layers[later].reads.out);
-    if (plan_.readout != Readout::kKan)
-      copy_rows(work_.readout_grad, plan_.readout_width, mine.result + layer.readout_at, out,
-                plan_.readout_width);
-    reverse_product(layer.last, mine.result, work_.active);
+    const Values sum = value_of(layer, work_.layers[l], 0);
+    copy_rows(work_.functions + plan_.known_at[l], plan_.num_functions, sum.data, sum.stride,
+              layer.first_width);
+    for (size_t source = 0; source < l; ++source) {
+      const Values from = block_for(source, l);
+      if (layer.latent == Latent::kKan)
+        add_kan(layer.from[source], n_, from.data, from.stride, work_.kan_rows, sum.data,
+                sum.stride);
+      else
+        add_rows(from.data, from.stride, sum.data, sum.stride, layer.first_width);
+    }
+    if (layer.latent == Latent::kKan)
+      add_kan(layer.from_scalars, n_, work_.scalars, plan_.channels, work_.kan_rows, sum.data,
+              sum.stride);
+    else
+      product(layer.reads, work_.scalars, sum.data, true);
+  }
+
+  // The same backwards: blocks of earlier layers and the tensors' scalars turn into their gradients.
+  void reverse_sources(size_t l)
+  {
+    const AllegroLayer<T> &layer = plan_.layers[l];
+    const Values grad = value_of(layer, work_.layers[l], 0);
+    copy_rows(grad.data, grad.stride, work_.functions_grad + plan_.known_at[l], plan_.num_functions,
+              layer.first_width);
+    for (size_t source = 0; source < l; ++source) {
+      const Values to = block_for(source, l);
+      if (layer.latent == Latent::kKan)
+        reverse_kan(layer.from[source], n_, to.data, to.stride, work_.kan_rows, grad.data,
+                    grad.stride, to.data, to.stride);
+      else
+        copy_rows(grad.data, grad.stride, to.data, to.stride, layer.first_width);
+    }
+    if (layer.latent != Latent::kKan) {
+      reverse_product(layer.reads, grad.data, work_.scalars);
+      return;
+    }
+    make_scalars(work_.layers[l].chain[0]);    // once more: other layers used their memory
+    reverse_kan(layer.from_scalars, n_, work_.scalars, plan_.channels, work_.kan_rows, grad.data,
+                grad.stride, work_.scalars, plan_.channels);
+  }
+
+  // The block of a layer's result that a later layer reads.
+  Values block_for(size_t source, size_t later) const
+  {
+    const AllegroLayer<T> &layer = plan_.layers[source];
+    return {work_.layers[source].result + layer.later_at[later], layer.result_width};
+  }
+
+  void perceptron(const AllegroLayer<T> &layer, typename Workspace<T>::Layer &mine)
+  {
+    for (size_t d = 0; d < layer.hidden.size(); ++d) {
+      silu(n_ * layer.hidden[d].in, mine.inner[d], work_.active);
+      product(layer.hidden[d], work_.active, mine.inner[d + 1], false);
+    }
+    silu(n_ * layer.last.in, mine.inner.back(), work_.active);
+    const Product<T> &p = layer.last;
+    multiply(n_, p.in, p.out, work_.active, p.in, p.weight, p.out, mine.result, layer.result_width,
+             false);
+  }
+
+  void reverse_perceptron(const AllegroLayer<T> &layer, typename Workspace<T>::Layer &mine)
+  {
+    const Product<T> &p = layer.last;
+    multiply(n_, p.out, p.in, mine.result, layer.result_width, p.transposed, p.in, work_.active,
+             p.in, false);
     silu_reverse(n_ * layer.last.in, mine.inner.back(), work_.active);
     std::memcpy(mine.inner.back(), work_.active, sizeof(T) * n_ * layer.last.in);
     for (size_t d = layer.hidden.size(); d-- > 0;) {
@@ -318,10 +405,29 @@ template <typename T, int L> class Centre {
       silu_reverse(n_ * layer.hidden[d].in, mine.inner[d], work_.active);
       std::memcpy(mine.inner[d], work_.active, sizeof(T) * n_ * layer.hidden[d].in);
     }
-    const int64_t width = layer.reads.out;
-    copy_rows(mine.inner[0], width, work_.functions_grad + plan_.known_at[l], plan_.num_functions,
-              width);
-    reverse_product(layer.reads, mine.inner[0], work_.scalars);
+  }
+
+  // The result of a layer turns into its gradient, block by block, and then goes back to the table.
+  // Later layers have left the gradients of their blocks already.
+  void reverse(size_t l)
+  {
+    const AllegroLayer<T> &layer = plan_.layers[l];
+    typename Workspace<T>::Layer &mine = work_.layers[l];
+    const int64_t out = layer.result_width, c = plan_.channels;
+    if (plan_.readout != Readout::kKan)
+      copy_rows(work_.readout_grad, plan_.readout_width, mine.result + layer.readout_at, out,
+                plan_.readout_width);
+    for (const int64_t at : layer.copies_at)
+      add_rows(mine.result + at, out, mine.result + layer.shared_at, out, plan_.scalars_width);
+    if (layer.latent == Latent::kPerceptron)
+      reverse_perceptron(layer, mine);
+    else
+      for (size_t d = layer.kans.size(); d-- > 0;) {
+        const Values grad = value_of(layer, mine, d + 1);
+        reverse_kan(layer.kans[d], n_, mine.inner[d], layer.kans[d].in, work_.kan_rows, grad.data,
+                    grad.stride, mine.inner[d], layer.kans[d].in);
+      }
+    reverse_sources(l);
     reverse_scalars(mine.chain[0], work_.chain_grad);
 
     // P_l = M_1 ... M_{l-1} M_l[., 0], from the left.
@@ -545,7 +651,7 @@ void run_part(const AllegroPlan<T> &plan, const Graph &graph, const CentreRanges
   work.place.resize(most);
   Centre<T, L> centre(plan, work);
   harmonics_for(L, graph.vectors, ranges.first[begin], ranges.first[end], harmonics);
-  std::vector<T> inverse_step(most);
+  std::vector<T> inverse_width(most);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t first = ranges.first[i], n = ranges.first[i + 1] - first;
     if (n == 0) {
@@ -557,20 +663,19 @@ void run_part(const AllegroPlan<T> &plan, const Graph &graph, const CentreRanges
       const double *d = graph.vectors + 3 * (first + e);
       const int64_t other = graph.num_types > 1 ? graph.types[graph.neighbours[first + e]] : 0;
       const int64_t pair = type * graph.num_types + other;
-      SplinePlace place;
+      IntervalPlace place;
       work.rows[e] = nullptr;
-      inverse_step[e] = 0;
-      if (!spline_place(std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]), plan.cutoffs[pair],
-                        plan.num_knots, place))
+      inverse_width[e] = 0;
+      if (!plan.intervals[pair].find(std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]), place))
         continue;
       work.place[e] = static_cast<T>(place.t);
-      inverse_step[e] = static_cast<T>(place.inverse_step);
-      work.rows[e] =
-          plan.table + (pair * (plan.num_knots - 1) + place.knot) * 6 * plan.num_functions;
+      inverse_width[e] = static_cast<T>(place.inverse_width);
+      work.rows[e] = plan.table + (pair * plan.intervals[pair].num_intervals + place.interval) * 6 *
+                                      plan.num_functions;
     }
     graph.energies[i] =
         centre.run(n, type, harmonics + first * kBasis, angular + first * kBasis, radial + first);
-    for (int64_t e = 0; e < n; ++e) radial[first + e] *= inverse_step[e];
+    for (int64_t e = 0; e < n; ++e) radial[first + e] *= inverse_width[e];
   }
   gradient_for(L, graph.vectors, angular, radial, ranges.first[begin], ranges.first[end],
                graph.gradient);

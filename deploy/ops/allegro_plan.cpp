@@ -67,6 +67,47 @@ template <typename T> class Reader {
     return result;
   }
 
+  KanLayer<T> kan_layer(int64_t in, int64_t out)
+  {
+    KanLayer<T> layer;
+    const int64_t basis = number();
+    TORCH_CHECK(basis >= 0 && basis <= static_cast<int64_t>(Basis::kFourier),
+                "kan_md::allegro: unknown basis ", basis);
+    layer.basis = static_cast<Basis>(basis);
+    layer.in = in;
+    layer.num_basis = number();
+    layer.order = number();
+    layer.steps = number();
+    layer.silu = number() != 0;
+    TORCH_CHECK(layer.num_basis >= 1 && layer.steps >= 1 && layer.order >= 1 &&
+                    layer.order <= kMostOrder,
+                "kan_md::allegro: a KAN has functions, steps and an order up to ", kMostOrder,
+                ", got ", layer.num_basis, ", ", layer.steps, " and ", layer.order);
+    layer.grid = tensor<T>({3, in});
+    layer.at_zero = tensor<T>({layer.num_basis, in});
+    if (layer.basis == Basis::kBSpline)
+      layer.pieces = tensor<T>({layer.order + 1, layer.order + 1});
+    layer.product = product(layer.num_rows() * in, out);
+    return layer;
+  }
+
+  // What says where a distance lies in the table of each pair.
+  std::vector<IntervalEnds> intervals(int64_t num_pairs, int64_t num_intervals)
+  {
+    const double *ends = tensor<double>({num_pairs, num_intervals + 1});
+    const int64_t num_cells = peek().dim() == 2 ? peek().size(1) : 0;
+    TORCH_CHECK(num_cells >= 1, "kan_md::allegro: cells must be [num_pairs, cells]");
+    const int32_t *cells = tensor<int32_t>({num_pairs, num_cells});
+    for (int64_t n = 0; n < num_pairs * num_cells; ++n)
+      TORCH_CHECK(cells[n] >= 0 && cells[n] < num_intervals,
+                  "kan_md::allegro: a cell names an interval that is not there");
+    std::vector<IntervalEnds> result;
+    for (int64_t pair = 0; pair < num_pairs; ++pair)
+      result.push_back(
+          {ends + pair * (num_intervals + 1), cells + pair * num_cells, num_intervals, num_cells});
+    return result;
+  }
+
   void finish() const
   {
     TORCH_CHECK(number_ == shape_.size() && tensor_ == weights_.size(),
@@ -96,6 +137,7 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
   TORCH_CHECK(l_max >= 0 && l_max <= kMaxL, "kan_md::allegro: l_max up to ", kMaxL, ", got ",
               l_max);
   channels = read.width();
+  scalars_width = read.width();
   const int64_t num_layers = read.number();
   TORCH_CHECK(num_layers >= 1, "kan_md::allegro: at least one layer, got ", num_layers);
   const int64_t kind = read.number();
@@ -103,20 +145,32 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
               "kan_md::allegro: unknown readout ", kind);
   readout = static_cast<Readout>(kind);
   readout_width = read.width();
+  TORCH_CHECK(readout != Readout::kKan || readout_width == scalars_width,
+              "kan_md::allegro: a KAN readout reads all ", scalars_width, " scalars, got ",
+              readout_width);
   const int64_t pair_width = read.width();
   folded = readout == Readout::kKan && read.number() != 0;
   std::vector<std::vector<int64_t>> widths(num_layers);
-  for (std::vector<int64_t> &of_layer : widths) {
-    of_layer.resize(read.number());
-    TORCH_CHECK(!of_layer.empty(), "kan_md::allegro: a layer needs a hidden width");
-    for (int64_t &width : of_layer) width = read.width();
+  layers.resize(num_layers);
+  for (int64_t l = 0; l < num_layers; ++l) {
+    const int64_t latent = read.number();
+    TORCH_CHECK(latent >= 0 && latent <= static_cast<int64_t>(Latent::kProjectedKan),
+                "kan_md::allegro: unknown latent network ", latent);
+    layers[l].latent = static_cast<Latent>(latent);
+    const int64_t num_widths = read.number();
+    TORCH_CHECK(num_widths >= (layers[l].latent == Latent::kKan ? 0 : 1),
+                "kan_md::allegro: a layer needs a hidden width");
+    widths[l].resize(num_widths);
+    for (int64_t &width : widths[l]) width = read.width();
+    if (num_widths > 0) layers[l].first_width = widths[l][0];
   }
+  for (int64_t l = 0; l < num_layers; ++l) place_result(l);
 
   environment_at = weights_width();
   int64_t at = 2 * weights_width();
-  for (const std::vector<int64_t> &of_layer : widths) {
+  for (const AllegroLayer<T> &layer : layers) {
     known_at.push_back(at);
-    at += of_layer[0];
+    at += layer.first_width;
   }
   readout_at = at;
   num_functions = at + pair_width;
@@ -126,9 +180,9 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
               "intervals, 6, functions], got ",
               rows.sizes());
   num_pairs = rows.size(0);
-  num_knots = rows.size(1) + 1;
-  table = read.template tensor<T>({num_pairs, num_knots - 1, 6, num_functions});
-  cutoffs = read.template tensor<double>({num_pairs});
+  const int64_t num_intervals = rows.size(1);
+  table = read.template tensor<T>({num_pairs, num_intervals, 6, num_functions});
+  intervals = read.intervals(num_pairs, num_intervals);
   environment_norm_per_type = read.peek().numel() > 1;
   environment_norm = read.template tensor<T>({read.peek().numel()});
   energy_norm_per_type = read.peek().numel() > 1;
@@ -142,10 +196,10 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
   }
   const int64_t basis = (l_max + 1) * (l_max + 1);
   for (int64_t l = 0; l < num_layers; ++l) {
-    AllegroLayer<T> layer;
+    AllegroLayer<T> &layer = layers[l];
     layer.dim_in = read.number();
     layer.dim_out = read.number();
-    TORCH_CHECK(layer.dim_in == (l == 0 ? basis : layers.back().dim_out) && layer.dim_out >= 1,
+    TORCH_CHECK(layer.dim_in == (l == 0 ? basis : layers[l - 1].dim_out) && layer.dim_out >= 1,
                 "kan_md::allegro: layers do not fit each other");
     layer.num_terms = read.peek().dim() == 2 ? read.peek().size(0) : 0;
     layer.program = read.template tensor<int32_t>({layer.num_terms, 3});
@@ -156,21 +210,58 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
                   "kan_md::allegro: a term names components that are not there");
     }
     layer.terms = read.template tensor<T>({layer.num_terms, channels});
-    layer.reads = read.product(channels, widths[l][0]);
-    for (size_t d = 0; d + 1 < widths[l].size(); ++d)
-      layer.hidden.push_back(read.product(widths[l][d], widths[l][d + 1]));
-    int64_t out = l + 1 < num_layers ? weights_width() : 0;
-    layer.later_at.assign(num_layers, -1);
-    for (int64_t later = l + 1; later < num_layers; ++later) {
-      layer.later_at[later] = out;
-      out += widths[later][0];
+    if (layer.latent == Latent::kKan) {
+      for (int64_t source = 0; source < l; ++source)
+        layer.from.push_back(read.kan_layer(scalars_width, layer.first_width));
+      layer.from_scalars = read.kan_layer(channels, layer.first_width);
+    } else {
+      layer.reads = read.product(channels, layer.first_width);
     }
-    layer.readout_at = out;
-    layer.last = read.product(widths[l].back(), out + readout_width);
+    widths[l].push_back(layer.computed_width);
+    for (size_t d = 0; d + 1 < widths[l].size(); ++d) {
+      const int64_t in = widths[l][d], out = widths[l][d + 1];
+      if (layer.latent != Latent::kPerceptron)
+        layer.kans.push_back(read.kan_layer(in, out));
+      else if (d + 2 < widths[l].size())
+        layer.hidden.push_back(read.product(in, out));
+      else
+        layer.last = read.product(in, out);
+    }
     if (readout == Readout::kKan) layer.kan = read.pieces(readout_width);
-    layers.push_back(std::move(layer));
   }
   read.finish();
+}
+
+// Where the blocks of a layer's result are; see AllegroLayer.
+template <typename T> void AllegroPlan<T>::place_result(int64_t l)
+{
+  AllegroLayer<T> &layer = layers[l];
+  const auto num_layers = static_cast<int64_t>(layers.size());
+  int64_t out = l + 1 < num_layers ? weights_width() : 0;
+  layer.later_at.assign(num_layers, -1);
+  std::vector<int64_t *> copies;
+  const auto place = [&](int64_t &at, bool reads_scalars, int64_t width) {
+    if (reads_scalars && layer.shared_at >= 0) {
+      copies.push_back(&at);
+      return;
+    }
+    if (reads_scalars) layer.shared_at = out;
+    at = out;
+    out += width;
+  };
+  for (int64_t later = l + 1; later < num_layers; ++later) {
+    const bool kan = layers[later].latent == Latent::kKan;
+    place(layer.later_at[later], kan, kan ? scalars_width : layers[later].first_width);
+  }
+  place(layer.readout_at, readout == Readout::kKan, readout_width);
+  layer.computed_width = out;
+  for (int64_t *at : copies) {
+    *at = out;
+    layer.copies_at.push_back(out);
+    out += scalars_width;
+  }
+  layer.result_width = out;
+  if (layer.first_width == 0) layer.first_width = layer.computed_width;
 }
 
 template struct AllegroPlan<float>;

@@ -3,6 +3,10 @@
 #ifndef KAN_MD_OPS_ALLEGRO_PLAN_H
 #define KAN_MD_OPS_ALLEGRO_PLAN_H
 
+#include "dense.h"
+#include "interval_table.h"
+#include "kan_rows.h"
+
 #include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
 
@@ -14,6 +18,10 @@ namespace kan_md::ops {
 // kKan is a sum of functions of every source's own columns, the others add up the columns first.
 enum class Readout : int64_t { kSum = 0, kPerceptron = 1, kKan = 2, kProjectedKan = 3 };
 
+// Networks behind the tensor products. kKan begins with functions of every source's own scalars, the
+// others with the sum of linear maps of all sources.
+enum class Latent : int64_t { kPerceptron = 0, kKan = 1, kProjectedKan = 2 };
+
 // Piecewise polynomials of the inputs of a KAN; no pieces: not there.
 template <typename T> struct Pieces {
   const T *pieces = nullptr;
@@ -22,33 +30,37 @@ template <typename T> struct Pieces {
   int32_t origin = 0;
 };
 
-template <typename T> struct Product {
-  const T *weight = nullptr;        // [in, out]
-  const T *transposed = nullptr;    // [out, in]
-  int64_t in = 0, out = 0;
-};
-
 template <typename T> struct AllegroLayer {
   int64_t dim_in = 0, dim_out = 0;     // of M_l[i, k]
   const int32_t *program = nullptr;    // [num_terms, 3] of i, j, k
   const T *terms = nullptr;            // [num_terms, channels]
   int64_t num_terms = 0;
-  Product<T> reads;                  // scalars of the tensors to the hidden layer
-  std::vector<Product<T>> hidden;    // hidden layer to hidden layer
-  Product<T> last;                   // to [environment | one block per later layer | readout]
-  std::vector<int64_t> later_at;     // where the block of layer l starts in the result of last
+  Latent latent = Latent::kPerceptron;
+  int64_t first_width = 0;           // of the sum over all sources
+  Product<T> reads;                  // scalars of the tensors to that sum; but for kKan
+  std::vector<Product<T>> hidden;    // kPerceptron: hidden layer to hidden layer
+  Product<T> last;                   // kPerceptron: to the result
+  std::vector<KanLayer<T>> from;     // kKan: scalars of an earlier layer to the sum
+  KanLayer<T> from_scalars;          // kKan: scalars of the tensors to the sum
+  std::vector<KanLayer<T>> kans;     // from the sum to the result; none: it is the result
+  // Result: [environment | one block per later layer | readout]. Readers that begin with functions
+  // take the same scalars: the network computes one block, and copies for the others follow.
+  int64_t computed_width = 0, result_width = 0;
+  std::vector<int64_t> later_at;    // where the block of layer l starts
   int64_t readout_at = 0;
+  int64_t shared_at = -1;
+  std::vector<int64_t> copies_at;
   Pieces<T> kan;
 };
 
 template <typename T> struct AllegroPlan {
   int l_max = 0;
-  int64_t channels = 0, num_knots = 0, num_pairs = 0, num_functions = 0;
+  int64_t channels = 0, scalars_width = 0, num_pairs = 0, num_functions = 0;
   Readout readout = Readout::kSum;
   bool folded = false;    // the pair's part of a KAN is one function of r
   int64_t readout_width = 0;
-  const T *table = nullptr;    // [num_pairs, num_knots - 1, 6, num_functions]
-  const double *cutoffs = nullptr;
+  const T *table = nullptr;               // [num_pairs, num_intervals, 6, num_functions]
+  std::vector<IntervalEnds> intervals;    // of every pair
   const T *environment_norm = nullptr, *energy_norm = nullptr;    // one, or one per type
   bool environment_norm_per_type = false, energy_norm_per_type = false;
   const T *readout_vector = nullptr;    // [readout_width], kSum and kPerceptron
@@ -61,6 +73,9 @@ template <typename T> struct AllegroPlan {
 
   AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArrayRef shape);
   int64_t weights_width() const { return (l_max + 1) * channels; }
+
+ private:
+  void place_result(int64_t l);
 };
 
 extern template struct AllegroPlan<float>;

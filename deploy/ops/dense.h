@@ -13,6 +13,13 @@
 
 namespace kan_md::ops {
 
+// A matrix and its transpose, which is what a reverse pass multiplies by.
+template <typename T> struct Product {
+  const T *weight = nullptr;        // [in, out]
+  const T *transposed = nullptr;    // [out, in]
+  int64_t in = 0, out = 0;
+};
+
 namespace detail {
 
 template <typename T, int Rows, int Vecs>

@@ -6,6 +6,7 @@
 // than gathering the coefficients of one cell, up to a few tens of cells.
 
 #include "activation.h"
+#include "basis.h"
 #include "ops.h"
 #include "simd.h"
 
@@ -22,58 +23,11 @@
 namespace kan_md::ops {
 namespace {
 
-// For what the loops over points call. There are so many of those loops that the compiler's budget for
-// inlining runs out, and vectors would go through memory.
-#define KAN_MD_INLINE __attribute__((always_inline)) inline
-
 constexpr int kMostPowers = 16;
 constexpr int kMostRest = 3;
 constexpr int kUnroll = 4;                 // points that share a load and a store of a moment
 constexpr int64_t kPointsInCache = 64;     // a multiple of kUnroll
 constexpr int64_t kPointsPerSum = 1024;    // fixed: the bits of a sum do not depend on the threads
-
-template <typename T> struct IntegerVector {
-  typedef typename ExpTraits<T>::Integer Integer;
-  typedef Integer Type __attribute__((vector_size(kVectorBytes)));
-};
-
-template <typename T> using Integers = typename IntegerVector<T>::Type;
-
-template <typename T> KAN_MD_INLINE Vec<T> fill(T value)
-{
-  return Vec<T>{} + value;
-}
-
-// sin and cos of 2 pi x, exactly 0 and 1 at x = 0. x - n/4 is exact, and Taylor's series is good to
-// 3e-8 and 1e-17 on the eighth of a turn that remains.
-template <typename T> KAN_MD_INLINE void sine_and_cosine(Vec<T> x, Vec<T> &sine, Vec<T> &cosine)
-{
-  constexpr int kTerms = sizeof(T) == 4 ? 4 : 8;
-  const Vec<T> shifted = 4 * x + ExpTraits<T>::kRounder;    // its lowest bits are n
-  const Vec<T> angle = (x - T(0.25) * (shifted - ExpTraits<T>::kRounder)) * T(6.283185307179586477);
-  const Vec<T> square = angle * angle;
-  Vec<T> s{}, c{};
-#pragma GCC unroll 20
-  for (int k = kTerms; k >= 0; --k) {
-    s = kInverseFactorial<T>[2 * k + 1] - s * square;
-    c = kInverseFactorial<T>[2 * k] - c * square;
-  }
-  s *= angle;
-  Integers<T> quarter;
-  std::memcpy(&quarter, &shifted, sizeof(quarter));
-  sine = (quarter & 1) != 0 ? c : s;
-  cosine = (quarter & 1) != 0 ? s : c;
-  sine = (quarter & 2) != 0 ? -sine : sine;
-  cosine = ((quarter + 1) & 2) != 0 ? -cosine : cosine;
-}
-
-// The cell that holds u >= 0, the last one beyond the grid.
-template <typename T> KAN_MD_INLINE Vec<T> cell_of(Vec<T> u, T last)
-{
-  u = u < 0 ? fill<T>(0) : u;
-  u = u > last ? fill<T>(last) : u;
-  return __builtin_convertvector(__builtin_convertvector(u, Integers<T>), Vec<T>);
-}
 
 // The grids of one vector of inputs.
 template <typename T> struct Grid {

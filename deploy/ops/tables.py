@@ -100,7 +100,7 @@ def _sample(functions: list[RadialFunction], cutoffs: list[float], num_knots: in
         # Bessel functions divide by r: sample beside zero, then go there by Taylor's
         # formula. Closer than this, cancellation spoils their second derivative.
         knots[0] = 2e-4 * cutoff
-        value, slope, curvature = _two_derivatives(function, knots)
+        value, slope, curvature = two_derivatives(function, knots)
         value[0] -= knots[0] * (slope[0] - knots[0] / 2 * curvature[0])
         slope[0] -= knots[0] * curvature[0]
         curve = torch.stack([value, step * slope, step**2 * curvature], dim=1)  # [knots, 3, k]
@@ -121,7 +121,7 @@ def _errors(function: RadialFunction, curve: torch.Tensor, cutoff: float) -> tup
     place = torch.arange(num_knots - 1, dtype=torch.float64).unsqueeze(1)
     lengths = (place + torch.tensor([0.27, 0.5, 0.81])).flatten() * (cutoff / (num_knots - 1))
     lengths = lengths[lengths > 0.01 * cutoff]
-    exact, exact_slope = _two_derivatives(function, lengths)[:2]
+    exact, exact_slope = two_derivatives(function, lengths)[:2]
     table, edge = curve.unsqueeze(0), torch.tensor([cutoff], dtype=torch.float64)
     pairs = torch.zeros(len(lengths), dtype=torch.int64)
     found, found_slope = _derivative(lambda r: hermite(r, pairs, table, edge), lengths)
@@ -133,7 +133,7 @@ def _errors(function: RadialFunction, curve: torch.Tensor, cutoff: float) -> tup
     )
 
 
-def _two_derivatives(
+def two_derivatives(
     function: RadialFunction, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """f, f', f'' of all functions at all lengths, each [n, num_functions]."""

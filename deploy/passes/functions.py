@@ -101,6 +101,18 @@ def part_of_layer(layer: KANLayer, inputs: slice) -> KANLayer:
     return part
 
 
+def followed_by(layer: KANLayer, matrix: torch.Tensor) -> KANLayer:
+    """A KAN layer and the linear map [out, width] behind it as one layer."""
+    product = copy.deepcopy(layer).to(matrix.dtype)
+    product.coefficients = torch.nn.Parameter(
+        torch.einsum("oim,op->pim", product.coefficients.detach(), matrix)
+    )
+    if product.base_weight is not None:
+        product.base_weight = torch.nn.Parameter(matrix.t() @ product.base_weight.detach())
+    product.out_features = matrix.size(1)
+    return product
+
+
 class Linear(torch.nn.Module):
     """x @ weight.
 

@@ -5,49 +5,48 @@ computes one centre after the other, forward and reverse, while everything about
 (deploy/ops/allegro.cpp). It takes the factored form of :mod:`kan_md_deploy.passes.centre_factored`,
 with tables in the place of the pair networks and of the functions of a KAN readout.
 
-What a pair alone gives to a KAN readout, Σ_i φ_i(x_i(r)), is a function of the distance: it becomes
-one column of the table.
+What a pair alone gives to a KAN, Σ_i φ_oi(x_i(r)), is a function of the distance: it becomes
+columns of the table. The functions of a latent KAN's other inputs are evaluated by the operator,
+exactly (deploy/ops/kan_rows.h).
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
-from nequip.nn.mlp import ScalarLinearLayer
 
+from kan_md.kan import bases
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md_deploy.manifest import pair_cutoffs
+from kan_md_deploy.ops.interval_tables import IntervalTable, locate_cells, make_interval_table
 from kan_md_deploy.ops.layout import block_of, pack_pieces
 from kan_md_deploy.ops.library import is_built, load
-from kan_md_deploy.ops.tables import (
-    BoundNotReachedError,
-    RadialTable,
-    hermite_powers,
-    make_table,
-)
+from kan_md_deploy.ops.tables import BoundNotReachedError
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import FactoredAllegro, Layer, Radial
-from kan_md_deploy.passes.functions import Contributions, Linear, linear_weight
+from kan_md_deploy.passes.functions import Contributions
 from kan_md_deploy.passes.harmonics import HarmonicsChain
 from kan_md_deploy.passes.kan_fit import fit_layer, silu_tail
-from kan_md_deploy.passes.radial_tables import (
-    Functions,
-    exact_functions,
-    vanishes,
-)
+from kan_md_deploy.passes.kinks import find_kinks
+from kan_md_deploy.passes.latents import LatentNetwork, latent_network, read_chain
+from kan_md_deploy.passes.radial_tables import Functions, exact_functions, vanishes
 
 _SUM, _PERCEPTRON, _KAN, _PROJECTED_KAN = 0, 1, 2, 3  # enum Readout in allegro_plan.h
-_MOST_FOLDED_KNOTS = 1025
+_BASES = ("bspline", "gaussian", "fourier")  # enum Basis in kan_rows.h
 _MOST_L = 4
 _WIDEST_TAIL = 512.0
 """Steps of a KAN's grid over which its SiLU may be tabulated; more would not fit a cache."""
 _NEGLIGIBLE = 1e-12
 """Tensor product coefficients that small, relative to the largest, are rounding."""
 _SAMPLES = 400
+_MARGIN = 16.0
+"""By how much tables are better than the bound: a force is a sum of many slopes, and a few more
+intervals are cheap."""
 
 
 class Constant(torch.nn.Module):
@@ -112,12 +111,15 @@ class FusedAllegro:
         """Exchange the part on edges."""
         (factored,) = _factored(model)
         cutoffs = pair_cutoffs(model, num_types=context.num_types, r_max=context.r_max)
-        packed = _Packed(factored, context, cutoffs)
+        try:
+            packed = _Packed(factored, context, cutoffs)
+        except BoundNotReachedError as reason:
+            return {"bound": 0.0, "skipped": str(reason)}
         model.model.func.edges = AllegroOnOperator(packed.weights, packed.shape)
         return {
             "bound": packed.error,
             "slope_bound": packed.slope_error,
-            "knots": packed.num_knots,
+            "intervals": packed.num_intervals,
             "operator": "kan_md::allegro",
         }
 
@@ -132,36 +134,38 @@ class _Packed:
         self.error = self.slope_error = 0.0
         sources = [factored.radial.contributions, *(x.contributions for x in factored.layers)]
         kind = _readout_kind(factored)
-        table, folded = self._tabulate(exact_functions(factored, context), cutoffs, kind)
-        self.num_knots = table.values.size(1)
+        results = [self._result(layer) for layer in factored.layers]
+        latents = [latent_network(factored, n, result) for n, result in enumerate(results)]
+        table, widths, folded = self._tabulate(
+            exact_functions(factored, context), cutoffs, latents, kind
+        )
+        self.num_intervals = table.powers.size(1)
         readout_width = sources[-1].widths[sources[-1].piece_of[-1]]
-        widths = [_hidden_widths(layer) for layer in factored.layers]
         l_max = factored.num_irreps - 1
 
-        columns = [*[factored.channels] * (2 * factored.num_irreps), *(w[0] for w in widths)]
-        columns.append(1 if folded else readout_width)
-        powers = hermite_powers(table.values[:, :-1], table.values[:, 1:])
-        # [pairs, intervals, 6, functions]
+        columns = [*[factored.channels] * (2 * factored.num_irreps), *widths]
         rows = torch.cat(
-            [_pad(piece, 3, self.dtype) for piece in torch.split(powers, columns, 3)], 3
+            [_pad(piece, 3, self.dtype) for piece in torch.split(table.powers, columns, 3)], 3
         )
-        self.weights = [rows, table.cutoffs]
+        self.weights = [rows, table.ends, locate_cells(table.ends)]
         for norm in (factored.environment_norm, factored.energy_norm):
             self.weights.append(norm.flatten().to(self.dtype))
-        self.shape = [l_max, self._padded(factored.channels), len(widths), kind]
-        self.shape += [self._padded(readout_width), self._padded(columns[-1])]
+        self.shape = [l_max, self._padded(factored.channels), self._padded(_scalars(sources[0]))]
+        self.shape += [len(latents), kind, self._padded(readout_width), self._padded(widths[-1])]
         if kind == _KAN:
             self.shape.append(int(folded))
-        for of_layer in widths:
-            self.shape += [len(of_layer), *map(self._padded, of_layer)]
+        for latent in latents:
+            self.shape += [latent.kind, len(latent.widths), *map(self._padded, latent.widths)]
         if kind == _PROJECTED_KAN:
             self._add_kan(_only_layer(factored.readout[0]))
         elif kind != _KAN:
             self.weights.append(_pad(_readout_vector(factored, kind), 0, self.dtype))
         elif not folded:
             self._add_kan(sources[0].functions[-1])
-        for number, layer in enumerate(factored.layers):
-            self._add_layer(layer, last=number + 1 == len(widths))
+        for number, (layer, latent) in enumerate(zip(factored.layers, latents, strict=True)):
+            self._add_tensor_product(layer, last=number + 1 == len(latents))
+            for first in (*latent.sources, latent.scalars, *latent.maps):
+                self._add_map(first)
             if kind == _KAN:
                 self._add_kan(layer.contributions.functions[-1])
 
@@ -179,44 +183,67 @@ class _Packed:
         self.weights.append(_pad(fit.inverse_step, 0, self.dtype))
 
     def _tabulate(
-        self, functions: Functions, cutoffs: tuple[float, ...], kind: int
-    ) -> tuple[RadialTable, bool]:
-        """Table of all columns; with the KAN's part of the pair as one, where that is smooth."""
+        self,
+        functions: Functions,
+        cutoffs: tuple[float, ...],
+        latents: list[LatentNetwork],
+        kind: int,
+    ) -> tuple[IntervalTable, list[int], bool]:
+        """Table of all columns, widths of those for each network, whether the readout's is folded.
+
+        What the pair gives to a KAN readout is one column, unless that needs too fine a table: then
+        the KAN's inputs are columns.
+        """
         contributions: Contributions = self.factored.radial.contributions
+        firsts = [latent.pair or torch.nn.Identity() for latent in latents]
+        plain, readout = torch.nn.Identity(), contributions.functions[-1]
         if kind == _KAN:
-            layer = copy.deepcopy(contributions.functions[-1]).double()
-            width = contributions.widths[contributions.piece_of[-1]]
-
-            def folded(lengths: torch.Tensor, pair: int) -> torch.Tensor:
-                columns = functions(lengths, pair)
-                return torch.cat([columns[:, :-width], layer(columns[:, -width:])], dim=1)
-
             try:
-                return self._table(folded, cutoffs, most_knots=_MOST_FOLDED_KNOTS), True
+                return *self._table(functions, cutoffs, [*firsts, readout]), True
             except BoundNotReachedError:
-                pass  # the KAN's curvature has kinks in r: its inputs become columns instead
-        return self._table(functions, cutoffs), False
+                pass
+        return *self._table(functions, cutoffs, [*firsts, plain]), False
 
     def _table(
-        self, functions: Functions, cutoffs: tuple[float, ...], **limits: int
-    ) -> RadialTable:
-        """Every function's error is held to its own range."""
+        self, functions: Functions, cutoffs: tuple[float, ...], firsts: list[torch.nn.Module]
+    ) -> tuple[IntervalTable, list[int]]:
+        """Table of what the pair gives, behind the first maps of the networks that read it."""
+        contributions: Contributions = self.factored.radial.contributions
+        firsts = [copy.deepcopy(first).double() for first in firsts]
+
+        def columns(lengths: torch.Tensor, pair: int) -> list[torch.Tensor]:
+            pieces = torch.split(functions(lengths, pair), contributions.widths, dim=1)
+            read = zip(firsts, contributions.piece_of, strict=True)
+            return [*pieces[: contributions.num_direct], *(f(pieces[n]) for f, n in read)]
+
         pairs = range(len(cutoffs))
         places = (torch.arange(_SAMPLES, dtype=torch.float64) + 0.5) / _SAMPLES
         with torch.no_grad():
-            largest = [functions(c * places, p).abs().amax(0) for p, c in enumerate(cutoffs)]
+            samples = [columns(c * places, p) for p, c in enumerate(cutoffs)]
+        largest = [torch.cat(sample, 1).abs().amax(0) for sample in samples]
+        # Every function's error is held to its own range.
         scale = torch.stack(largest).amax(0).clamp_min(1e-300)
-        table = make_table(
-            [lambda lengths, p=p: functions(lengths, p) / scale for p in pairs],
-            list(cutoffs),
-            bound=self.bound,
-            **limits,
+        scaled = [lambda lengths, p=p: torch.cat(columns(lengths, p), 1) / scale for p in pairs]
+        table = make_interval_table(
+            scaled,
+            cutoffs,
+            [find_kinks(scaled[p], cutoffs[p]) for p in pairs],
+            bound=self.bound / _MARGIN,
         )
         self.error = max(self.error, table.error)
         self.slope_error = max(self.slope_error, table.slope_error)
-        return RadialTable(table.values * scale, table.cutoffs, table.error, table.slope_error)
+        widths = [piece.size(1) for piece in samples[0][contributions.num_direct :]]
+        return replace(table, powers=table.powers * scale), widths
 
-    def _add_layer(self, layer: Layer, *, last: bool) -> None:
+    def _result(self, layer: Layer) -> torch.Tensor:
+        """[out, width] float64, from a latent network's last values to all that read them."""
+        contributions = layer.contributions
+        pieces = list(torch.split(contributions.weight, contributions.widths, dim=1))
+        if contributions.num_direct:  # (irrep, channel): the channels of each irrep are padded
+            pieces[:1] = torch.split(pieces[0], self.factored.channels, dim=1)
+        return torch.cat([_pad(piece, 1, self.dtype) for piece in pieces], dim=1).double()
+
+    def _add_tensor_product(self, layer: Layer, *, last: bool) -> None:
         channels = layer.product.size(0)
         product = layer.product.view(channels, layer.dim_basis, layer.dim_in, layer.dim_out)
         product = product.permute(2, 1, 3, 0)  # [i, j, k, channels]
@@ -227,16 +254,32 @@ class _Packed:
         self.shape += [layer.dim_in, product.size(2)]
         self.weights.append(terms.to(torch.int32))
         self.weights.append(_pad(product[tuple(terms.t())], 1, self.dtype))
-        contributions = layer.contributions
-        pieces = list(torch.split(contributions.weight, contributions.widths, dim=1))
-        if not last:  # (irrep, channel): the channels of each irrep are padded
-            pieces[:1] = torch.split(pieces[0], self.factored.channels, dim=1)
-        result = torch.cat([_pad(piece, 1, self.dtype) for piece in pieces], dim=1)
-        for matrix in (layer.reads.weight, *_hidden_matrices(layer), result):
-            self._add_product(matrix)
+
+    def _add_map(self, step: torch.Tensor | KANLayer) -> None:
+        """A matrix, or a KAN layer as the matrix behind its basis functions."""
+        if isinstance(step, torch.Tensor):
+            self._add_product(_pad(step, 0, self.dtype))
+            return
+        layer = copy.deepcopy(step).double()
+        has_silu = layer.base_weight is not None
+        self.shape += [_BASES.index(layer.basis), layer.num_basis, layer.order, layer.steps]
+        self.shape.append(int(has_silu))
+        gain = torch.ones_like(layer.grid_step) if layer.input_gain is None else layer.input_gain
+        grid = torch.stack([gain / layer.grid_step, layer.grid_zero, layer.grid_step])
+        self.weights.append(_pad(grid, 1, self.dtype))
+        layer.zero_preserving = False
+        at_zero = layer.expand(torch.zeros_like(grid[:1]), layer.grid_zero)[0]
+        self.weights.append(_pad(at_zero.squeeze(0).t(), 1, self.dtype))
+        if layer.basis == "bspline":
+            pieces = torch.tensor(bases.cardinal_pieces(layer.order), dtype=self.dtype)
+            self.weights.append(pieces)
+        rows = (layer.coefficients.detach() / layer.norm).permute(2, 1, 0)  # [num_basis, in, out]
+        if has_silu:
+            rows = torch.cat([rows, layer.base_weight.detach().t().unsqueeze(0)])
+        self._add_product(_pad(rows, 1, self.dtype).flatten(0, 1))
 
     def _add_product(self, matrix: torch.Tensor) -> None:
-        padded = _pad(_pad(matrix, 0, self.dtype), 1, self.dtype)
+        padded = _pad(matrix, 1, self.dtype)
         self.weights += [padded, padded.t()]
 
 
@@ -258,8 +301,7 @@ def _factored(model: GraphModel) -> list[FactoredAllegro]:
 
 
 def _is_known(factored: FactoredAllegro, bound: float) -> bool:
-    """Whether all networks are perceptrons with SiLU, and the readout of a known kind."""
-    readers = factored.radial.contributions.functions
+    """Whether all networks are of a known kind."""
     sources = [factored.radial.contributions, *(layer.contributions for layer in factored.layers)]
     kans = [s.functions[-1] for s in sources if isinstance(s.functions[-1], KANLayer)]
     kans += [kan for kan in [_only_layer(factored.readout[0])] if kan is not None]
@@ -267,32 +309,15 @@ def _is_known(factored: FactoredAllegro, bound: float) -> bool:
         isinstance(factored.harmonics, HarmonicsChain)
         and factored.num_irreps - 1 <= _MOST_L
         and all(silu_tail(kan, bound=bound) <= _WIDEST_TAIL for kan in kans)
-        and all(isinstance(function, torch.nn.Identity) for function in readers[:-1])
-        and all(
-            isinstance(layer.reads, Linear) and _hidden_matrices(layer) is not None
-            for layer in factored.layers
-        )
+        and all(read_chain(layer) is not None for layer in factored.layers)
         and _readout_kind(factored) is not None
     )
 
 
-def _hidden_matrices(layer: Layer) -> list[torch.Tensor] | None:
-    """Matrices between the hidden layers of a latent network; None if it is something else."""
-    if not isinstance(layer.body, torch.nn.Sequential) or len(layer.body) % 2 == 0:
-        return None
-    inner = list(layer.body)
-    activations, maps = inner[::2], inner[1::2]
-    if not all(isinstance(activation, torch.nn.SiLU) for activation in activations):
-        return None
-    if not all(isinstance(m, ScalarLinearLayer) and m.bias is None for m in maps):
-        return None
-    return [linear_weight(m) for m in maps]
-
-
-def _hidden_widths(layer: Layer) -> list[int]:
-    matrices = _hidden_matrices(layer)
-    assert matrices is not None, "checked before"
-    return [layer.reads.weight.size(1), *(matrix.size(1) for matrix in matrices)]
+def _scalars(pair: Contributions) -> int:
+    """Width of the scalars that KANs read; 1 where there is none."""
+    kans = (n for n, f in enumerate(pair.functions) if isinstance(f, KANLayer))
+    return next((pair.widths[pair.piece_of[n]] for n in kans), 1)
 
 
 def _readout_kind(factored: FactoredAllegro) -> int | None:

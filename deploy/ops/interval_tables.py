@@ -1,0 +1,195 @@
+"""Functions of a distance as polynomials on intervals of any width.
+
+A uniform table (:mod:`kan_md_deploy.ops.tables`) is of little use to a function that has kinks in
+a derivative, such as a KAN of the distance at the ends and knots of its grids: halving its step
+halves the error of the slope beside a kink, no more. Here every kink is the end of an interval. The
+quintic Hermite polynomial of an interval is made from inside it, and an interval whose error is
+above the bound is cut into halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kan_md_deploy.ops.tables import (
+    BoundNotReachedError,
+    RadialFunction,
+    hermite_powers,
+    two_derivatives,
+)
+
+_FEWEST_INTERVALS, MOST_INTERVALS = 32, 8192
+_CELLS_PER_INTERVAL = 2
+_INSIDE = 1e-5
+"""Parts of an interval between its ends and where the function is looked at: on neither side of a
+kink may the other side be seen."""
+_NEAREST = 0.01
+"""Parts of the cutoff below which no error counts and kinks are not looked for. Bessel functions
+lose digits there, where no two atoms are."""
+_TESTED = (0.13, 0.5, 0.81)
+"""Places inside an interval where errors are measured."""
+
+
+@dataclass(frozen=True)
+class IntervalTable:
+    """Tables of radial functions and what they are worth.
+
+    Attributes:
+        ends: [num_pairs, num_intervals + 1] float64, Å, ascending from 0 to the pair's cutoff, which
+            pairs with fewer intervals than others repeat.
+        powers: [num_pairs, num_intervals, 6, num_functions] float64, coefficients of the powers of
+            the place in [0, 1] inside an interval.
+        error: largest deviation, relative to the largest value.
+        slope_error: the same for the derivative.
+    """
+
+    ends: torch.Tensor
+    powers: torch.Tensor
+    error: float
+    slope_error: float
+
+
+def make_interval_table(
+    functions: Sequence[RadialFunction],
+    cutoffs: Sequence[float],
+    kinks: Sequence[torch.Tensor],
+    *,
+    bound: float,
+    most_intervals: int = MOST_INTERVALS,
+) -> IntervalTable:
+    """Cut intervals into halves until values and slopes are within the bound.
+
+    Args:
+        functions: one per pair of types; zero with two derivatives at the cutoff.
+        cutoffs: Å, one per pair.
+        kinks: Å, one tensor per pair, distances between which its functions are smooth.
+        bound: largest error of value and slope, relative to their largest size.
+        most_intervals: of one pair.
+
+    Raises:
+        BoundNotReachedError: the bound needs too many intervals.
+    """
+    tables = [
+        _tabulate(function, cutoff, places, bound=bound, most_intervals=most_intervals)
+        for function, cutoff, places in zip(functions, cutoffs, kinks, strict=True)
+    ]
+    count = max(len(powers) for _, powers, _, _ in tables)
+    ends, powers = [], []
+    for own_ends, own_powers, _, _ in tables:
+        missing = count - len(own_powers)
+        ends.append(torch.cat([own_ends, own_ends[-1:].expand(missing)]))
+        powers.append(torch.cat([own_powers, own_powers.new_zeros(missing, *own_powers.shape[1:])]))
+    return IntervalTable(
+        torch.stack(ends),
+        torch.stack(powers),
+        max(error for _, _, error, _ in tables),
+        max(slope_error for _, _, _, slope_error in tables),
+    )
+
+
+def locate_cells(ends: torch.Tensor) -> torch.Tensor:
+    """The intervals in which equal parts of [0, cutoff] start, for a quick search.
+
+    Args:
+        ends: [num_pairs, num_intervals + 1] of an :class:`IntervalTable`.
+
+    Returns:
+        [num_pairs, num_cells] int32.
+    """
+    num_intervals = ends.size(1) - 1
+    num_cells = _CELLS_PER_INTERVAL * num_intervals
+    part = torch.arange(num_cells, dtype=torch.float64) / num_cells
+    starts = part * ends[:, -1:]
+    found = torch.searchsorted(ends, starts, right=True) - 1
+    return found.clamp(0, num_intervals - 1).to(torch.int32)
+
+
+def _tabulate(
+    function: RadialFunction,
+    cutoff: float,
+    kinks: torch.Tensor,
+    *,
+    bound: float,
+    most_intervals: int,
+) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """Ends, powers, largest relative errors of value and slope of one pair's table."""
+    first = torch.cat([torch.linspace(0, cutoff, _FEWEST_INTERVALS + 1).double(), kinks])
+    first = first.clamp(0.0, cutoff).sort().values
+    apart = torch.cat([torch.tensor([True]), first.diff() > 1e-9 * cutoff])
+    first = first[apart]
+    first[-1] = cutoff
+    low, high = first[:-1], first[1:]
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    scale = slope_scale = error = slope_error = 0.0
+    count = 0
+    while len(low) > 0:
+        powers = _powers(function, low, high, cutoff)
+        wrong, wrong_slope, size, slope_size = _errors(function, powers, low, high, cutoff)
+        scale, slope_scale = max(scale, size), max(slope_scale, slope_size)
+        wrong, wrong_slope = wrong / max(scale, 1e-300), wrong_slope / max(slope_scale, 1e-300)
+        good = torch.maximum(wrong, wrong_slope) <= bound
+        kept.append((low[good], powers[good]))
+        if good.any():
+            error = max(error, wrong[good].max().item())
+            slope_error = max(slope_error, wrong_slope[good].max().item())
+        count += int(good.sum())
+        low, high, failed = low[~good], high[~good], wrong_slope[~good]
+        if count + 2 * len(low) > most_intervals:
+            raise BoundNotReachedError(
+                f"radial tables of {most_intervals} intervals, got slope error "
+                f"{failed.max().item():.1e}; allowed: {bound:.1e}; deploy with --portable or a "
+                "larger bound"
+            )
+        middle = 0.5 * (low + high)
+        low, high = torch.cat([low, middle]), torch.cat([middle, high])
+    starts = torch.cat([start for start, _ in kept])
+    order = starts.argsort()
+    ends = torch.cat([starts[order], starts.new_tensor([cutoff])])
+    return ends, torch.cat([powers for _, powers in kept])[order], error, slope_error
+
+
+def _powers(
+    function: RadialFunction, low: torch.Tensor, high: torch.Tensor, cutoff: float
+) -> torch.Tensor:
+    """Quintic Hermite polynomials [num_intervals, 6, num_functions] of intervals."""
+    width = high - low
+    # Bessel functions divide by r: the table's first end is seen from a little farther inside.
+    from_low = torch.where(low == 0.0, 2e-4 * cutoff, _INSIDE * width)
+    from_high = -_INSIDE * width
+    ends = []
+    for end, away in ((low, from_low), (high, from_high)):
+        value, slope, curvature = two_derivatives(function, end + away)
+        away, step = away.unsqueeze(1), width.unsqueeze(1)
+        value = value - away * (slope - away / 2 * curvature)
+        slope = slope - away * curvature
+        knot = torch.stack([value, step * slope, step**2 * curvature], dim=1)
+        knot[end == cutoff] = 0.0
+        ends.append(knot)
+    return hermite_powers(*ends)
+
+
+def _errors(
+    function: RadialFunction,
+    powers: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    cutoff: float,
+) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """Largest errors of value and slope per interval; largest value and slope that were met."""
+    place = torch.tensor(_TESTED, dtype=torch.float64)
+    width = (high - low).unsqueeze(1)
+    lengths = low.unsqueeze(1) + width * place  # [intervals, places]
+    exact, exact_slope, _ = two_derivatives(function, lengths.flatten())
+    order = torch.arange(6, dtype=torch.float64)
+    at = place.unsqueeze(1) ** order
+    along = order * place.unsqueeze(1) ** (order - 1).clamp_min(0.0)
+    found = torch.einsum("tp,ipf->itf", at, powers)
+    found_slope = torch.einsum("tp,ipf->itf", along, powers) / width.unsqueeze(2)
+    counted = (lengths > _NEAREST * cutoff).unsqueeze(2)
+    exact, exact_slope = (x.view_as(found) * counted for x in (exact, exact_slope))
+    wrong = (found * counted - exact).abs().amax((1, 2))
+    wrong_slope = (found_slope * counted - exact_slope).abs().amax((1, 2))
+    return wrong, wrong_slope, exact.abs().max().item(), exact_slope.abs().max().item()
