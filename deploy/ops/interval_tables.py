@@ -17,19 +17,25 @@ import torch
 from kan_md_deploy.ops.tables import (
     BoundNotReachedError,
     RadialFunction,
+    derivative,
     hermite_powers,
     two_derivatives,
 )
 
 _FEWEST_INTERVALS, MOST_INTERVALS = 32, 8192
 _CELLS_PER_INTERVAL = 2
-_INSIDE = 1e-5
-"""Parts of an interval between its ends and where the function is looked at: on neither side of a
+_INSIDE = 1e-9
+"""Parts of the cutoff between an end and where the function is looked at: from neither side of a
 kink may the other side be seen."""
+_CLOSEST = 1e-11
+"""Parts of the cutoff below which two kinks count as one."""
+_NARROW = 1e-5
+"""Parts of the cutoff below which values at both ends of an interval differ by little more than
+their rounding."""
 _NEAREST = 0.01
 """Parts of the cutoff below which no error counts and kinks are not looked for. Bessel functions
 lose digits there, where no two atoms are."""
-_TESTED = (0.13, 0.5, 0.81)
+_TESTED = (0.27, 0.69)
 """Places inside an interval where errors are measured."""
 
 
@@ -38,8 +44,8 @@ class IntervalTable:
     """Tables of radial functions and what they are worth.
 
     Attributes:
-        ends: [num_pairs, num_intervals + 1] float64, Å, ascending from 0 to the pair's cutoff, which
-            pairs with fewer intervals than others repeat.
+        ends: [num_pairs, num_intervals + 1] float64, Å, from 0 to the pair's cutoff, which pairs
+            with fewer intervals than others repeat.
         powers: [num_pairs, num_intervals, 6, num_functions] float64, coefficients of the powers of
             the place in [0, 1] inside an interval.
         error: largest deviation, relative to the largest value.
@@ -118,57 +124,78 @@ def _tabulate(
     """Ends, powers, largest relative errors of value and slope of one pair's table."""
     first = torch.cat([torch.linspace(0, cutoff, _FEWEST_INTERVALS + 1).double(), kinks])
     first = first.clamp(0.0, cutoff).sort().values
-    apart = torch.cat([torch.tensor([True]), first.diff() > 1e-9 * cutoff])
+    apart = torch.cat([torch.tensor([True]), first.diff() > _CLOSEST * cutoff])
     first = first[apart]
     first[-1] = cutoff
     low, high = first[:-1], first[1:]
+    left, right = _ends(function, low, high, cutoff)
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-    scale = slope_scale = error = slope_error = 0.0
+    scale = slope_scale = 1e-300
+    error = slope_error = 0.0
     count = 0
     while len(low) > 0:
-        powers = _powers(function, low, high, cutoff)
+        powers = _powers(left, right, high - low, cutoff)
         wrong, wrong_slope, size, slope_size = _errors(function, powers, low, high, cutoff)
         scale, slope_scale = max(scale, size), max(slope_scale, slope_size)
-        wrong, wrong_slope = wrong / max(scale, 1e-300), wrong_slope / max(slope_scale, 1e-300)
+        wrong, wrong_slope = wrong / scale, wrong_slope / slope_scale
         good = torch.maximum(wrong, wrong_slope) <= bound
         kept.append((low[good], powers[good]))
         if good.any():
             error = max(error, wrong[good].max().item())
             slope_error = max(slope_error, wrong_slope[good].max().item())
         count += int(good.sum())
-        low, high, failed = low[~good], high[~good], wrong_slope[~good]
+        low, high, left, right = low[~good], high[~good], left[~good], right[~good]
         if count + 2 * len(low) > most_intervals:
             raise BoundNotReachedError(
                 f"radial tables of {most_intervals} intervals, got slope error "
-                f"{failed.max().item():.1e}; allowed: {bound:.1e}; deploy with --portable or a "
-                "larger bound"
+                f"{wrong_slope[~good].max().item():.1e}; allowed: {bound:.1e}; deploy with "
+                "--portable or a larger bound"
             )
+        if len(low) == 0:
+            break
         middle = 0.5 * (low + high)
+        between = torch.stack(two_derivatives(function, middle), dim=1)
         low, high = torch.cat([low, middle]), torch.cat([middle, high])
+        left, right = torch.cat([left, between]), torch.cat([between, right])
     starts = torch.cat([start for start, _ in kept])
     order = starts.argsort()
     ends = torch.cat([starts[order], starts.new_tensor([cutoff])])
     return ends, torch.cat([powers for _, powers in kept])[order], error, slope_error
 
 
-def _powers(
+def _ends(
     function: RadialFunction, low: torch.Tensor, high: torch.Tensor, cutoff: float
-) -> torch.Tensor:
-    """Quintic Hermite polynomials [num_intervals, 6, num_functions] of intervals."""
-    width = high - low
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f, f', f'' at both ends as seen from inside, [num_intervals, 3, num_functions] each."""
+    inside = torch.clamp((high - low) / 8, max=_INSIDE * cutoff)
     # Bessel functions divide by r: the table's first end is seen from a little farther inside.
-    from_low = torch.where(low == 0.0, 2e-4 * cutoff, _INSIDE * width)
-    from_high = -_INSIDE * width
-    ends = []
-    for end, away in ((low, from_low), (high, from_high)):
-        value, slope, curvature = two_derivatives(function, end + away)
-        away, step = away.unsqueeze(1), width.unsqueeze(1)
-        value = value - away * (slope - away / 2 * curvature)
-        slope = slope - away * curvature
-        knot = torch.stack([value, step * slope, step**2 * curvature], dim=1)
-        knot[end == cutoff] = 0.0
-        ends.append(knot)
-    return hermite_powers(*ends)
+    away = torch.cat([torch.where(low == 0.0, 2e-4 * cutoff, inside), -inside])
+    end = torch.cat([low, high])
+    value, slope, curvature = two_derivatives(function, end + away)
+    away = away.unsqueeze(1)
+    value = value - away * (slope - away / 2 * curvature)
+    slope = slope - away * curvature
+    found = torch.stack([value, slope, curvature], dim=1)
+    found[end == cutoff] = 0.0
+    return found[: len(low)], found[len(low) :]
+
+
+def _powers(
+    left: torch.Tensor, right: torch.Tensor, width: torch.Tensor, cutoff: float
+) -> torch.Tensor:
+    """Polynomials [num_intervals, 6, num_functions] of intervals, from f, f', f'' at their ends.
+
+    Quintic Hermite polynomials; on narrow intervals f, f' from the left and f'' from both sides.
+    """
+    step = (width.unsqueeze(1) ** torch.arange(3)).unsqueeze(2)
+    left, right = step * left, step * right
+    powers = hermite_powers(left, right)
+    narrow = width < _NARROW * cutoff
+    factors = torch.tensor([1.0, 1.0, 0.5], dtype=left.dtype).unsqueeze(1)
+    powers[narrow, :3] = left[narrow] * factors
+    powers[narrow, 3] = (right[narrow, 2] - left[narrow, 2]) / 6
+    powers[narrow, 4:] = 0.0
+    return powers
 
 
 def _errors(
@@ -182,7 +209,7 @@ def _errors(
     place = torch.tensor(_TESTED, dtype=torch.float64)
     width = (high - low).unsqueeze(1)
     lengths = low.unsqueeze(1) + width * place  # [intervals, places]
-    exact, exact_slope, _ = two_derivatives(function, lengths.flatten())
+    exact, exact_slope = derivative(function, lengths.flatten())
     order = torch.arange(6, dtype=torch.float64)
     at = place.unsqueeze(1) ** order
     along = order * place.unsqueeze(1) ** (order - 1).clamp_min(0.0)

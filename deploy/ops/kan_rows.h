@@ -15,6 +15,7 @@
 #include "dense.h"
 #include "simd.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace kan_md::ops {
@@ -51,14 +52,40 @@ template <typename T> struct GridPlace {
 };
 
 // Each calls row(number, value, slope) for every basis function at place.inside; slopes are per step.
+// Neighbours follow from the middle one of each eight: exp(-(d - k)^2) = exp(-d^2) exp(2 d)^k e^(-k^2).
 struct GaussianBasis {
+  static constexpr int64_t kTogether = 8;
+  static constexpr double kConstants[] = {1, 0.36787944117144233, 0.018315638888734180,
+                                          1.2340980408667956e-4, 1.1253517471925912e-7};
+
   template <typename T, typename Row>
   KAN_MD_INLINE static void visit(const KanLayer<T> &layer, const GridPlace<T> &place, Row row)
   {
     const Vec<T> u = place.inside + place.zero;
-    for (int64_t m = 0; m < layer.num_basis; ++m) {
-      const Vec<T> d = u - static_cast<T>(m), value = vector_exp<T>(-d * d);
-      row(m, value, -2 * d * value);
+    for (int64_t begin = 0; begin < layer.num_basis; begin += kTogether) {
+      const int64_t end = std::min(begin + kTogether, layer.num_basis), middle = (begin + end) / 2;
+      const Vec<T> d = u - static_cast<T>(middle);
+      // d^2 is up to 16, and what its rounding loses would be lost of every function.
+      const Vec<T> coarse = (d * 16 + ExpTraits<T>::kRounder - ExpTraits<T>::kRounder) / 16;
+      const Vec<T> square = d * d;
+      const Vec<T> lost = (coarse * coarse - square) + (d - coarse) * (d + coarse);
+      Vec<T> at_middle = vector_exp<T>(-square) * (1 - lost);
+      at_middle = square > ExpTraits<T>::kLargest ? fill<T>(0) : at_middle;    // exp stops there
+      const auto give = [&](int64_t m, Vec<T> value) __attribute__((always_inline)) {
+        row(m, value, -2 * (u - static_cast<T>(m)) * value);
+      };
+      give(middle, at_middle);
+      const Vec<T> up = vector_exp<T>(2 * d), down = vector_exp<T>(-2 * d);
+      Vec<T> power = at_middle;
+      for (int64_t k = 1; middle + k < end; ++k) {
+        power *= up;
+        give(middle + k, power * static_cast<T>(kConstants[k]));
+      }
+      power = at_middle;
+      for (int64_t k = 1; middle - k >= begin; ++k) {
+        power *= down;
+        give(middle - k, power * static_cast<T>(kConstants[k]));
+      }
     }
   }
 };

@@ -124,7 +124,7 @@ def _errors(function: RadialFunction, curve: torch.Tensor, cutoff: float) -> tup
     exact, exact_slope = two_derivatives(function, lengths)[:2]
     table, edge = curve.unsqueeze(0), torch.tensor([cutoff], dtype=torch.float64)
     pairs = torch.zeros(len(lengths), dtype=torch.int64)
-    found, found_slope = _derivative(lambda r: hermite(r, pairs, table, edge), lengths)
+    found, found_slope = derivative(lambda r: hermite(r, pairs, table, edge), lengths)
     scale = exact.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
     slope_scale = exact_slope.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
     return (
@@ -142,13 +142,14 @@ def two_derivatives(
         return _row_derivative(function(r), r)
 
     value = function(lengths).detach()
-    slope, curvature = _derivative(slope_of, lengths)
+    slope, curvature = derivative(slope_of, lengths)
     return value, slope, curvature
 
 
-def _derivative(
+def derivative(
     function: RadialFunction, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and slopes of all functions at all lengths, each [n, num_functions]."""
     with torch.enable_grad():
         r = lengths.detach().requires_grad_(True)
         value = function(r)

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from kan_md.kan.layer import KANLayer
 
 _SAMPLES = 2048
-_HALVINGS = 40
+_STEPS = 12
 _FROM = 0.01
 """Parts of the cutoff below which nothing is looked for; see ``interval_tables``."""
 
@@ -28,45 +28,51 @@ def find_kinks(function: Callable[[torch.Tensor], torch.Tensor], cutoff: float) 
         cutoff: Å.
     """
     lengths = cutoff * (_FROM + (1.0 - _FROM) * torch.arange(_SAMPLES + 1).double() / _SAMPLES)
-    low, high = [], []
-    crossings: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # layer, input and level of each
+    brackets: list[torch.Tensor] = []  # places in the list of lengths, of each kind of crossing
+    crossings: list[tuple[int, torch.Tensor, int]] = []  # layer, input and level of each kind
     for number, (layer, place) in enumerate(_places(function, lengths)):
         inner = range(1, layer.steps) if layer.basis == "bspline" else ()
         for level in (0, *inner, layer.steps):
             above = place > level
             at, input_ = (above[1:] != above[:-1]).nonzero(as_tuple=True)
-            low.append(lengths[at])
-            high.append(lengths[at + 1])
-            crossings.append((number, input_, torch.full_like(lengths[at], level)))
+            brackets.append(at)
+            crossings.append((number, input_, level))
     if not crossings:
         return lengths[:0]
-    low, high = torch.cat(low), torch.cat(high)
+    at = torch.cat(brackets)
     sizes = [len(input_) for _, input_, _ in crossings]
-    rising = None
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        places = [place for _, place in _places(function, middle)]
-        above = torch.cat(
+
+    def distance(lengths: torch.Tensor) -> torch.Tensor:
+        """How far each input is above its level."""
+        places = [place for _, place in _places(function, lengths)]
+        rows = torch.arange(len(lengths)).split(sizes)
+        return torch.cat(
             [
-                places[number][rows, input_] > level
-                for rows, (number, input_, level) in zip(
-                    torch.arange(len(middle)).split(sizes), crossings, strict=True
-                )
+                places[number][mine, input_] - level
+                for mine, (number, input_, level) in zip(rows, crossings, strict=True)
             ]
         )
-        if rising is None:
-            ends = [place for _, place in _places(function, high)]
-            rising = torch.cat(
-                [
-                    ends[number][rows, input_] > level
-                    for rows, (number, input_, level) in zip(
-                        torch.arange(len(middle)).split(sizes), crossings, strict=True
-                    )
-                ]
-            )
-        beyond = above == rising
-        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
-    return 0.5 * (low + high)
+
+    return _roots(distance, lengths[at], lengths[at + 1])
+
+
+def _roots(
+    function: Callable[[torch.Tensor], torch.Tensor], low: torch.Tensor, high: torch.Tensor
+) -> torch.Tensor:
+    """Zeros between ends of opposite sign, all at once: regula falsi with Illinois' halving.
+
+    Dowell and Jarratt, BIT 1971;11:168.
+    """
+    at_low, at_high = function(low), function(high)
+    for _ in range(_STEPS):
+        slope = (at_high - at_low) / torch.where(high == low, 1.0, high - low)
+        middle = high - at_high / torch.where(slope == 0.0, 1.0, slope)
+        at_middle = function(middle)
+        changes = at_middle * at_high < 0.0
+        low = torch.where(changes, high, low)
+        at_low = torch.where(changes, at_high, 0.5 * at_low)
+        high, at_high = middle, at_middle
+    return high
 
 
 def _places(

@@ -1,5 +1,7 @@
 """The engine that runs LAMMPS, and what Python says of the same structures."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -22,12 +24,13 @@ def alloy_model(deployed):
 
 @pytest.fixture(scope="session")
 def alloy_checkpoint(tiny_checkpoint):
-    return lambda style: tiny_checkpoint(style, type_names=ELEMENTS)
+    return lambda style, **keywords: tiny_checkpoint(style, type_names=ELEMENTS, **keywords)
 
 
 @pytest.fixture(scope="session")
 def python_says(alloy_checkpoint, alloy_model):
     """Energies, forces and virials of structures: ``python_says(style, atoms)`` -> two dicts.
+    Further keywords are the model's.
 
     The first is the eager model by positions and strain, the second the TorchScript file by edge
     vectors, with Python's neighbour list.
@@ -39,13 +42,14 @@ def python_says(alloy_checkpoint, alloy_model):
 
     loaded = {}
 
-    def say(style, atoms):
-        if style not in loaded:
-            loaded[style] = (
-                load_checkpoint(alloy_checkpoint(style)).build(),
-                load_deployed(alloy_model(style)),
+    def say(style, atoms, **keywords):
+        key = json.dumps([style, keywords], sort_keys=True)
+        if key not in loaded:
+            loaded[key] = (
+                load_checkpoint(alloy_checkpoint(style, **keywords)).build(),
+                load_deployed(alloy_model(style, **keywords)),
             )
-        eager, compiled = loaded[style]
+        eager, compiled = loaded[key]
         frame = evaluate(eager, atoms)
         first = {key: frame[key].numpy() for key in ("energy", "atomic_energy", "forces", "virial")}
         graph = edge_graph(atoms, compiled.manifest.r_max, ELEMENTS)

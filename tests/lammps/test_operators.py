@@ -7,7 +7,14 @@ from structures import ELEMENTS, structures
 
 from kan_md_deploy import load_deployed
 
-STYLES = ("allegro", "nequip", "mace")
+KANS = {"readout": {"sites": ["all"], "num_basis": 5}, "num_layers": 2}
+MODELS = {
+    "allegro": ("allegro", {}),
+    "allegro of KANs": ("allegro", KANS),
+    "nequip": ("nequip", {}),
+    "mace": ("mace", {}),
+}
+"""Style and keywords of the models."""
 BOUND = 1e-8
 """Of the tables, relative to the largest value of a function; energies here are of some eV."""
 
@@ -16,15 +23,18 @@ pytestmark = pytest.mark.lammps
 
 @pytest.fixture(scope="module")
 def files(alloy_model):
-    found = {s: alloy_model(s, deploy={"operators": "fused", "bound": BOUND}) for s in STYLES}
-    for style, path in found.items():
-        assert f"fused_{style}" in load_deployed(path).manifest.passes
+    found = {
+        model: alloy_model(style, deploy={"operators": "fused", "bound": BOUND}, **keywords)
+        for model, (style, keywords) in MODELS.items()
+    }
+    for model, path in found.items():
+        assert f"fused_{MODELS[model][0]}" in load_deployed(path).manifest.passes
     return found
 
 
 @pytest.fixture(scope="module")
 def cases():
-    return [(style, name) for style in STYLES for name in structures()]
+    return [(model, name) for model in MODELS for name in structures()]
 
 
 def run(engine, cases, files, folder, *, before=(), **options):
@@ -32,12 +42,19 @@ def run(engine, cases, files, folder, *, before=(), **options):
     jobs = [
         {
             "commands": [
-                *system(known[name], ELEMENTS, style, files[style], folder=folder, before=before),
+                *system(
+                    known[name],
+                    ELEMENTS,
+                    MODELS[model][0],
+                    files[model],
+                    folder=folder,
+                    before=before,
+                ),
                 *ZERO_STEPS,
             ],
             "computes": ["kanpress"],
         }
-        for style, name in cases
+        for model, name in cases
     ]
     return dict(zip(cases, engine.run(jobs, **options), strict=True))
 
@@ -48,14 +65,15 @@ def one_rank(engine, cases, files, tmp_path_factory):
 
 
 def test_lammps_says_what_the_eager_model_says(cases, one_rank, python_says):
-    for style, name in cases:
-        result, atoms = one_rank[style, name], structures()[name]
-        assert result.error == "", (style, name)
-        expected, _ = python_says(style, atoms)
+    for model, name in cases:
+        result, atoms = one_rank[model, name], structures()[name]
+        assert result.error == "", (model, name)
+        style, keywords = MODELS[model]
+        expected, _ = python_says(style, atoms, **keywords)
         largest = max(np.abs(expected["forces"]).max(), 1.0)
         assert abs(result.energy - expected["energy"]) <= 10 * BOUND * len(atoms)
         np.testing.assert_allclose(
-            result.forces, expected["forces"], atol=100 * BOUND * largest, err_msg=f"{style} {name}"
+            result.forces, expected["forces"], atol=100 * BOUND * largest, err_msg=f"{model} {name}"
         )
         scale = max(np.abs(expected["virial"]).max(), 1.0)
         np.testing.assert_allclose(result.virial, expected["virial"], atol=100 * BOUND * scale)
@@ -106,14 +124,14 @@ def test_a_trajectory_on_two_ranks_is_that_on_one(engine, files, tmp_path):
         "run 150",
     ]
     jobs = [
-        {"commands": [*system(atoms, ELEMENTS, style, files[style], folder=tmp_path), *steps]}
-        for style in STYLES
+        {"commands": [*system(atoms, ELEMENTS, style, files[model], folder=tmp_path), *steps]}
+        for model, (style, _) in MODELS.items()
     ]
     alone, together = engine.run(jobs), engine.run(jobs, ranks=2)
-    for style, one, two in zip(STYLES, alone, together, strict=True):
+    for model, one, two in zip(MODELS, alone, together, strict=True):
         assert one.error == two.error == ""
-        assert two.energy == pytest.approx(one.energy, abs=1e-6), style
+        assert two.energy == pytest.approx(one.energy, abs=1e-6), model
         order_one, order_two = np.argsort(one.atoms["id"]), np.argsort(two.atoms["id"])
         np.testing.assert_allclose(
-            two.atoms["v"][order_two], one.atoms["v"][order_one], atol=1e-4, err_msg=style
+            two.atoms["v"][order_two], one.atoms["v"][order_one], atol=1e-4, err_msg=model
         )

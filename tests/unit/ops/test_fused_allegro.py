@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops_support import random_graph
 
 from kan_md.backbones.scope import nequip_scope
 from kan_md.model.checkpoint import load_checkpoint
@@ -82,8 +83,98 @@ def test_fused_kan_readout_is_the_eager_one(
     assert found.virial < 2e-5
 
 
-def test_forces_are_minus_the_energy_gradient(operators, tiny_checkpoint):
-    path = tiny_checkpoint("allegro", num_layers=2, l_max=2, **ALLOY)
+@pytest.mark.parametrize("basis", ["gaussian", "bspline", "fourier"])
+@pytest.mark.parametrize("sites", ["two_body", "latent", "all"])
+def test_fused_kans_elsewhere_are_the_eager_ones(operators, tiny_checkpoint, basis, sites):
+    readout = {"basis": basis, "sites": sites, "num_basis": 6}
+    path = tiny_checkpoint("allegro", readout=readout, num_layers=2)
+    eager, fused, graphs, reports = rewrite(path, bound=1e-6)
+    assert "operator" in reports["fused_allegro"]
+    found = deviation(fused, eager, graphs)
+    assert found.force < 1e-5
+    assert found.virial < 1e-5
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        pytest.param({"num_layers": 3, "readout": {}}, id="three layers read each other"),
+        pytest.param({"num_layers": 1, "readout": {"order": 1, "basis": "bspline"}}, id="order 1"),
+        pytest.param({"num_layers": 1, "readout": {"order": 5, "basis": "bspline"}}, id="order 5"),
+        pytest.param({"readout": {"num_basis": 21, "sites": ["latent"]}}, id="many Gaussians"),
+        pytest.param({"readout": {"base": "none", "input_gain": "none"}}, id="no SiLU, no gain"),
+        pytest.param({"readout": {"projection": 3}, "num_layers": 2}, id="projected"),
+        pytest.param(
+            {"num_scalar_features": 10, "num_tensor_features": 5, "num_layers": 2, "readout": {}},
+            id="odd widths",
+        ),
+        pytest.param(
+            {"num_layers": 2, "readout": {"hidden": [5], "sites": ["two_body", "latent"]}},
+            id="two KAN layers",
+        ),
+        pytest.param(
+            {"num_layers": 2, "readout": {"hidden": [5, 4], "projection": 3, "sites": ["latent"]}},
+            id="three KAN layers, projected",
+        ),
+    ],
+)
+def test_fused_kans_of_any_shape_are_the_eager_ones(operators, tiny_checkpoint, keywords):
+    readout = {"sites": ["all"], "num_basis": 6, **keywords["readout"]}
+    path = tiny_checkpoint("allegro", **keywords | {"readout": readout})
+    eager, fused, graphs, reports = rewrite(path, bound=1e-6)
+    assert "operator" in reports["fused_allegro"]
+    found = deviation(fused, eager, graphs)
+    assert found.force < 1e-5
+    assert found.virial < 1e-5
+
+
+def test_gradient_of_fused_kans_is_that_of_eager_autograd(operators, tiny_checkpoint):
+    """A graph that no structure gives: types at random, any lengths, atoms without edges."""
+    path = tiny_checkpoint("allegro", readout={"sites": ["all"]}, num_layers=2, **ALLOY)
+    eager, fused, _, _ = rewrite(path, bound=1e-6)
+    graph = random_graph(7, 60, length=4.5)
+    assert len(graph.edge_index[0].unique()) < 8
+    types = torch.cat([graph.atom_types, torch.tensor([1, 0])])  # alone, and no centre
+    expected = eager(graph.edge_vectors, graph.edge_index, types, torch.tensor([9]))
+    found = fused(graph.edge_vectors, graph.edge_index, types, torch.tensor([9]))
+    for value, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, exact, rtol=0, atol=1e-6 * exact.abs().max().item())
+
+
+def test_bound_of_kans_in_float64_is_kept(operators, tiny_checkpoint):
+    readout = {"sites": ["two_body", "latent"], "num_basis": 5}
+    path = tiny_checkpoint("allegro", readout=readout)
+    eager, fused, graphs, reports = rewrite(path, bound=1e-9)
+    assert reports["fused_allegro"]["slope_bound"] <= 1e-9
+    assert deviation(fused, eager, graphs).force < 1e-8
+
+
+@pytest.mark.parametrize("basis", ["gaussian", "bspline", "fourier"])
+def test_edge_at_the_cutoff_gives_nothing_to_any_kan(operators, tiny_checkpoint, basis):
+    readout = {"basis": basis, "sites": ["all"], "num_basis": 6}
+    path = tiny_checkpoint("allegro", readout=readout, num_layers=2)
+    _, fused, graphs, _ = rewrite(path, bound=1e-4)
+    vectors, index, types, num_local = graphs[0]
+    # bit for bit: the new edge's own energy is an exact zero, and what it adds to others is
+    edge = torch.tensor([[0.0, 4.0, 0.0]], dtype=torch.float64)
+    found = fused(
+        torch.cat([edge, vectors]),
+        torch.cat([torch.tensor([[0], [1]]), index], 1),
+        types,
+        num_local,
+    )
+    alone = fused(edge, torch.tensor([[0], [1]]), types[:2], torch.tensor([2]))
+    nothing = fused(edge[:0], index[:, :0], types[:2], torch.tensor([2]))
+    assert torch.equal(alone[0], nothing[0])
+    assert torch.equal(found[1][:1], torch.zeros(1, 3, dtype=torch.float64))
+    torch.testing.assert_close(
+        found[0], fused(vectors, index, types, num_local)[0], rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("readout", [{}, {"sites": ["all"], "num_basis": 5}])
+def test_forces_are_minus_the_energy_gradient(operators, tiny_checkpoint, readout):
+    path = tiny_checkpoint("allegro", num_layers=2, l_max=2, readout=readout, **ALLOY)
     _, fused, graphs, _ = rewrite(path, bound=1e-6)
     vectors, index, types, num_local = graphs[0]
     _, edge_forces = fused(vectors, index, types, num_local)
@@ -93,7 +184,17 @@ def test_forces_are_minus_the_energy_gradient(operators, tiny_checkpoint):
     assert ((up - down) / 2).item() == pytest.approx((edge_forces * step).sum().item(), rel=1e-7)
 
 
-@pytest.mark.parametrize("readout", [{"basis": "gaussian"}, {"projection": 4}, {"kind": "mlp"}])
+@pytest.mark.parametrize(
+    "readout",
+    [
+        {"basis": "gaussian"},
+        {"projection": 4},
+        {"kind": "mlp"},
+        {"sites": ["all"], "basis": "gaussian"},
+        {"sites": ["latent"], "basis": "bspline"},
+        {"sites": ["latent"], "basis": "fourier"},
+    ],
+)
 def test_float32_file_is_within_its_tolerance(operators, tiny_checkpoint, readout):
     path = tiny_checkpoint("allegro", num_layers=2, l_max=2, readout=readout)
     eager, fused, graphs, _ = rewrite(path, dtype="float32", bound=1e-6)
@@ -167,7 +268,6 @@ def test_weights_of_another_shape_are_refused(operators, tiny_checkpoint):
 @pytest.mark.parametrize(
     "keywords",
     [
-        pytest.param({"readout": {"sites": ["all"], "num_basis": 4}}, id="KAN everywhere"),
         pytest.param({"readout": {"hidden": [4]}}, id="two KAN layers"),
         pytest.param({"readout": {"hidden": [4], "projection": 3}}, id="two, projected"),
         pytest.param({"allegro_mlp_hidden_layers_depth": 0}, id="linear latents"),
