@@ -84,7 +84,7 @@ template <typename T> class Workspace {
         largest = std::max(largest, layer.dim_in);
       }
       active = cut(most * widest);
-      kan_rows = cut(most * longest_row);
+      kan_rows = cut(std::min(most, kEdgesTogether) * longest_row);
       environment_grad = cut(basis * c);
       chain_grad = cut(largest * c);
       chain_next = cut(largest * c);
@@ -97,8 +97,7 @@ template <typename T> class Workspace {
   struct Layer {
     T *environment, *matrix, *matrix_grad, *result;
     std::vector<T *> chain;    // [back] is M_back ... M_l[., 0]
-    std::vector<T *>
-        inner;    // values between the maps of the latent network, later their gradients
+    std::vector<T *> inner;    // between maps of the latent network: values, then gradients
   };
   T *functions, *functions_grad, *harmonics_grad, *readout, *readout_grad, *scalars, *edge_energy;
   T *active, *kan_rows, *environment_grad, *chain_grad, *chain_next;
@@ -313,7 +312,8 @@ template <typename T, int L> class Centre {
     int64_t stride;
   };
 
-  // What comes into map d of a latent network behind the sum over the sources; at last, the result.
+  // What comes into map d of a latent network, for d = 0 the sum over the sources; at last, the
+  // result.
   Values value_of(const AllegroLayer<T> &layer, const typename Workspace<T>::Layer &mine,
                   size_t d) const
   {

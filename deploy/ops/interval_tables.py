@@ -122,7 +122,9 @@ def _tabulate(
     most_intervals: int,
 ) -> tuple[torch.Tensor, torch.Tensor, float, float]:
     """Ends, powers, largest relative errors of value and slope of one pair's table."""
-    first = torch.cat([torch.linspace(0, cutoff, _FEWEST_INTERVALS + 1).double(), kinks])
+    first = torch.cat(
+        [torch.linspace(0, cutoff, _FEWEST_INTERVALS + 1, dtype=torch.float64), kinks]
+    )
     first = first.clamp(0.0, cutoff).sort().values
     apart = torch.cat([torch.tensor([True]), first.diff() > _CLOSEST * cutoff])
     first = first[apart]
@@ -133,7 +135,13 @@ def _tabulate(
     scale = slope_scale = 1e-300
     error = slope_error = 0.0
     count = 0
-    while len(low) > 0:
+    while True:
+        if count + len(low) > most_intervals:
+            raise BoundNotReachedError(
+                f"intervals of a radial table, got {count + len(low)} or more for errors of "
+                f"{bound:.1e}; allowed: {most_intervals}; deploy with a larger --bound or with "
+                "--portable"
+            )
         powers = _powers(left, right, high - low, cutoff)
         wrong, wrong_slope, size, slope_size = _errors(function, powers, low, high, cutoff)
         scale, slope_scale = max(scale, size), max(slope_scale, slope_size)
@@ -145,12 +153,6 @@ def _tabulate(
             slope_error = max(slope_error, wrong_slope[good].max().item())
         count += int(good.sum())
         low, high, left, right = low[~good], high[~good], left[~good], right[~good]
-        if count + 2 * len(low) > most_intervals:
-            raise BoundNotReachedError(
-                f"radial tables of {most_intervals} intervals, got slope error "
-                f"{wrong_slope[~good].max().item():.1e}; allowed: {bound:.1e}; deploy with "
-                "--portable or a larger bound"
-            )
         if len(low) == 0:
             break
         middle = 0.5 * (low + high)

@@ -23,6 +23,7 @@ namespace kan_md::ops {
 enum class Basis : int64_t { kBSpline = 0, kGaussian = 1, kFourier = 2 };
 
 constexpr int64_t kMostOrder = 5;
+constexpr int64_t kEdgesTogether = 48;    // their rows stay in the second-level cache
 
 template <typename T> struct KanLayer {
   Basis basis = Basis::kGaussian;
@@ -203,16 +204,19 @@ template <typename T, typename Call> void with_basis(const KanLayer<T> &layer, C
 
 }    // namespace detail
 
-// y[n, out] += the layer of x[n, in]; rows: room for [n, num_rows * in].
+// y[n, out] += the layer of x[n, in]; rows: room for [min(n, kEdgesTogether), num_rows * in].
 template <typename T>
 void add_kan(const KanLayer<T> &layer, int64_t n, const T *x, int64_t x_stride, T *rows, T *y,
              int64_t y_stride)
 {
-  detail::with_basis(layer, [&]<typename Functions>() {
-    detail::fill_rows<T, Functions>(layer, n, x, x_stride, rows);
-  });
   const Product<T> &p = layer.product;
-  multiply(n, p.in, p.out, rows, p.in, p.weight, p.out, y, y_stride, true);
+  for (int64_t begin = 0; begin < n; begin += kEdgesTogether) {
+    const int64_t count = std::min(kEdgesTogether, n - begin);
+    detail::with_basis(layer, [&]<typename Functions>() {
+      detail::fill_rows<T, Functions>(layer, count, x + begin * x_stride, x_stride, rows);
+    });
+    multiply(count, p.in, p.out, rows, p.in, p.weight, p.out, y + begin * y_stride, y_stride, true);
+  }
 }
 
 // x_grad[n, in] = dE/dx from y_grad = dE/dy; may be x.
@@ -221,10 +225,15 @@ void reverse_kan(const KanLayer<T> &layer, int64_t n, const T *x, int64_t x_stri
                  const T *y_grad, int64_t y_stride, T *x_grad, int64_t grad_stride)
 {
   const Product<T> &p = layer.product;
-  multiply(n, p.out, p.in, y_grad, y_stride, p.transposed, p.in, rows, p.in, false);
-  detail::with_basis(layer, [&]<typename Functions>() {
-    detail::reverse_rows<T, Functions>(layer, n, x, x_stride, rows, x_grad, grad_stride);
-  });
+  for (int64_t begin = 0; begin < n; begin += kEdgesTogether) {
+    const int64_t count = std::min(kEdgesTogether, n - begin);
+    multiply(count, p.out, p.in, y_grad + begin * y_stride, y_stride, p.transposed, p.in, rows,
+             p.in, false);
+    detail::with_basis(layer, [&]<typename Functions>() {
+      detail::reverse_rows<T, Functions>(layer, count, x + begin * x_stride, x_stride, rows,
+                                         x_grad + begin * grad_stride, grad_stride);
+    });
+  }
 }
 
 }    // namespace kan_md::ops

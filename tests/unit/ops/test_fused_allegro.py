@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from ops_support import random_graph
@@ -9,6 +11,7 @@ from ops_support import random_graph
 from kan_md.backbones.scope import nequip_scope
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.passes import fused_allegro
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_allegro import AllegroOnOperator
 from kan_md_deploy.passes.registry import choose_passes, run_passes
@@ -129,14 +132,14 @@ def test_fused_kans_of_any_shape_are_the_eager_ones(operators, tiny_checkpoint, 
 
 
 def test_gradient_of_fused_kans_is_that_of_eager_autograd(operators, tiny_checkpoint):
-    """A graph that no structure gives: types at random, any lengths, atoms without edges."""
+    """A graph that no structure gives: types at random, any lengths, many edges and none."""
     path = tiny_checkpoint("allegro", readout={"sites": ["all"]}, num_layers=2, **ALLOY)
     eager, fused, _, _ = rewrite(path, bound=1e-6)
-    graph = random_graph(7, 60, length=4.5)
-    assert len(graph.edge_index[0].unique()) < 8
-    types = torch.cat([graph.atom_types, torch.tensor([1, 0])])  # alone, and no centre
-    expected = eager(graph.edge_vectors, graph.edge_index, types, torch.tensor([9]))
-    found = fused(graph.edge_vectors, graph.edge_index, types, torch.tensor([9]))
+    graph = random_graph(3, 200, length=4.5)
+    assert torch.bincount(graph.edge_index[0]).max() > 48  # kEdgesTogether in kan_rows.h
+    types = torch.cat([graph.atom_types, torch.tensor([1, 0])])
+    expected = eager(graph.edge_vectors, graph.edge_index, types, torch.tensor([5]))
+    found = fused(graph.edge_vectors, graph.edge_index, types, torch.tensor([5]))
     for value, exact in zip(found, expected, strict=True):
         torch.testing.assert_close(value, exact, rtol=0, atol=1e-6 * exact.abs().max().item())
 
@@ -261,6 +264,11 @@ def test_weights_of_another_shape_are_refused(operators, tiny_checkpoint):
         operators.allegro(vectors, index, types, weights[:-1], module.shape)
     with pytest.raises(RuntimeError, match="shape and weights do not belong together"):
         operators.allegro(vectors, index, types, [*weights, weights[0]], module.shape)
+    rows, ends, cells, *others = weights
+    with pytest.raises(RuntimeError, match="a cell names an interval that is not there"):
+        operators.allegro(
+            vectors, index, types, [rows, ends, cells + rows.size(1), *others], module.shape
+        )
     with pytest.raises(RuntimeError, match="sorted by centre"):
         operators.allegro(vectors, index.flip(1), types, weights, module.shape)
 
@@ -279,6 +287,29 @@ def test_what_the_operator_does_not_know_goes_the_plain_way(operators, tiny_chec
     )
     assert "centre_factored" in reports
     assert "fused_allegro" not in reports
+    assert deviation(rewritten, eager, graphs).force < 2e-5
+
+
+def with_intervals(monkeypatch, most):
+    limited = partial(fused_allegro.make_interval_table, most_intervals=most)
+    monkeypatch.setattr(fused_allegro, "make_interval_table", limited)
+
+
+def test_readout_with_too_many_kinks_keeps_its_inputs(operators, tiny_checkpoint, monkeypatch):
+    readout = {"basis": "bspline", "num_basis": 40}
+    with_intervals(monkeypatch, 300)
+    eager, fused, graphs, reports = rewrite(tiny_checkpoint("allegro", readout=readout), bound=1e-6)
+    assert reports["fused_allegro"]["intervals"] < 300
+    assert deviation(fused, eager, graphs).force < 2e-5
+
+
+def test_latent_kan_with_too_many_kinks_goes_the_plain_way(operators, tiny_checkpoint, monkeypatch):
+    readout = {"basis": "bspline", "num_basis": 40, "sites": ["latent"]}
+    with_intervals(monkeypatch, 300)
+    eager, rewritten, graphs, reports = rewrite(
+        tiny_checkpoint("allegro", readout=readout), passes="default", bound=1e-6
+    )
+    assert reports["fused_allegro"]["skipped"].startswith("intervals of a radial table, got")
     assert deviation(rewritten, eager, graphs).force < 2e-5
 
 

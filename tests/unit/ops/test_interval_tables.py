@@ -52,7 +52,7 @@ def test_unknown_kink_costs_intervals_and_a_tight_bound_is_refused():
     known = make_interval_table([kinked], [CUTOFF], [KINK_PLACE], bound=1e-6)
     unknown = make_interval_table([kinked], [CUTOFF], [torch.tensor([])], bound=1e-6)
     assert unknown.powers.size(1) > known.powers.size(1) + 5
-    with pytest.raises(BoundNotReachedError, match="radial tables of 64 intervals, got slope"):
+    with pytest.raises(BoundNotReachedError, match=r"intervals of a radial table, got \d+ or more"):
         make_interval_table([kinked], [CUTOFF], [torch.tensor([])], bound=1e-9, most_intervals=64)
 
 
