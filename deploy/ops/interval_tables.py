@@ -32,6 +32,9 @@ _CLOSEST = 1e-11
 _NARROW = 1e-5
 """Parts of the cutoff below which values at both ends of an interval differ by little more than
 their rounding."""
+_TOWARDS_CUTOFF = 2.0 ** (-torch.arange(1, 21, dtype=torch.float64) / 4)
+"""First ends in the last even part, in such parts from the cutoff: functions vanish there like a
+power, and the small force of an edge that enters shall be right as well."""
 _NEAREST = 0.01
 """Parts of the cutoff below which no error counts and kinks are not looked for. Bessel functions
 lose digits there, where no two atoms are."""
@@ -122,9 +125,8 @@ def _tabulate(
     most_intervals: int,
 ) -> tuple[torch.Tensor, torch.Tensor, float, float]:
     """Ends, powers, largest relative errors of value and slope of one pair's table."""
-    first = torch.cat(
-        [torch.linspace(0, cutoff, _FEWEST_INTERVALS + 1, dtype=torch.float64), kinks]
-    )
+    even = torch.linspace(0, cutoff, _FEWEST_INTERVALS + 1, dtype=torch.float64)
+    first = torch.cat([even, cutoff - even[1] * _TOWARDS_CUTOFF, kinks])
     first = first.clamp(0.0, cutoff).sort().values
     apart = torch.cat([torch.tensor([True]), first.diff() > _CLOSEST * cutoff])
     first = first[apart]
