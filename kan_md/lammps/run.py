@@ -11,6 +11,11 @@ from kan_md.lammps.build import build_plugin
 from kan_md.lammps.toolchain import find_program, find_toolchain
 
 PLUGIN_VARIABLE = "LAMMPS_PLUGIN_PATH"
+PATIENT_RANKS = {
+    "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "1",
+    "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "64",
+}
+"""Settings of MPICH by which a rank that waits leaves its core to others instead of polling."""
 
 
 def lammps_environment(*, threads: int | None = None) -> dict[str, str]:
@@ -34,6 +39,13 @@ def lammps_environment(*, threads: int | None = None) -> dict[str, str]:
     if threads is not None:
         environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
     return environment
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def mpiexec(ranks: int) -> list[str]:
@@ -69,10 +81,11 @@ def run_lammps(
         The finished process; its exit status is the caller's to judge.
     """
     launcher = mpiexec(ranks) if ranks > 1 else []
+    patience = PATIENT_RANKS if ranks > num_cores() else {}
     return subprocess.run(
         [*launcher, lammps_program(), *arguments],
         cwd=cwd,
-        env=lammps_environment(threads=threads),
+        env=patience | lammps_environment(threads=threads),
         capture_output=capture,
         text=True,
         errors="replace",

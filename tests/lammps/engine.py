@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from kan_md.lammps.run import lammps_environment, mpiexec
+from kan_md.lammps.run import PATIENT_RANKS, lammps_environment, mpiexec
 
 DRIVER = Path(__file__).with_name("driver.py")
 BAR_PER_EV_A3 = 1.6021765e6  # nktv2p of LAMMPS' metal units
@@ -77,7 +77,8 @@ class Engine:
         process = subprocess.run(
             [*(mpiexec(ranks) if ranks > 1 else []), *command],
             cwd=folder,
-            env={**lammps_environment(threads=threads), **(environment or {})},
+            # Tests run side by side, so there are always more ranks than cores.
+            env={**PATIENT_RANKS, **lammps_environment(threads=threads), **(environment or {})},
             capture_output=True,
             text=True,
             timeout=timeout,
