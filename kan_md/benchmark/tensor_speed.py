@@ -67,7 +67,7 @@ def measure_step(size: str, readout: str, *, work: Path, calls: int) -> dict:
     step = json.loads(last_line(run_module(TIMING, model, structure, "--calls", calls, what=what)))
     return {
         "numbers": json.loads(text)["numbers"],
-        "step": [step["ms_per_training_step"], step["ms_error"]],
+        "step": _condense(step["ms"][0]),
         "threads": step["threads"],
     }
 

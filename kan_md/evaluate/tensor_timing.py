@@ -1,7 +1,7 @@
 """How long a tensor model takes for one structure, from Python.
 
 ``python -m kan_md.evaluate.tensor_timing FILE STRUCTURES [--calls 20]`` prints JSON: of a deployed
-file the time of a prediction, neighbour list included; of a model.pth the time of a training step
+file the times of predictions, neighbour list included; of a model.pth those of training steps
 (forward, backward and AdamW on one structure, whose graph is ready as in training). Several files
 take turns, so that what disturbs the machine disturbs all of them.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,15 +86,7 @@ def main() -> None:
     atoms = ase.io.read(options.structures)
     calls = [timed_call(path, atoms) for path in options.files]
     times = measure_in_turns(calls, options.calls)
-    deployed = is_deployed(options.files[0])
-    found = {
-        "ms_per_frame" if deployed else "ms_per_training_step": statistics.median(times[0]),
-        "ms_error": statistics.stdev(times[0]),
-        "atoms": len(atoms),
-        "threads": torch.get_num_threads(),
-    }
-    if len(times) > 1:
-        found = {"ms": times, "atoms": found["atoms"], "threads": found["threads"]}
+    found = {"ms": times, "atoms": len(atoms), "threads": torch.get_num_threads()}
     print(json.dumps(found))  # noqa: T201 - the program's output
 
 

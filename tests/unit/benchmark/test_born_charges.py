@@ -40,9 +40,10 @@ def test_deployed_files_are_found_in_the_work_folder(tmp_path, monkeypatch):
     stored = stored_cases()
     asked = []
 
-    def run_module(module, file, structures, *, what):
-        asked.append(file.relative_to(tmp_path))
-        return json.dumps({"ms_per_frame": 1.0})
+    def run_module(module, *files, what):
+        *deployed, _ = files
+        asked.extend(file.relative_to(tmp_path) for file in deployed)
+        return json.dumps({"ms": [[1.0, 3.0, 2.0] for _ in deployed]})
 
     monkeypatch.setattr(born_charges, "run_module", run_module)
     born_charges.time_deployed(stored, data=tmp_path, work=tmp_path)
