@@ -161,16 +161,17 @@ def run_size(
 ) -> None:
     """Measure what is missing of a size; ``cases`` is by size and readout."""
     keys = {readout: f"{size}, {readout}" for readout in READOUTS}
+    if all(name in cases.get(key, {}) for key in keys.values() for name in DEPLOYMENTS):
+        return
     for readout, key in keys.items():
-        if "step" not in cases.get(key, {}):
+        files = [_folder(work, size, readout) / f"{name}.deployed.pth" for name in DEPLOYMENTS]
+        if "step" not in cases.get(key, {}) or not all(file.exists() for file in files):
             try:
                 cases[key] = measure_step(size, readout, work=work, calls=calls)
             except KanMdError as error:
                 cases[key] = {"error": str(error)}
             keep(key)
     built = [readout for readout, key in keys.items() if "step" in cases[key]]
-    if all(name in cases[keys[readout]] for readout in built for name in DEPLOYMENTS):
-        return
     try:
         frames = measure_frames(size, built, work=work, calls=calls)
     except KanMdError as error:

@@ -91,6 +91,23 @@ def test_files_take_turns(tmp_path, monkeypatch):
     assert found["linear"]["default"] == [2.0, 0.0, 0.5, 0.0]
 
 
+def test_results_without_their_files_are_measured_again(tmp_path, monkeypatch):
+    """A page of another machine or of an older version says nothing of what is in the folder."""
+    measured = []
+    monkeypatch.setattr(
+        tensor_speed, "measure_step", lambda *key, **_: measured.append(key) or {"step": [1.0, 0.1]}
+    )
+    whole = dict.fromkeys(tensor_speed.DEPLOYMENTS, [2.0, 0.1])
+    monkeypatch.setattr(
+        tensor_speed, "measure_frames", lambda _, readouts, **__: dict.fromkeys(readouts, whole)
+    )
+    cases = {"small, MLP": {"step": [9.0, 0.1], "frame": [9.0, 0.1]}}
+    for _ in range(2):
+        tensor_speed.run_size("small", cases, work=tmp_path, calls=2, keep=lambda _: None)
+    assert measured == [("small", readout) for readout in tensor_speed.READOUTS]
+    assert cases["small, MLP"] == {"step": [1.0, 0.1], **whole}
+
+
 def test_page_shows_times_failures_and_trials():
     cases = {
         "small, MLP": {
