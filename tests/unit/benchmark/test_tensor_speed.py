@@ -97,7 +97,7 @@ def test_results_without_their_files_are_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tensor_speed, "measure_step", lambda *key, **_: measured.append(key) or {"step": [1.0, 0.1]}
     )
-    whole = dict.fromkeys(tensor_speed.DEPLOYMENTS, [2.0, 0.1])
+    whole = {name: [2.0, 0.1] for name in tensor_speed.DEPLOYMENTS}
     monkeypatch.setattr(
         tensor_speed, "measure_frames", lambda _, readouts, **__: dict.fromkeys(readouts, whole)
     )
