@@ -8,6 +8,7 @@ PYTHON     ?= python3
 TORCH_SPEC ?= torch==2.13.0
 VENV       ?= .venv
 BACKBONE   ?= allegro
+# Two workers, whole files each, in order: a fixture is built once, and the long LAMMPS runs come first.
 PYTEST     ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 export OMP_NUM_THREADS ?= 1
