@@ -56,8 +56,8 @@ def deploy(
     Args:
         model_path: ``model.pth``.
         output: file to write; beside ``model_path`` where ``None``.
-        backend: ``torchscript``, ``aotinductor``, or ``auto``, which compiles with both and keeps
-            what is faster on the reference frames.
+        backend: ``torchscript``, ``aotinductor``, or ``auto``, which compiles with all that the
+            backbone has and keeps what is faster on the reference frames.
         device: ``cpu`` or ``cuda``.
         dtype: of the weights; the trained model's own where ``None``.
         passes: ``default``, ``none`` or names with commas.
@@ -82,24 +82,37 @@ def deploy(
         "operators": operators,
     }
     if backend == "auto":
-        return _deploy_faster(model_path, output, **options)
+        backends = _backends_of(load_checkpoint(model_path).backbone)
+        if len(backends) > 1:
+            return _deploy_faster(model_path, output, backends, **options)
+        (backend,) = backends
     return _deploy_with(model_path, output, backend=backend, **options)
 
 
-def _deploy_faster(model_path: Path, output: str | Path | None, **options: object) -> Path:
+def _backends_of(backbone: str) -> tuple[Backend, ...]:
+    """Compilers that models of a backbone go through."""
+    return ("torchscript",) if is_tensor_backbone(backbone) else BACKENDS
+
+
+def _deploy_faster(
+    model_path: Path,
+    output: str | Path | None,
+    backends: tuple[Backend, ...],
+    **options: object,
+) -> Path:
     """Deploy with every backend into a scratch folder and keep the fastest file."""
     with tempfile.TemporaryDirectory() as scratch:
         files = [
             _deploy_with(
                 model_path, Path(scratch) / f"model{SUFFIX[name]}", backend=name, **options
             )
-            for name in BACKENDS
+            for name in backends
         ]
         models = [load_deployed(file, str(options["device"])) for file in files]
         graph = max(reference_graphs(load_checkpoint(model_path)), key=lambda g: g[0].size(0))
         times = median_times([partial(model, *graph) for model in models])
         fastest = times.index(min(times))
-        target = _output_path(model_path, output, BACKENDS[fastest])
+        target = _output_path(model_path, output, backends[fastest])
         handle, temporary = _temporary_beside(target)
         os.close(handle)
         try:
@@ -191,12 +204,13 @@ def _deploy_tensors(
     backend: Backend,
     **options: object,
 ) -> Path:
-    """The same for a model of tensor properties, which has one backend."""
-    if backend != "torchscript":
+    """The same for a model of tensor properties."""
+    backends = _backends_of(checkpoint.backbone)
+    if backend not in backends:
         raise user_error(
             f"backend for {checkpoint.backbone}",
             found=backend,
-            allowed="torchscript",
+            allowed=", ".join(backends),
             remedy="leave --backend out",
         )
     handle, temporary = _temporary_beside(output)

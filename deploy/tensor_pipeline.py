@@ -23,7 +23,7 @@ from kan_md_deploy.passes.registry import run_passes
 from kan_md_deploy.tensor_runtime import load_deployed_tensors
 from kan_md_deploy.tensor_wrapper import describe_outputs, make_tensor_edge_model
 from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
-from kan_md_deploy.verify import Graph, with_ghosts
+from kan_md_deploy.verify import Graph, allowed_error, with_ghosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +89,7 @@ def compile_tensors(
     seal(temporary)
     compiled = load_deployed_tensors(temporary, device)
     found = tensor_deviation(compiled, reference, graphs)
-    allowed = max(TOLERANCE[dtype], 2.0 * rounding, 10.0 * bound)  # as for forces, see verify.check
+    allowed = allowed_error(TOLERANCE[dtype], rounding=rounding, bound=bound)
     if not found <= allowed:
         raise user_error(
             "compiled model differs from the trained one on the reference frames",

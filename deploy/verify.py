@@ -72,6 +72,17 @@ def deviation(function: Callable, reference: Callable, graphs: list[Graph]) -> D
     )
 
 
+def allowed_error(tolerance: float, *, rounding: float, bound: float) -> float:
+    """Largest relative error of a compiled model that is not held against it.
+
+    Args:
+        tolerance: of the dtype.
+        rounding: error of the *eager* model in that dtype.
+        bound: error that tables were allowed to make; a result may gather the errors of several.
+    """
+    return max(tolerance, 2.0 * rounding, 10.0 * bound)
+
+
 def check(found: Deviation, *, dtype: str, rounding: float, bound: float) -> None:
     """Refuse a compiled model that is not the trained one.
 
@@ -85,7 +96,7 @@ def check(found: Deviation, *, dtype: str, rounding: float, bound: float) -> Non
     Raises:
         KanMdError: the deviation is above the tolerance or is not a number.
     """
-    allowed = max(TOLERANCE[dtype], 2.0 * rounding, 10.0 * bound)
+    allowed = allowed_error(TOLERANCE[dtype], rounding=rounding, bound=bound)
     worst = max(found.force, found.virial)
     if not (worst <= allowed):
         raise user_error(

@@ -35,7 +35,7 @@ their rounding."""
 _TOWARDS_CUTOFF = 2.0 ** (-torch.arange(1, 21, dtype=torch.float64) / 4)
 """First ends in the last even part, in such parts from the cutoff: functions vanish there like a
 power, and the small force of an edge that enters shall be right as well."""
-_NEAREST = 0.01
+NEAREST = 0.01
 """Parts of the cutoff below which no error counts and kinks are not looked for. Bessel functions
 lose digits there, where no two atoms are."""
 _TESTED = (0.27, 0.69)
@@ -219,7 +219,7 @@ def _errors(
     along = order * place.unsqueeze(1) ** (order - 1).clamp_min(0.0)
     found = torch.einsum("tp,ipf->itf", at, powers)
     found_slope = torch.einsum("tp,ipf->itf", along, powers) / width.unsqueeze(2)
-    counted = (lengths > _NEAREST * cutoff).unsqueeze(2)
+    counted = (lengths > NEAREST * cutoff).unsqueeze(2)
     exact, exact_slope = (x.view_as(found) * counted for x in (exact, exact_slope))
     wrong = (found * counted - exact).abs().amax((1, 2))
     wrong_slope = (found_slope * counted - exact_slope).abs().amax((1, 2))

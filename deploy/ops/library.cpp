@@ -6,6 +6,7 @@
 
 #include "convolution_plan.h"
 #include "ops.h"
+#include "piecewise.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/constant_pad_nd.h>
@@ -139,7 +140,8 @@ class PiecewiseValues : public torch::autograd::Function<PiecewiseValues> {
     variable_list result(4);
     result[0] = at::zeros_like(s[0]);
     for (int64_t output = 0; output < s[1].size(3); ++output) {
-      const at::Tensor pieces = at::constant_pad_nd(s[1].select(3, output), {0, 2});
+      const at::Tensor pieces =
+          at::constant_pad_nd(s[1].select(3, output), {0, kPieceRow - kPiecePowers});
       const at::Tensor slope =
           std::get<1>(op.call(s[0], pieces, s[2], ctx->saved_data["origin"].toInt()));
       result[0] += grads[0].narrow(1, output, 1) * slope;

@@ -10,8 +10,8 @@
 
 namespace kan_md::ops {
 
-// Numbers per piece: six powers and two zeros, so that a row of floats lies in one cache line.
-constexpr int kPieceRow = 8;
+// Coefficients of a piece; a row of floats with two zeros behind them lies in one cache line.
+constexpr int kPiecePowers = 6, kPieceRow = 8;
 
 // The six powers of eight pieces, transposed: from memory rows to one vector per power. Gathers do
 // the same in one instruction that is slower than this on most processors.

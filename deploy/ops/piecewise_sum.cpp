@@ -2,6 +2,7 @@
 
 #include "ops.h"
 #include "piecewise.h"
+#include "piecewise_arguments.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -29,18 +30,10 @@ void evaluate(const at::Tensor &x, const at::Tensor &pieces, const at::Tensor &i
 std::tuple<at::Tensor, at::Tensor> piecewise_sum(const at::Tensor &x, const at::Tensor &pieces,
                                                  const at::Tensor &inverse_step, int64_t origin)
 {
-  TORCH_CHECK(x.dim() == 2 && pieces.dim() == 3 && pieces.size(0) == x.size(1) &&
-                  pieces.size(1) >= 1 && pieces.size(2) == kPieceRow,
-              "kan_md::piecewise_sum: x [n, in] and pieces [in, num_pieces, ", kPieceRow, "], got ",
-              x.sizes(), " and ", pieces.sizes());
-  TORCH_CHECK(inverse_step.numel() == x.size(1), "kan_md::piecewise_sum: one step per input");
-  TORCH_CHECK(origin >= 0 && origin < pieces.size(1),
-              "kan_md::piecewise_sum: origin must be a piece, got ", origin);
-  for (const at::Tensor &t : {pieces, inverse_step})
-    TORCH_CHECK(t.scalar_type() == x.scalar_type(),
-                "kan_md::piecewise_sum: all tensors must share one dtype");
-  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
-              "kan_md::piecewise_sum: float32 or float64, got ", x.scalar_type());
+  check_piecewise("kan_md::piecewise_sum", x, pieces, inverse_step, origin);
+  TORCH_CHECK(pieces.dim() == 3 && pieces.size(2) == kPieceRow,
+              "kan_md::piecewise_sum: pieces must be [in, num_pieces, ", kPieceRow, "], got ",
+              pieces.sizes());
   const at::Tensor x_ = x.contiguous(), c = pieces.contiguous();
   const at::Tensor inverse = inverse_step.contiguous();
   at::Tensor y = at::empty({x.size(0), 1}, x.options());

@@ -4,6 +4,8 @@
 // time go through many rows, so that the pieces in use stay in the first cache.
 
 #include "ops.h"
+#include "piecewise.h"
+#include "piecewise_arguments.h"
 #include "simd.h"
 
 #include <ATen/Parallel.h>
@@ -14,13 +16,12 @@
 namespace kan_md::ops {
 namespace {
 
-constexpr int kPowers = 6;
 constexpr int kOutputs = 8;       // come in blocks of so many, OUTPUT_BLOCK in layout.py
 constexpr int kInputs = 4;        // at a time
 constexpr int64_t kRows = 128;    // of these inputs at a time
 
 template <typename T> struct Functions {
-  const T *pieces, *inverse_step;    // [in, num_pieces, kPowers, out], [in]
+  const T *pieces, *inverse_step;    // [in, num_pieces, kPiecePowers, out], [in]
   int64_t in, num_pieces, out, origin;
 };
 
@@ -53,7 +54,7 @@ void add_inputs(const Functions<T> &f, const T *x, const T *pieces, const T *inv
                 int64_t rows, T *y)
 {
   typedef T Vector __attribute__((vector_size(Lanes * sizeof(T))));
-  const int64_t piece_size = kPowers * f.out, table = f.num_pieces * piece_size;
+  const int64_t piece_size = kPiecePowers * f.out, table = f.num_pieces * piece_size;
   for (int64_t n = 0; n < rows; ++n) {
     const Places<T> at(f, x + n * f.in, inverse_step, Count);
     Vector term[Count], sum;
@@ -62,9 +63,9 @@ void add_inputs(const Functions<T> &f, const T *x, const T *pieces, const T *inv
       const T *c = pieces + i * table + at.piece[i] * piece_size;
       const T u = at.u[i];
       Vector coefficient;
-      std::memcpy(&term[i], c + (kPowers - 1) * f.out, sizeof(Vector));
+      std::memcpy(&term[i], c + (kPiecePowers - 1) * f.out, sizeof(Vector));
 #pragma GCC unroll 6
-      for (int power = kPowers - 2; power >= 0; --power) {
+      for (int power = kPiecePowers - 2; power >= 0; --power) {
         std::memcpy(&coefficient, c + power * f.out, sizeof(Vector));
         term[i] = term[i] * u + coefficient;
       }
@@ -79,7 +80,7 @@ void add_inputs(const Functions<T> &f, const T *x, const T *pieces, const T *inv
 template <typename T, int Lanes>
 void add_outputs(const Functions<T> &f, const T *x, int64_t rows, int64_t first, T *y)
 {
-  const int64_t table = f.num_pieces * kPowers * f.out;
+  const int64_t table = f.num_pieces * kPiecePowers * f.out;
   int64_t i = 0;
   for (; i + kInputs <= f.in; i += kInputs)
     add_inputs<T, Lanes, kInputs>(f, x + i, f.pieces + i * table + first, f.inverse_step + i, rows,
@@ -122,19 +123,10 @@ at::Tensor evaluate(const at::Tensor &x, const at::Tensor &pieces, const at::Ten
 at::Tensor piecewise_values(const at::Tensor &x, const at::Tensor &pieces,
                             const at::Tensor &inverse_step, int64_t origin)
 {
-  TORCH_CHECK(x.dim() == 2 && pieces.dim() == 4 && pieces.size(0) == x.size(1) &&
-                  pieces.size(1) >= 1 && pieces.size(2) == kPowers &&
-                  pieces.size(3) % kOutputs == 0,
-              "kan_md::piecewise_values: x [n, in] and pieces [in, num_pieces, ", kPowers,
+  check_piecewise("kan_md::piecewise_values", x, pieces, inverse_step, origin);
+  TORCH_CHECK(pieces.dim() == 4 && pieces.size(2) == kPiecePowers && pieces.size(3) % kOutputs == 0,
+              "kan_md::piecewise_values: pieces must be [in, num_pieces, ", kPiecePowers,
               ", a multiple of ", kOutputs, "], got ", x.sizes(), " and ", pieces.sizes());
-  TORCH_CHECK(inverse_step.numel() == x.size(1), "kan_md::piecewise_values: one step per input");
-  TORCH_CHECK(origin >= 0 && origin < pieces.size(1),
-              "kan_md::piecewise_values: origin must be a piece, got ", origin);
-  for (const at::Tensor &t : {pieces, inverse_step})
-    TORCH_CHECK(t.scalar_type() == x.scalar_type(),
-                "kan_md::piecewise_values: all tensors must share one dtype");
-  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
-              "kan_md::piecewise_values: float32 or float64, got ", x.scalar_type());
   const at::Tensor x_ = x.contiguous(), c = pieces.contiguous(), step = inverse_step.contiguous();
   return x.scalar_type() == at::kFloat ? evaluate<float>(x_, c, step, origin)
                                        : evaluate<double>(x_, c, step, origin);

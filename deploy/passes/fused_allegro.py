@@ -201,7 +201,7 @@ class _Packed:
             try:
                 return *self._table(functions, cutoffs, [*firsts, readout]), True
             except BoundNotReachedError:
-                pass
+                pass  # the operator evaluates them: slower, and no approximation more
         return *self._table(functions, cutoffs, [*firsts, plain]), False
 
     def _table(

@@ -13,11 +13,10 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from kan_md.kan.layer import KANLayer
+from kan_md_deploy.ops.interval_tables import NEAREST
 
 _SAMPLES = 2048
 _STEPS = 12
-_FROM = 0.01
-"""Parts of the cutoff below which nothing is looked for; see ``interval_tables``."""
 
 
 def find_kinks(function: Callable[[torch.Tensor], torch.Tensor], cutoff: float) -> torch.Tensor:
@@ -27,7 +26,7 @@ def find_kinks(function: Callable[[torch.Tensor], torch.Tensor], cutoff: float) 
         function: of lengths [n]; calls its KAN layers with [n, in] each.
         cutoff: Å.
     """
-    lengths = cutoff * (_FROM + (1.0 - _FROM) * torch.arange(_SAMPLES + 1).double() / _SAMPLES)
+    lengths = cutoff * (NEAREST + (1.0 - NEAREST) * torch.arange(_SAMPLES + 1).double() / _SAMPLES)
     brackets: list[torch.Tensor] = []  # places in the list of lengths, of each kind of crossing
     crossings: list[tuple[int, torch.Tensor, int]] = []  # layer, input and level of each kind
     for number, (layer, place) in enumerate(_places(function, lengths)):

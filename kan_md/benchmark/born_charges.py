@@ -34,6 +34,7 @@ from kan_md.benchmark.zoo import run_module
 from kan_md.data.splitting import split_indices
 
 SEEDS = (1, 2, 3)
+TIMING = "kan_md.evaluate.tensor_timing"
 READOUTS: dict[str, dict] = {
     "MLP": {"kind": "mlp"},
     "KAN Gaussian": {"kind": "kan", "basis": "gaussian"},
@@ -141,8 +142,7 @@ def time_deployed(stored: dict, *, data: Path, work: Path) -> None:
             continue
         files = [_folder(work, crystal, readout, SEEDS[0]) / DEPLOYED for readout in cases]
         text = run_module(
-            "kan_md.evaluate.tensor_timing",
-            *(*files, data / crystal.file),
+            *(TIMING, *files, data / crystal.file),
             what=f"timing files of {crystal.name}",
         )
         times = json.loads(last_line(text))["ms"]

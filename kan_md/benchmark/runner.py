@@ -58,7 +58,7 @@ class Process:
                 *(sys.executable, "-m", program, str(folder.resolve()), str(os.getpid())),
             ],
             cwd=folder,
-            env=lammps_environment(threads=threads),
+            env=lammps_environment(threads=threads, ranks=ranks),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,

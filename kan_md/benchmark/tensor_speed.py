@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kan_md.benchmark.born_charges import MODEL
+from kan_md.benchmark.born_charges import MODEL, TIMING
 from kan_md.benchmark.compare import command_line
 from kan_md.benchmark.log import last_line
 from kan_md.benchmark.machine import describe_machine, machine_line
@@ -26,7 +26,6 @@ from kan_md.benchmark.structures import quartz
 from kan_md.benchmark.zoo import READOUTS, run_kan_md, run_module
 from kan_md.errors import KanMdError
 
-TIMING = "kan_md.evaluate.tensor_timing"
 SIZES: dict[str, dict] = {
     "small": MODEL,
     "published": {

@@ -51,6 +51,7 @@ def deploy(
     """
     from kan_md_deploy import deploy as run
     from kan_md_deploy.archive import read_manifest
+    from kan_md_deploy.ops.library import is_built
 
     console = Console(stderr=True)
     with console.status("compiling"):
@@ -65,6 +66,11 @@ def deploy(
             operators="portable" if portable else "fused",
         )
     manifest = read_manifest(path)
+    left_out = {
+        name: report["skipped"] for name, report in manifest.passes.items() if "skipped" in report
+    }
+    if device == "cpu" and passes == "default" and not portable and not is_built():
+        console.print("note: no operators were built, so this file does without; run: kan-md build")
     summary = {
         "output": str(path),
         "backbone": manifest.backbone,
@@ -72,7 +78,8 @@ def deploy(
         "device": manifest.device,
         "dtype": manifest.dtype,
         "types": list(manifest.type_names),
-        "passes": [name for name, report in manifest.passes.items() if "skipped" not in report],
+        "passes": [name for name in manifest.passes if name not in left_out],
+        "left_out": left_out,
         "energy_error": manifest.energy_error,
         "force_error": manifest.force_error,
         "num_reference_frames": manifest.num_reference_frames,
@@ -88,6 +95,8 @@ def deploy(
         table.add_row(key, summary[key])
     table.add_row("types", " ".join(manifest.type_names))
     table.add_row("passes", ", ".join(summary["passes"]) or "none")
+    for name, reason in left_out.items():
+        table.add_row(f"without {name}", reason)
     if manifest.kind == "tensor":
         table.add_row("tensors", ", ".join(manifest.outputs["tensors"]))
         table.add_row("error", f"{manifest.outputs['error']:.1e} of the largest component")

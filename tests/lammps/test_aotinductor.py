@@ -3,6 +3,7 @@
 Four exports for all of it: exporting takes as long as hundreds of tests.
 """
 
+import shutil
 import zipfile
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from structures import ELEMENTS, structures
 
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.reference import evaluate
-from kan_md_deploy import load_deployed
+from kan_md_deploy import deploy, load_deployed, pipeline
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.verify import deviation
 from kan_md_deploy.wrapper import make_edge_model
@@ -90,6 +91,36 @@ def test_package_is_the_same_function(packages, checkpoints, name):
         torch.tensor([1]),
     )
     assert alone[0].item() == pytest.approx(-1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("times", "kept"), [([2.0, 1.0], "aotinductor"), ([1.0, 2.0], "torchscript")]
+)
+def test_auto_keeps_the_faster_file(
+    packages, deployed, tiny_checkpoint, tmp_path, monkeypatch, times, kept
+):
+    """Of files that are there already, timed by decree; the order of backends is the contract's."""
+    portable = FILES["allegro, portable"]
+    written = {
+        "torchscript": deployed("allegro", deploy=portable.deploy, type_names=ELEMENTS, **MLP),
+        "aotinductor": packages["allegro, portable"],
+    }
+
+    def write(_, path, *, backend, **__):
+        return shutil.copy(written[backend], path)
+
+    def timed(calls):
+        for call in calls:
+            call()
+        return times
+
+    monkeypatch.setattr(pipeline, "_deploy_with", write)
+    monkeypatch.setattr(pipeline, "median_times", timed)
+    model = tiny_checkpoint("allegro", type_names=ELEMENTS, **MLP)
+    path = deploy(shutil.copy(model, tmp_path / "model.pth"), backend="auto")
+    assert path.name == f"model{pipeline.SUFFIX[kept]}"
+    assert load_deployed(path).manifest.backend == kept
+    assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "model.pth"])
 
 
 @pytest.mark.parametrize("name", FILES)

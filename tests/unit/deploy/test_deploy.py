@@ -170,6 +170,19 @@ def test_refused_model_leaves_the_older_file(tiny_checkpoint, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [older]
 
 
+def test_command_line_says_that_there_are_no_operators(
+    tiny_checkpoint, tmp_path, capfd, monkeypatch
+):
+    """A file that is ten times slower than it could be must not come without a word."""
+    monkeypatch.setenv("KAN_MD_OPS", str(tmp_path / "missing.so"))
+    source = str(shutil.copy(tiny_checkpoint("allegro"), tmp_path / "model.pth"))
+    for options, noted in (([], True), (["--portable"], False), (["--passes", "none"], False)):
+        with pytest.raises(SystemExit) as ended:
+            main(["deploy", source, "--json", *options])
+        assert ended.value.code == 0
+        assert ("run: kan-md build" in " ".join(capfd.readouterr().err.split())) == noted
+
+
 def test_command_line_deploys_and_inspects(tiny_checkpoint, tmp_path, capsys):
     source, output = tmp_path / "model.pth", tmp_path / "model.deployed.pth"
     shutil.copy(tiny_checkpoint("allegro"), source)

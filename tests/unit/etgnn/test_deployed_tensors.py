@@ -113,6 +113,11 @@ def test_mistakes_are_told(checkpoint_path, deployed_path, crystal):
         deploy(checkpoint_path, backend="aotinductor")
 
 
+def test_auto_takes_the_one_backend_that_there_is(checkpoint_path, tmp_path):
+    path = deploy(checkpoint_path, tmp_path / "model.deployed.pth", backend="auto")
+    assert load_deployed_tensors(path).manifest.backend == "torchscript"
+
+
 def test_command_line_names_the_tensors(checkpoint_path, tmp_path):
     own = typer.Typer()
     deploy_command.register(own)
