@@ -3,7 +3,8 @@
 usage: python driver.py JOBS.json OUTPUT_FOLDER
 
 Each job is a dict: ``commands`` (LAMMPS lines; ``!resident NAME`` keeps the resident memory at that
-point as a value) and ``gather`` (whether to keep the atoms' values).
+point as a value, ``!peak NAME`` the largest so far) and ``gather`` (whether to keep the atoms'
+values).
 Every rank writes the atoms that it owns; rank 0 also writes thermo values, output and errors.
 """
 
@@ -65,6 +66,12 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_bytes():
+    """Of this program: getrusage would count what the parent held when it forked."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
 def run_job(lmp, job, number, folder):
     rank = lmp.extract_setting("world_rank")
     result = {"error": "", "thermo": {}, "values": {}}
@@ -74,6 +81,8 @@ def run_job(lmp, job, number, folder):
             for command in job["commands"]:
                 if command.startswith("!resident "):
                     result["values"][command.split()[1]] = resident_bytes()
+                elif command.startswith("!peak "):
+                    result["values"][command.split()[1]] = peak_bytes()
                 else:
                     lmp.command(command)
             result["thermo"] = {key: lmp.get_thermo(key) for key in THERMO}

@@ -1,5 +1,7 @@
 """Pressure, conservation, restarts, heat flux: what a simulation relies on beyond single points."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,16 @@ def test_energy_is_conserved_and_memory_is_flat(style, engine, alloy_model, tmp_
     assert result.values["last"] < 1e-4 * len(atoms)
     assert result.values["mean"] < 1e-4 * len(atoms)
     assert result.values["after"] < 1.01 * result.values["before"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_forecast_of_memory_is_the_peak_to_a_third(style, engine, alloy_model, tmp_path):
+    atoms = rattled((8, 8, 8), seed=3)
+    model = alloy_model(style, deploy={"passes": "none"})  # keeps every intermediate
+    result = run_one(engine, atoms, model, style, tmp_path, ["run 2", "!peak taken"])
+    assert result.error == ""
+    forecast = float(re.search(r"about (\d+) MB per rank", result.output)[1])
+    assert forecast == pytest.approx(result.values["taken"] / 2**20, rel=0.35)
 
 
 @pytest.mark.parametrize("style", STYLES)
