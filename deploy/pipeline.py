@@ -18,7 +18,7 @@ from kan_md.backbones.scope import nequip_scope
 from kan_md.contract import BACKENDS, DTYPES, Backend, Dtype, Manifest
 from kan_md.errors import KanMdError, user_error
 from kan_md.model.checkpoint import load_checkpoint
-from kan_md.model.device import check_device
+from kan_md.model.device import check_device, set_tf32
 from kan_md.model.tensors import is_tensor_backbone
 from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import seal, sha256_of
@@ -50,6 +50,8 @@ def deploy(
     passes: str = "default",
     bound: float | None = None,
     operators: Literal["fused", "portable"] = "portable",
+    static_shapes: bool | None = None,
+    tf32: bool = False,
 ) -> Path:
     """Compile a trained model, hold it against the eager one, and write it.
 
@@ -64,6 +66,9 @@ def deploy(
         bound: error that approximating passes may make, relative to a function's range; 0 leaves
             them out. ``None``: 1e-6 for float32; 0 for float64, which is there for validation.
         operators: ``fused`` or ``portable``, see :class:`kan_md_deploy.passes.base.PassContext`.
+        static_shapes: make a file that a GPU can replay, see the same class; ``None``: where
+            ``device`` is a GPU. Such a file is portable.
+        tf32: let a GPU multiply float32 matrices with 10 bits of mantissa.
 
     Returns:
         Path of the written file.
@@ -80,6 +85,8 @@ def deploy(
         "passes": passes,
         "bound": bound,
         "operators": operators,
+        "static_shapes": static_shapes,
+        "tf32": tf32,
     }
     if backend == "auto":
         backends = _backends_of(load_checkpoint(model_path).backbone)
@@ -133,6 +140,8 @@ def _deploy_with(
     passes: str,
     bound: float | None,
     operators: Literal["fused", "portable"],
+    static_shapes: bool | None,
+    tf32: bool,
 ) -> Path:
     chosen = choose_passes(passes)
     checkpoint = load_checkpoint(model_path)
@@ -144,9 +153,25 @@ def _deploy_with(
             "bound of the tables", found=bound, allowed="0 <= bound < 1", remedy="change --bound"
         )
     bound = _BOUND[dtype] if bound is None else bound
-    operators = operators if device == "cpu" else "portable"  # they are for processors
+    if tf32 and (device == "cpu" or dtype != "float32"):
+        raise user_error(
+            "TF32 is for float32 models on a GPU",
+            found=f"{dtype} on {device}",
+            allowed="--device cuda --dtype float32",
+            remedy="leave --tf32 out",
+        )
+    static_shapes = device != "cpu" if static_shapes is None else static_shapes
+    if device != "cpu" or static_shapes:
+        operators = "portable"  # the project's are for processors
     output = _output_path(model_path, output, backend)
     if is_tensor_backbone(checkpoint.backbone):
+        if static_shapes and device == "cpu":
+            raise user_error(
+                "shapes of a model of triplets depend on the structure",
+                found=f"--static-shapes for {checkpoint.backbone}",
+                allowed="potentials",
+                remedy="leave --static-shapes out",
+            )
         return _deploy_tensors(
             checkpoint,
             model_path,
@@ -157,14 +182,16 @@ def _deploy_with(
             passes=chosen,
             bound=bound,
             operators=operators,
+            tf32=tf32,
         )
+    static_shapes = static_shapes or backend == "aotinductor"
     graphs = reference_graphs(checkpoint)
     with nequip_scope():
         description, reference = _reference(checkpoint)
         model = checkpoint.build(dtype)
         eager = deviation(make_edge_model(checkpoint.build(dtype)), reference, graphs)
         context = PassContext(
-            backend=backend,
+            static_shapes=static_shapes,
             num_types=len(checkpoint.type_names),
             r_max=float(checkpoint.r_max),
             bound=bound,
@@ -180,6 +207,8 @@ def _deploy_with(
             dtype=dtype,
             passes=reports,
             num_reference_frames=len(graphs),
+            static_shapes=static_shapes,
+            tf32=tf32,
             threads=torch.get_num_threads() if (backend, device) == ("aotinductor", "cpu") else 0,
             model_sha256=sha256_of(model_path),
             **description,
@@ -243,12 +272,13 @@ def _write_verified(
     handle, temporary = _temporary_beside(output)
     os.close(handle)
     try:
+        set_tf32(manifest.tf32)
         example = max(graphs, key=lambda graph: graph[0].size(0))
         write = _compile(edge_model.to(manifest.device), manifest.backend, example=example)
         write(temporary, manifest=manifest.to_text())
         seal(temporary)
         found = deviation(load_deployed(temporary, manifest.device), reference, graphs)
-        check(found, dtype=manifest.dtype, rounding=rounding, bound=bound)
+        check(found, precision=manifest.precision, rounding=rounding, bound=bound)
         measured = replace(manifest, energy_error=found.energy, force_error=found.force)
         write(temporary, manifest=measured.to_text())
         seal(temporary)

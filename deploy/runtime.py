@@ -9,7 +9,7 @@ import torch
 
 from kan_md.contract import Manifest
 from kan_md.errors import user_error
-from kan_md.model.device import check_device
+from kan_md.model.device import check_device, set_tf32
 from kan_md_deploy import ops
 from kan_md_deploy.aotinductor import load_aotinductor
 from kan_md_deploy.archive import read_manifest
@@ -73,6 +73,7 @@ def load_deployed(path: str | Path, device: str = "cpu") -> DeployedModel:
             remedy=f"run `kan-md deploy --device {device}`",
         )
     load_operators(manifest)
+    set_tf32(manifest.tf32)
     return DeployedModel(_LOADERS[manifest.backend](path, device=device), manifest, device=device)
 
 

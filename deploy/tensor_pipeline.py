@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from kan_md.model.checkpoint import Checkpoint
 
-TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
+TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "tf32": 1e-2}
 """Largest |compiled - eager float64| of a component, relative to the largest component."""
 
 
@@ -44,6 +44,7 @@ def compile_tensors(
     passes: list[Pass],
     bound: float,
     operators: Literal["fused", "portable"],
+    tf32: bool,
 ) -> None:
     """Compile a tensor model and write it with its manifest.
 
@@ -56,6 +57,7 @@ def compile_tensors(
         passes: to run where they apply.
         bound: error that approximating passes may make, relative to a function's range.
         operators: see :class:`kan_md_deploy.passes.base.PassContext`.
+        tf32: let a GPU multiply float32 matrices with 10 bits of mantissa.
 
     Raises:
         KanMdError: the compiled model is not the trained one.
@@ -68,7 +70,7 @@ def compile_tensors(
         rounding = tensor_deviation(eager, reference, graphs)
         model = checkpoint.build(dtype)
         context = PassContext(
-            backend="torchscript",
+            static_shapes=False,
             num_types=len(checkpoint.type_names),
             r_max=float(checkpoint.r_max),
             bound=bound,
@@ -80,6 +82,7 @@ def compile_tensors(
         manifest = replace(
             _describe(checkpoint, exact, device=device, dtype=dtype),
             passes=run_passes(model, passes, context),
+            tf32=tf32,
             num_reference_frames=len(graphs),
             model_sha256=sha256_of(model_path),
         )
@@ -89,12 +92,12 @@ def compile_tensors(
     seal(temporary)
     compiled = load_deployed_tensors(temporary, device)
     found = tensor_deviation(compiled, reference, graphs)
-    allowed = allowed_error(TOLERANCE[dtype], rounding=rounding, bound=bound)
+    allowed = allowed_error(TOLERANCE[manifest.precision], rounding=rounding, bound=bound)
     if not found <= allowed:
         raise user_error(
             "compiled model differs from the trained one on the reference frames",
             found=f"relative error {found:.1e}",
-            allowed=f"{allowed:.1e} for {dtype}",
+            allowed=f"{allowed:.1e} for {manifest.precision}",
             remedy="deploy with `--passes none` or `--dtype float64`",
         )
     measured = replace(manifest, outputs=manifest.outputs | {"error": found})

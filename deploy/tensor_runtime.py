@@ -13,7 +13,7 @@ from kan_md.backbones.etgnn.output import reduce_over_atoms
 from kan_md.backbones.etgnn.spec import TensorSpec
 from kan_md.contract import Manifest
 from kan_md.errors import user_error
-from kan_md.model.device import check_device
+from kan_md.model.device import check_device, set_tf32
 from kan_md.model.graph import edge_graph
 from kan_md.model.tensors import check_structure
 from kan_md_deploy.archive import read_manifest
@@ -103,4 +103,5 @@ def load_deployed_tensors(path: str | Path, device: str = "cpu") -> DeployedTens
         )
     check_device(device)
     load_operators(manifest)
+    set_tf32(manifest.tf32)
     return DeployedTensorModel(load_torchscript(path, device=device), manifest, device=device)

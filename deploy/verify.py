@@ -12,7 +12,7 @@ from kan_md.errors import user_error
 Graph = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """The four inputs of :mod:`kan_md.contract`, in its order."""
 
-TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "tf32": 1e-2}
 """Largest |compiled - eager| of a force, relative to the largest force."""
 
 _CANCEL = 0.05
@@ -83,26 +83,26 @@ def allowed_error(tolerance: float, *, rounding: float, bound: float) -> float:
     return max(tolerance, 2.0 * rounding, 10.0 * bound)
 
 
-def check(found: Deviation, *, dtype: str, rounding: float, bound: float) -> None:
+def check(found: Deviation, *, precision: str, rounding: float, bound: float) -> None:
     """Refuse a compiled model that is not the trained one.
 
     Args:
         found: compiled against eager, both judged by eager float64 arithmetic.
-        dtype: dtype of the compiled weights.
-        rounding: force deviation of the *eager* model in ``dtype`` from float64; where a model's
+        precision: ``float64``, ``float32`` or ``tf32``.
+        rounding: force deviation of the *eager* model in its dtype from float64; where a model's
             own rounding is larger than the tolerance, compiling it must not be blamed for it.
         bound: error that tables were allowed to make; a force may gather the errors of several.
 
     Raises:
         KanMdError: the deviation is above the tolerance or is not a number.
     """
-    allowed = allowed_error(TOLERANCE[dtype], rounding=rounding, bound=bound)
+    allowed = allowed_error(TOLERANCE[precision], rounding=rounding, bound=bound)
     worst = max(found.force, found.virial)
     if not (worst <= allowed):
         raise user_error(
             "compiled model differs from the trained one on the reference frames",
             found=f"relative force error {found.force:.1e}, virial {found.virial:.1e}",
-            allowed=f"{allowed:.1e} for {dtype}",
+            allowed=f"{allowed:.1e} for {precision}",
             remedy="deploy with `--passes none` or `--dtype float64`",
         )
 

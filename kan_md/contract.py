@@ -76,6 +76,8 @@ class Manifest:
         energy_error: largest |compiled - eager| on the reference frames, eV/atom.
         force_error: the same for forces, relative to the largest reference force.
         num_reference_frames: frames that were compared.
+        static_shapes: whether no shape in the file depends on data, so that a GPU can replay it.
+        tf32: whether a GPU may multiply float32 matrices with 10 bits of mantissa.
         threads: thread count an AOTInductor CPU file was exported for; 0 where it does not matter.
         model_sha256: of the model.pth it was made from.
     """
@@ -101,12 +103,21 @@ class Manifest:
     energy_error: float = 0.0
     force_error: float = 0.0
     num_reference_frames: int = 0
+    static_shapes: bool = False
+    tf32: bool = False
     threads: int = 0
     model_sha256: str = ""
     contract_version: int = CONTRACT_VERSION
 
+    @property
+    def precision(self) -> str:
+        """What the numbers are good for: ``float64``, ``float32`` or ``tf32``."""
+        return "tf32" if self.tf32 else self.dtype
+
     def to_text(self) -> str:
-        """Write one ``key=value`` line per attribute; lists are space-separated, dicts are JSON."""
+        """Write one ``key=value`` line per attribute; lists are space-separated, dicts are
+        JSON, truth is 0 or 1.
+        """
         return "".join(f"{key}={_format(value)}\n" for key, value in asdict(self).items())
 
     @classmethod
@@ -140,6 +151,8 @@ def _format(value: object) -> str:
         return json.dumps(value, sort_keys=True)
     if isinstance(value, (tuple, list)):
         return " ".join(_format(item) for item in value)
+    if isinstance(value, bool):
+        return str(int(value))
     return repr(value) if isinstance(value, float) else str(value)
 
 
@@ -150,6 +163,8 @@ def _parse(key: str, annotation: str, value: str) -> object:
         if annotation.startswith("tuple"):
             item = {"str": str, "int": int, "float": float}[annotation[6:].split(",")[0]]
             return tuple(item(part) for part in value.split())
+        if annotation == "bool":
+            return bool(("0", "1").index(value))
         return {"int": int, "float": float}.get(annotation, str)(value)
     except ValueError as error:
         raise KanMdError(

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from nequip.nn import GraphModel
 
-from kan_md.contract import Backend, Kind
+from kan_md.contract import Kind
 from kan_md_deploy.verify import Graph, deviation
 from kan_md_deploy.wrapper import make_edge_model
 
@@ -26,7 +26,8 @@ class PassContext:
     """What a pass may know besides the model.
 
     Attributes:
-        backend: compiler that follows; a layout whose shape depends on the data suits only one.
+        static_shapes: whether no shape may depend on data: AOTInductor cannot compile such shapes
+            and a GPU cannot replay them.
         num_types: number of atom types.
         r_max: largest cutoff, Å.
         bound: error that an approximating pass may make, relative to the output's range.
@@ -37,7 +38,7 @@ class PassContext:
         change: measures what an approximating pass changed, for its report.
     """
 
-    backend: Backend
+    static_shapes: bool
     num_types: int
     r_max: float
     bound: float

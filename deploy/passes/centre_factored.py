@@ -73,7 +73,7 @@ class CentreFactored:
         rest = OrderedDict(energy.named_children())
         fused = FactoredAllegro(
             {name: rest.pop(name) for name in _REPLACED},
-            layout="slots" if context.backend == "torchscript" else "edges",
+            layout="edges" if context.static_shapes else "slots",
         )
         model.model.func = _EnergyModel(fused, list(rest.values()))
         return {"bound": 0.0}

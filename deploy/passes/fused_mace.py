@@ -87,7 +87,7 @@ class FusedMACE:
         }
         fused = MACEOnOperators(
             parts,
-            rows=kept_rows(context.backend),
+            rows=kept_rows(static_shapes=context.static_shapes),
             num_types=context.num_types,
             bound=context.bound,
             with_fields="pair_repulsion" in rest,

@@ -75,7 +75,7 @@ class FusedNequIP:
         fused = NequIPOnOperators(
             edges,
             layers,
-            rows=kept_rows(context.backend),
+            rows=kept_rows(static_shapes=context.static_shapes),
             attributes=attributes,
             bound=context.bound,
         )

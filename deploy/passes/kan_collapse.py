@@ -103,7 +103,7 @@ class KANCollapse:
                 for output in range(layer.out_features)
             ]
             for module, fit in collapsed:
-                if context.backend == "aotinductor":
+                if context.static_shapes:
                     module.pieces.chunk_rows = 0
                 error, slope_error = max(error, fit.error), max(slope_error, fit.slope_error)
                 functions += layer.in_features

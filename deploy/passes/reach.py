@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import torch
 
-from kan_md.contract import Backend
-
 
 def centres_per_layer(
     edge_index: torch.Tensor, num_local: torch.Tensor, num_layers: int
@@ -48,9 +46,9 @@ class AllRows(torch.nn.Module):
         return num_atoms
 
 
-def kept_rows(backend: Backend) -> torch.nn.Module:
-    """The fewest rows that a layer can keep: torch.export knows no shapes that depend on data."""
-    return FirstRows() if backend == "torchscript" else AllRows()
+def kept_rows(*, static_shapes: bool) -> torch.nn.Module:
+    """The fewest rows that a layer can keep where shapes may depend on data, or may not."""
+    return AllRows() if static_shapes else FirstRows()
 
 
 def rows_of_first(

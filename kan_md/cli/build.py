@@ -26,7 +26,15 @@ def build(
     Example: kan-md build
     """
     from kan_md.lammps.build import build_plugin
+    from kan_md.lammps.toolchain import find_toolchain, knows_cuda
 
+    toolchain = find_toolchain()
+    if knows_cuda(toolchain.torch_root) and not toolchain.cuda_include:
+        typer.echo(
+            "note: no CUDA headers, so GPUs will not replay steps; for CUDA 13 run: "
+            "pip install nvidia-cuda-runtime nvidia-cuda-crt, or set CUDA_HOME",
+            err=True,
+        )
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("kan-md plug-in", total=None)

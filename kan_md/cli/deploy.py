@@ -43,6 +43,17 @@ def deploy(
     portable: Annotated[
         bool, typer.Option("--portable", help="The file needs nothing but libtorch.")
     ] = False,
+    static_shapes: Annotated[
+        bool,
+        typer.Option(
+            "--static-shapes",
+            help="A file for a GPU, made on a machine without one: no shape depends on data, so "
+            "that LAMMPS replays whole steps. What --device cuda gives anyway.",
+        ),
+    ] = False,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let a GPU multiply with 10 bits of mantissa.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compile a trained model for LAMMPS and check the file against the model.
@@ -64,19 +75,22 @@ def deploy(
             passes=passes,
             bound=bound,
             operators="portable" if portable else "fused",
+            static_shapes=static_shapes or None,
+            tf32=tf32,
         )
     manifest = read_manifest(path)
     left_out = {
         name: report["skipped"] for name, report in manifest.passes.items() if "skipped" in report
     }
-    if device == "cpu" and passes == "default" and not portable and not is_built():
+    for_cpu = device == "cpu" and not static_shapes
+    if for_cpu and passes == "default" and not portable and not is_built():
         console.print("note: no operators were built, so this file does without; run: kan-md build")
     summary = {
         "output": str(path),
         "backbone": manifest.backbone,
         "backend": manifest.backend,
         "device": manifest.device,
-        "dtype": manifest.dtype,
+        "dtype": manifest.precision,
         "types": list(manifest.type_names),
         "passes": [name for name in manifest.passes if name not in left_out],
         "left_out": left_out,

@@ -143,6 +143,8 @@ def _configure_command(toolchain: Toolchain, build: Path) -> list[str]:
         "KAN_MD_TORCH_CXX11_ABI": torch_cxx11_abi(),
         "KAN_MD_OPS_SOURCE": operator_sources(),
     }
+    if toolchain.cuda_include:
+        settings["KAN_MD_CUDA_INCLUDE"] = toolchain.cuda_include
     options = [f"-D{key}={value}" for key, value in settings.items()]
     return [
         find_program("cmake"),

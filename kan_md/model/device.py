@@ -31,3 +31,12 @@ def check_device(device: str) -> str:
         problem = "no such CUDA device here" if count else "no CUDA device here"
         raise user_error(problem, found=found, allowed=allowed, remedy="choose device cpu")
     return device
+
+
+def set_tf32(allowed: bool) -> None:
+    """Say whether GPUs may multiply float32 matrices with 10 bits of mantissa (TF32).
+
+    torch's own default can be changed by the environment, so that what a model asks for is said
+    whenever one is compiled or loaded.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed

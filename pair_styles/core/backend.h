@@ -10,9 +10,11 @@
 #include <c10/core/Device.h>
 #include <c10/util/Exception.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace kan_md {
@@ -31,6 +33,9 @@ std::unique_ptr<CompiledModel> open_upstream_aotinductor(const Archive &archive,
 c10::Device choose_device(const std::string &file_device, const DeviceRequest &request);
 
 bool gpu_available();
+
+// Says what the manifest asks for, whatever the environment says.
+void allow_tf32(bool allowed);
 
 DeviceMemory device_memory_of(c10::Device device);
 
@@ -68,6 +73,13 @@ class OutputStore {
  private:
   std::vector<at::Tensor> tensors_;
 };
+
+// The contract's function: its four inputs to energies and edge forces, on one device.
+using Forward = std::function<std::pair<at::Tensor, at::Tensor>(const std::vector<at::Tensor> &)>;
+
+// Nothing where there is nothing to keep: on the CPU, or for files of nequip-compile.
+std::unique_ptr<ResidentModel> make_resident(Forward forward, const Manifest &manifest,
+                                             c10::Device device, Keep keep);
 
 // ---- files of nequip-compile -------------------------------------------------------------------
 

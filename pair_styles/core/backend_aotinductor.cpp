@@ -37,6 +37,7 @@ class AOTInductorModel final : public CompiledModel {
       manifest_(manifest), device_(choose_device(manifest.device, request))
   {
     refuse_other_device(manifest.device, request);
+    allow_tf32(manifest.tf32);
     loader_ = load_package(archive, device_);
   }
 
@@ -57,6 +58,15 @@ class AOTInductorModel final : public CompiledModel {
         outputs.push_back(trim(store_.keep(result), graph, input));
       return outputs;
     });
+  }
+
+  std::unique_ptr<ResidentModel> make_resident(Keep keep) override
+  {
+    auto forward = [this](const std::vector<at::Tensor> &inputs) {
+      const auto outputs = loader_->run(inputs);
+      return std::make_pair(outputs.at(0), outputs.at(1));
+    };
+    return kan_md::make_resident(forward, manifest_, device_, keep);
   }
 
  private:

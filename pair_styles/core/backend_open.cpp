@@ -13,11 +13,16 @@ namespace kan_md {
 namespace {
 
 // Operators of kan-md's own, in a library beside this one; registered with torch when it loads.
-void load_operator_library(const Archive &archive)
+void load_operator_library(const Archive &archive, const Manifest &manifest,
+                           const DeviceRequest &request)
 {
   const bool needed =
       archive.mentions("code/", "ops.kan_md.") || archive.mentions("data/aotinductor/", "kan_md::");
   if (!needed) return;
+  const c10::Device device = choose_device(manifest.device, request);
+  if (!device.is_cpu())
+    throw Error("operators that this file calls are for processors; device", device.str(), "cpu",
+                "deploy the model with --static-shapes, or with --device cuda");
   static const std::string failure = [] {
     Dl_info here;
     dladdr(reinterpret_cast<const void *>(&load_operator_library), &here);
@@ -63,7 +68,7 @@ extern "C" CompiledModel *kan_md_open_model(const std::string &path, const Devic
   }
   check_seal(archive);
   const Manifest manifest = Manifest::from_text(archive.read(entry));
-  load_operator_library(archive);
+  load_operator_library(archive, manifest, request);
   return (manifest.backend == "aotinductor" ? open_aotinductor(archive, manifest, request)
                                             : open_torchscript(archive, manifest, request))
       .release();

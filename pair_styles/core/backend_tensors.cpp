@@ -1,5 +1,6 @@
 #include "backend.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
@@ -10,18 +11,31 @@ namespace kan_md {
 c10::Device choose_device(const std::string &file_device, const DeviceRequest &request)
 {
   const std::string wanted = request.device == "auto" ? file_device : request.device;
-  if (wanted.rfind("cuda", 0) != 0) return c10::Device(c10::kCPU);
-  const auto count = static_cast<int>(torch::cuda::device_count());
+  c10::DeviceType type = c10::kCPU;
+  try {
+    type = c10::Device(wanted).type();
+  } catch (const c10::Error &) {    // rethrown as our own error
+    throw Error("device of a model", wanted, "auto, cpu, cuda", "correct the pair_style command");
+  }
+  if (type == c10::kCPU) return c10::Device(type);
+  const int count = translate_torch_errors("counting devices", [&] {
+    return static_cast<int>(at::globalContext().getAcceleratorHooksInterface(type).deviceCount());
+  });
   if (count == 0)
     throw Error("a model on device cuda needs an NVIDIA GPU that this torch can use", "none", "",
                 "deploy the model with --device cpu, or install a CUDA build of torch and run "
                 "kan-md build again");
-  return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(request.local_rank % count));
+  return c10::Device(type, static_cast<c10::DeviceIndex>(request.local_rank % count));
 }
 
 bool gpu_available()
 {
   return torch::cuda::device_count() > 0;
+}
+
+void allow_tf32(bool allowed)
+{
+  at::globalContext().setAllowTF32CuBLAS(allowed);
 }
 
 void set_torch_threads(int num_threads)

@@ -35,6 +35,7 @@ class TorchScriptModel final : public CompiledModel {
   TorchScriptModel(const Archive &archive, const Manifest &manifest, const DeviceRequest &request) :
       manifest_(manifest), device_(choose_device(manifest.device, request))
   {
+    allow_tf32(manifest.tf32);
     torch::jit::ExtraFilesMap extra;
     module_ = load_module(archive, device_, extra);
   }
@@ -56,6 +57,16 @@ class TorchScriptModel final : public CompiledModel {
         outputs.push_back(store_.keep(value.toTensor()));
       return outputs;
     });
+  }
+
+  std::unique_ptr<ResidentModel> make_resident(Keep keep) override
+  {
+    auto forward = [this](const std::vector<at::Tensor> &inputs) {
+      const c10::IValue result = module_.forward({inputs.begin(), inputs.end()});
+      const auto &outputs = result.toTupleRef().elements();
+      return std::make_pair(outputs.at(0).toTensor(), outputs.at(1).toTensor());
+    };
+    return kan_md::make_resident(forward, manifest_, device_, keep);
   }
 
  private:

@@ -4,6 +4,7 @@
 
 #include "graph.h"
 #include "manifest.h"
+#include "resident.h"
 
 #include <cstdint>
 #include <memory>
@@ -19,7 +20,7 @@ struct Array {
 };
 
 struct DeviceRequest {
-  std::string device = "auto";    // auto (the file's own) | cpu | cuda
+  std::string device = "auto";    // auto (the file's own) | cpu | cuda, or another that torch knows
   int local_rank = 0;             // rank among those of this node: picks the GPU
 };
 
@@ -43,6 +44,10 @@ class CompiledModel {
   // forces [num_nodes, 3], virial [3, 3]; for a tensor model those that the manifest lists.
   // Requires num_edges > 0. Throws Error.
   virtual std::vector<Array> run(const Graph &graph) = 0;
+
+  // The same model on atoms that move while their neighbour list stays, where it runs on a device of
+  // its own. Borrows the model.
+  virtual std::unique_ptr<ResidentModel> make_resident(Keep) { return nullptr; }
 
   // Number of threads that the model's operators may use.
   virtual void set_num_threads(int num_threads) = 0;

@@ -27,7 +27,7 @@ inline constexpr std::array<std::string_view, 4> backbones = {"allegro", "nequip
 inline constexpr std::array<std::string_view, 2> backends = {"torchscript", "aotinductor"};
 inline constexpr std::array<std::string_view, 2> kinds = {"potential", "tensor"};
 
-inline constexpr std::array<std::string_view, 24> manifest_keys = {
+inline constexpr std::array<std::string_view, 26> manifest_keys = {
     "kan_md_version",
     "torch_version",
     "backend",
@@ -49,6 +49,8 @@ inline constexpr std::array<std::string_view, 24> manifest_keys = {
     "energy_error",
     "force_error",
     "num_reference_frames",
+    "static_shapes",
+    "tf32",
     "threads",
     "model_sha256",
     "contract_version",

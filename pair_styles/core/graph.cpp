@@ -42,7 +42,8 @@ inline void for_each_edge(int atom, const AtomView &atoms, const TypeTable &type
   }
 }
 
-// A NaN would drop out of every comparison with a cutoff and so vanish silently.
+}    // namespace
+
 void check_positions(const AtomView &atoms)
 {
   for (int i = 0; i < atoms.inum; ++i) {
@@ -54,8 +55,6 @@ void check_positions(const AtomView &atoms)
   }
 }
 
-}    // namespace
-
 Graph first_centres(const Graph &graph, std::int64_t num_edges)
 {
   const auto row = graph.edge_index.begin();
@@ -64,6 +63,7 @@ Graph first_centres(const Graph &graph, std::int64_t num_edges)
   Graph part = graph;
   part.num_edges = end;
   part.edge_vectors.resize(3 * end);
+  part.neighbour_atoms.resize(end);
   part.edge_index.assign(row, row + end);
   part.edge_index.insert(part.edge_index.end(), row + graph.num_edges, row + graph.num_edges + end);
   return part;
@@ -123,8 +123,12 @@ void GraphBuilder::add_centres(int begin, const AtomView &atoms, const TypeTable
   // Pairs of owned atoms only, so that the sum over ranks counts each pair as often as one rank does.
   if (begin == 0) graph_.num_close_edges = close;
 
-  for (std::int64_t edge = first; edge < total; ++edge)
-    neighbours_[edge] = node_of(static_cast<int>(neighbours_[edge]), first_image);
+  graph_.neighbour_atoms.resize(total);
+  for (std::int64_t edge = first; edge < total; ++edge) {
+    const int atom = static_cast<int>(neighbours_[edge]);
+    graph_.neighbour_atoms[edge] = atom;
+    neighbours_[edge] = node_of(atom, first_image);
+  }
   graph_.num_edges = total;
 }
 

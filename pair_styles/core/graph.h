@@ -33,6 +33,7 @@ struct Graph {
   std::vector<std::int64_t> atom_types;    // [num_nodes] model types
   std::vector<double> positions;           // [num_nodes, 3] Å
   std::vector<int> node_atoms;             // [num_nodes] index of the atom in LAMMPS
+  std::vector<int> neighbour_atoms;        // [num_edges] of the neighbour, image or not
   std::int64_t num_close_edges = 0;        // edges shorter than any pair seen in training
 };
 
@@ -50,6 +51,10 @@ struct AtomView {
   const int *const *firstneigh;
   int neigh_mask;    // clears the bits that LAMMPS packs into a neighbour index
 };
+
+// Throws Error where the position of an owned atom is not a number. In a comparison with a cutoff
+// it would vanish silently.
+void check_positions(const AtomView &atoms);
 
 // Cutoffs and names of one pair style, by LAMMPS type.
 struct TypeTable {

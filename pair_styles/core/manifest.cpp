@@ -125,6 +125,8 @@ Manifest Manifest::from_text(const std::string &text)
   m.r_max = number_of<double>(fields, "r_max");
   m.num_layers = number_of<int>(fields, "num_layers");
   m.threads = number_of<int>(fields, "threads");
+  m.static_shapes = number_of<int>(fields, "static_shapes") != 0;
+  m.tf32 = number_of<int>(fields, "tf32") != 0;
   m.type_names = list_of<std::string>(fields, "type_names");
   m.atomic_numbers = list_of<int>(fields, "atomic_numbers");
   m.masses = list_of<double>(fields, "masses");

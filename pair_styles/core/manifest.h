@@ -15,9 +15,11 @@ enum class Convention {
 
 struct Manifest {
   std::string kan_md_version, torch_version, kind, backend, device, dtype, backbone;
-  double r_max = 0.0;    // Å
-  int num_layers = 1;    // hops that an atom's energy depends on
-  int threads = 0;       // baked into an AOTInductor CPU file; 0 where it does not matter
+  double r_max = 0.0;            // Å
+  int num_layers = 1;            // hops that an atom's energy depends on
+  int threads = 0;               // baked into an AOTInductor CPU file; 0 where it does not matter
+  bool static_shapes = false;    // no shape depends on data: a GPU can replay the file
+  bool tf32 = false;             // float32 matrices may be multiplied with 10 bits of mantissa
   std::vector<std::string> type_names;
   std::vector<int> atomic_numbers;
   std::vector<double> masses;               // u; empty where the file has none

@@ -60,9 +60,10 @@ int rank_on_node(MPI_Comm world)
 /* ---------------------------------------------------------------------- */
 
 PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
-    Pair(lmp), style_(style), check_mass_(true), return_width_(0), user_cutghost_(0.0),
-    own_cutghost_(0.0), images_built_(-1), start_reported_(false), cuda_peak_allocated_(0.0),
-    cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false), warned_of_virial_(false)
+    Pair(lmp), style_(style), check_mass_(true), keep_(kan_md::Keep::STEP), return_width_(0),
+    user_cutghost_(0.0), own_cutghost_(0.0), lists_seen_(-1), start_reported_(false),
+    cuda_peak_allocated_(0.0), cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false),
+    warned_of_virial_(false)
 {
   single_enable = 0;
   restartinfo = 0;
@@ -136,6 +137,7 @@ template <typename Body> void PairKAN::guard_together(Body &&body)
 
 /* ----------------------------------------------------------------------
    pair_style allegro | nequip | mace [device auto|cpu|cuda] [mass check|ignore]
+              [keep step|list|nothing]
 ------------------------------------------------------------------------- */
 
 void PairKAN::settings(int narg, char **arg)
@@ -144,13 +146,19 @@ void PairKAN::settings(int narg, char **arg)
     for (int i = 0; i < narg; i += 2) {
       const std::string key = arg[i];
       const std::string value = i + 1 < narg ? arg[i + 1] : "";
-      if (key == "device" && (value == "auto" || value == "cpu" || value == "cuda"))
+      if (key == "device" && !value.empty())
         device_.device = value;
+      else if (key == "keep" && value == "step")
+        keep_ = kan_md::Keep::STEP;
+      else if (key == "keep" && value == "list")
+        keep_ = kan_md::Keep::LIST;
+      else if (key == "keep" && value == "nothing")
+        keep_ = kan_md::Keep::NOTHING;
       else if (key == "mass" && (value == "check" || value == "ignore"))
         check_mass_ = value == "check";
       else
         throw kan_md::Error("keywords of the pair_style command", key + " " + value,
-                            "device auto|cpu|cuda, mass check|ignore",
+                            "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing",
                             "name the model file in pair_coeff");
     }
   });
@@ -194,6 +202,7 @@ void PairKAN::load_model(const std::string &file)
 {
   file_ = file;
   const std::string path = utils::get_potential_file_path(file);
+  resident_.reset();
   model_ = kan_md::load_compiled_model(path.empty() ? file : path, device_);
   start_reported_ = false;
 }
@@ -253,7 +262,7 @@ void PairKAN::map_types(int num_names, char **names)
 
 void PairKAN::init_style()
 {
-  images_built_ = -1;
+  lists_seen_ = -1;
   guard_together([&] {
     if (!model_)
       throw kan_md::Error("pair_coeff must name a model file", "no pair_coeff command", "",
@@ -270,6 +279,10 @@ void PairKAN::init_style()
                           "deploy the model with kan-md deploy to use several");
     if (!builder_ || builder_->layout() != layout)
       builder_ = std::make_unique<kan_md::GraphBuilder>(layout, manifest.num_layers);
+    if (layout == Layout::HALO)    // its nodes depend on the positions
+      resident_.reset();
+    else if (!resident_)
+      resident_ = model_->make_resident(keep_);
     request_ghosts();
   });
   check_special_bonds();
@@ -356,12 +369,8 @@ double PairKAN::init_one(int i, int j)
 void PairKAN::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
-  if (builder_->layout() != Layout::LOCAL_WITH_GHOSTS) find_images();
-
-  const Graph *graph = nullptr;
-  guard([&] { graph = &build_graph(); });
-  if (!start_reported_) report_start(*graph);
-  warn_of_close_atoms(*graph);
+  const bool new_lists = lists_are_new();
+  if (new_lists && builder_->layout() != Layout::LOCAL_WITH_GHOSTS) find_images();
 
   // With newton off LAMMPS drops what is added to ghosts, so their share waits here.
   const bool own_return = !force->newton_pair && builder_->layout() != Layout::PERIODIC_IMAGES;
@@ -369,16 +378,79 @@ void PairKAN::compute(int eflag, int vflag)
   ghost_return_.assign(static_cast<std::size_t>(return_width_) * (atom->nlocal + atom->nghost),
                        0.0);
 
-  guard([&] { evaluate(*graph); });
+  if (resident_) {
+    if (new_lists) send_list();
+    compute_resident();
+  } else {
+    compute_sent();
+  }
+  lists_seen_ = neighbor->lastcall;
   if (own_return) return_ghost_forces();
+}
+
+// Besides what LAMMPS says of its lists: fixes may change atoms' types in between.
+bool PairKAN::lists_are_new() const
+{
+  if (neighbor->ago == 0 || neighbor->lastcall != lists_seen_) return true;
+  return resident_ && !std::equal(list_types_.begin(), list_types_.end(), atom->type,
+                                  atom->type + atom->nlocal + atom->nghost);
+}
+
+// The graph of the present positions goes to the model.
+void PairKAN::compute_sent()
+{
+  const Graph *graph = nullptr;
+  guard(
+      [&] { graph = &builder_->build(view_atoms(), types_, first_image_.data(), comm->nthreads); });
+  if (!start_reported_) report_start(*graph);
+  warn_of_close_atoms(graph->num_close_edges);
+  guard([&] { evaluate(*graph); });
+}
+
+// The present positions go to the model, which has the neighbour list.
+void PairKAN::compute_resident()
+{
+  kan_md::StepResult result;
+  const bool per_atom = eflag_atom || vflag_atom || cvflag_atom;
+  guard([&] {
+    kan_md::check_positions(view_atoms());
+    result = resident_->step(atom->x, per_atom);
+    if (!std::isfinite(result.energy) && !per_atom) result = resident_->step(atom->x, true);
+    if (result.energies)
+      add_energies(list_, {result.energies, {list_.num_nodes, 1}});
+    else if (eflag_global)
+      eng_vdwl += result.energy;
+    add_to_atoms(list_, result.forces, result.virials);
+    add_virial(result.virial);
+  });
+  warn_of_close_atoms(result.num_close_edges);
+}
+
+void PairKAN::send_list()
+{
+  const auto build = [&](const kan_md::TypeTable &types) -> const Graph & {
+    return builder_->build(view_atoms(), types, first_image_.data(), comm->nthreads);
+  };
+  if (!start_reported_) {
+    const Graph *graph = nullptr;
+    guard([&] { graph = &build(types_); });
+    report_start(*graph);
+  }
+  guard([&] {
+    kan_md::TypeTable wide = types_;
+    for (double &cutoff_sq : wide.cutoff_sq)
+      if (cutoff_sq > 0.0) cutoff_sq = std::pow(std::sqrt(cutoff_sq) + neighbor->skin, 2);
+    list_ = build(wide);
+    const int num_all = atom->nlocal + atom->nghost;
+    list_types_.assign(atom->type, atom->type + num_all);
+    resident_->set_list(list_, num_all);
+  });
 }
 
 // No atom map, no unique or dense atom IDs are needed. Ghosts stay the same between two builds of the
 // neighbour lists.
 void PairKAN::find_images()
 {
-  if (neighbor->ago > 0 && neighbor->lastcall == images_built_) return;
-  images_built_ = neighbor->lastcall;
   identity_.resize(atom->nlocal + atom->nghost);
   for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
   comm->forward_comm(this);
@@ -396,7 +468,7 @@ void PairKAN::unpack_forward_comm(int n, int first, double *buffer)
   for (int k = 0; k < n; ++k) identity_[first + k] = ubuf(buffer[k]).i;
 }
 
-const Graph &PairKAN::build_graph()
+kan_md::AtomView PairKAN::view_atoms() const
 {
   kan_md::AtomView view;
   view.x = atom->x;
@@ -407,7 +479,7 @@ const Graph &PairKAN::build_graph()
   view.numneigh = list->numneigh;
   view.firstneigh = list->firstneigh;
   view.neigh_mask = NEIGHMASK;
-  return builder_->build(view, types_, first_image_.data(), comm->nthreads);
+  return view;
 }
 
 void PairKAN::evaluate(const Graph &graph)
@@ -501,15 +573,22 @@ void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
     for (int k = 0; k < 9; ++k) tally_.total[k] += tally_.total[9 * thread + k];
   }
 
+  add_to_atoms(graph, tally_.force.data(), per_atom ? tally_.virial.data() : nullptr);
+  add_virial(tally_.total.data());
+}
+
+// Forces [num_nodes, 3] and, where they are asked for, virials [num_nodes, 3, 3] of nodes.
+void PairKAN::add_to_atoms(const Graph &graph, const double *forces, const double *virials)
+{
   double **const f = atom->f;
-  for (std::size_t node = 0; node < nodes; ++node) {
+  for (std::int64_t node = 0; node < graph.num_nodes; ++node) {
     const int i = graph.node_atoms[node];
-    const double *const w = per_atom ? tally_.virial.data() + 9 * node : nullptr;
+    const double *const w = virials ? virials + 9 * node : nullptr;
     const bool aside = return_width_ && i >= atom->nlocal;
     double *const back =
         aside ? ghost_return_.data() + static_cast<std::size_t>(i) * return_width_ : nullptr;
     double *const target = aside ? back : f[i];
-    for (int a = 0; a < 3; ++a) target[a] += tally_.force[3 * node + a];
+    for (int a = 0; a < 3; ++a) target[a] += forces[3 * node + a];
     if (vflag_atom) {
       double *const v = aside ? back + 3 : vatom[i];
       for (int a = 0; a < 3; ++a) v[a] += w[4 * a];
@@ -522,22 +601,26 @@ void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
       for (int a = 0; a < 9; ++a) v[a] += w[CENTROID[a]];
     }
   }
+  if (cvflag_atom) warn_of_heat_flux();
+}
 
-  if (vflag_global) {
-    const auto &w = tally_.total;
-    for (int a = 0; a < 3; ++a) virial[a] += w[4 * a];
-    virial[3] += 0.5 * (w[1] + w[3]);
-    virial[4] += 0.5 * (w[2] + w[6]);
-    virial[5] += 0.5 * (w[5] + w[7]);
-  }
-  if (cvflag_atom && model_->manifest().num_layers > 1 && !warned_of_virial_) {
-    warned_of_virial_ = true;
-    if (comm->me == 0)
-      error->warning(FLERR,
-                     explain("per-atom virials of a message-passing model add up to the exact "
-                             "pressure, but a heat flux made of them leaves out what messages "
-                             "carry beyond one neighbour"));
-  }
+void PairKAN::add_virial(const double *w)
+{
+  if (!vflag_global) return;
+  for (int a = 0; a < 3; ++a) virial[a] += w[4 * a];
+  virial[3] += 0.5 * (w[1] + w[3]);
+  virial[4] += 0.5 * (w[2] + w[6]);
+  virial[5] += 0.5 * (w[5] + w[7]);
+}
+
+void PairKAN::warn_of_heat_flux()
+{
+  if (model_->manifest().num_layers == 1 || warned_of_virial_) return;
+  warned_of_virial_ = true;
+  if (comm->me == 0)
+    error->warning(FLERR, explain("per-atom virials of a message-passing model add up to the exact "
+                                  "pressure, but a heat flux made of them leaves out what messages "
+                                  "carry beyond one neighbour"));
 }
 
 void PairKAN::add_node_forces(const Graph &graph, const Array &forces, const Array &virial_3x3)
@@ -545,20 +628,8 @@ void PairKAN::add_node_forces(const Graph &graph, const Array &forces, const Arr
   if (vflag_atom || cvflag_atom)
     throw kan_md::Error("per-atom virial needs a file of kan-md deploy", "a file of nequip-compile",
                         "", "deploy the model with kan-md deploy");
-  double **const f = atom->f;
-  for (std::int64_t node = 0; node < graph.num_nodes; ++node) {
-    const int i = graph.node_atoms[node];
-    double *const target = return_width_ && i >= atom->nlocal
-                               ? ghost_return_.data() + 3 * static_cast<std::size_t>(i)
-                               : f[i];
-    for (int a = 0; a < 3; ++a) target[a] += forces.data[3 * node + a];
-  }
-  if (!vflag_global) return;
-  const double *const w = virial_3x3.data;
-  for (int a = 0; a < 3; ++a) virial[a] += w[4 * a];
-  virial[3] += 0.5 * (w[1] + w[3]);
-  virial[4] += 0.5 * (w[2] + w[6]);
-  virial[5] += 0.5 * (w[5] + w[7]);
+  add_to_atoms(graph, forces.data, nullptr);
+  add_virial(virial_3x3.data);
 }
 
 /* ---------------------------------------------------------------------- */
@@ -610,11 +681,12 @@ void PairKAN::report_start(const Graph &graph)
   MPI_Allreduce(&forecast, &largest, 1, MPI_DOUBLE, MPI_MAX, world);
   if (comm->me != 0) return;
 
-  utils::logmesg(lmp,
-                 "pair_style {}: {}, {}, layout {}, {} atoms, {} ghosts, {} edges, about {:.0f} MB "
-                 "per rank\n",
-                 style_, file_, model_->description(), kan_md::name_of(builder_->layout()),
-                 totals[0], totals[1], totals[2], largest / MEGABYTE);
+  utils::logmesg(
+      lmp,
+      "pair_style {}: {}, {}{}, layout {}, {} atoms, {} ghosts, {} edges, about {:.0f} MB "
+      "per rank\n",
+      style_, file_, model_->description(), resident_ ? ", " + resident_->description() : "",
+      kan_md::name_of(builder_->layout()), totals[0], totals[1], totals[2], largest / MEGABYTE);
   const auto available = static_cast<double>(kan_md::available_bytes() + kan_md::resident_bytes());
   if (available > 0.0 && largest > available)
     error->warning(FLERR, explain(fmt::format("about {:.0f} MB are needed per rank, {:.0f} MB are "
@@ -642,9 +714,9 @@ double PairKAN::forecast_memory(const Graph &graph)
 }
 
 // Collective, but only where LAMMPS has just rebuilt its lists.
-void PairKAN::warn_of_close_atoms(const Graph &graph)
+void PairKAN::warn_of_close_atoms(std::int64_t num_close_edges)
 {
-  close_edges_ += graph.num_close_edges;
+  close_edges_ += num_close_edges;
   if (warned_of_close_ || neighbor->ago != 0) return;
   bigint total = 0;
   MPI_Allreduce(&close_edges_, &total, 1, MPI_LMP_BIGINT, MPI_SUM, world);

@@ -58,18 +58,25 @@ class PairKAN : public Pair {
   void request_ghosts();
   double halo_cutoff() const;
 
+  bool lists_are_new() const;
   void find_images();
-  const kan_md::Graph &build_graph();
+  kan_md::AtomView view_atoms() const;
+  void compute_sent();
+  void compute_resident();
+  void send_list();
   void evaluate(const kan_md::Graph &graph);
   void add_isolated_energies(const kan_md::Graph &graph);
   void add_energies(const kan_md::Graph &graph, const kan_md::Array &energies);
   void add_edge_forces(const kan_md::Graph &graph, const kan_md::Array &edge_forces);
+  void add_to_atoms(const kan_md::Graph &graph, const double *forces, const double *virials);
+  void add_virial(const double *virial_3x3);
   void add_node_forces(const kan_md::Graph &graph, const kan_md::Array &forces,
                        const kan_md::Array &virial_3x3);
   void return_ghost_forces();
   void report_start(const kan_md::Graph &graph);
   double forecast_memory(const kan_md::Graph &graph);
-  void warn_of_close_atoms(const kan_md::Graph &graph);
+  void warn_of_close_atoms(std::int64_t num_close_edges);
+  void warn_of_heat_flux();
 
   // Forces and per-atom virials of the nodes, one copy per thread.
   struct Tally {
@@ -80,16 +87,20 @@ class PairKAN : public Pair {
   std::string style_, file_;
   bool check_mass_;
   kan_md::DeviceRequest device_;
+  kan_md::Keep keep_;
   std::unique_ptr<kan_md::CompiledModel> model_;
+  std::unique_ptr<kan_md::ResidentModel> resident_;    // borrows model_
   std::unique_ptr<kan_md::GraphBuilder> builder_;
   kan_md::TypeTable types_;
+  kan_md::Graph list_;             // that resident_ holds; edges are pairs of the neighbour list
+  std::vector<int> list_types_;    // [num_all] LAMMPS types of its atoms
   Tally tally_;
   std::vector<std::int64_t> identity_;    // [num_all], see core/images.h
   std::vector<int> first_image_;          // [num_all]
   std::vector<double> ghost_return_;      // [num_all][width], newton off
   int return_width_;
   double user_cutghost_, own_cutghost_;
-  bigint images_built_;    // step of the neighbour lists that identity_ belongs to
+  bigint lists_seen_;    // step of the neighbour lists that identity_ and list_ belong to
   bool start_reported_;
   double cuda_peak_allocated_, cuda_peak_reserved_;    // bytes, for extract()
   bigint close_edges_;                                 // summed over steps, this rank

@@ -137,6 +137,7 @@ void test_graph_layouts()
   expect(graph.edge_index == std::vector<std::int64_t>({0, 0, 1, 1, 1, 1, 0, 0}),
          "edges to owners");
   expect(graph.edge_vectors[3] == -2.0 && graph.edge_vectors[9] == 2.0, "vectors to the images");
+  expect(graph.neighbour_atoms == std::vector<int>({1, 3, 0, 2}), "atoms of the images");
   expect(graph.num_close_edges == 2, "pairs closer than 1.5 Å");
 
   kan_md::GraphBuilder local(kan_md::Layout::LOCAL_WITH_GHOSTS, 1);

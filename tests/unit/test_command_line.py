@@ -19,6 +19,7 @@ CASES = {
     "deploy {deployed}": "a compiled (TorchScript) file; give the model.pth that it was deployed",
     "deploy {model} --device tpu": "unknown device, got tpu; allowed: cpu, cuda",
     "deploy {model} --device cuda:99": "CUDA device here",
+    "deploy {model} --tf32": "TF32 is for float32 models on a GPU, got float64 on cpu",
     "deploy {model} --bound -1": "allowed: 0 <= bound < 1; change --bound",
     "deploy {model} -o {text}/x.pth": "cannot write",
     "inspect {missing}": "model file not found",

@@ -23,6 +23,7 @@ def manifest(**changes) -> Manifest:
         "isolated_energies": (-0.1, 1 / 3),
         "min_distances": (0.0, 1.5, 1.5, 2.0),
         "readout": {"kind": "kan", "note": "a=b"},
+        "static_shapes": True,
     }
     return Manifest(**(values | changes))
 
@@ -40,6 +41,7 @@ def test_text_round_trip_keeps_every_bit():
         (f"contract_version={CONTRACT_VERSION}\n", "missing or unknown"),
         (manifest().to_text() + "colour=red\n", "'colour'"),
         (manifest().to_text().replace("r_max=5.0", "r_max=wide"), "r_max"),
+        (manifest().to_text().replace("tf32=0", "tf32=maybe"), "tf32, got 'maybe'; allowed: bool"),
     ],
 )
 def test_unreadable_manifest_is_one_line(text, found):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from kan_md.cli.main import main
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md_deploy import deploy, load_deployed
-from kan_md_deploy.archive import sha256_of
+from kan_md_deploy.archive import read_manifest, sha256_of
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.verify import Deviation, check, deviation
 from kan_md_deploy.wrapper import make_edge_model
@@ -101,13 +102,47 @@ def test_deviation_sees_a_wrong_force_and_refuses_it(tiny_checkpoint):
     found = deviation(wrong, exact, reference_graphs(checkpoint)[:1])
     assert found.force == pytest.approx(1e-4, rel=1e-2)
     with pytest.raises(KanMdError, match=r"differs from the trained one .* allowed: 1.0e-05"):
-        check(found, dtype="float32", rounding=0.0, bound=1e-7)
+        check(found, precision="float32", rounding=0.0, bound=1e-7)
+
+
+def test_tf32_has_a_tolerance_of_its_own():
+    """20 times its 2**-11 of a number; float32 allows a thousandth of that."""
+    found = Deviation(energy=0.0, force=5e-3, virial=0.0)
+    check(found, precision="tf32", rounding=0.0, bound=0.0)
+    with pytest.raises(KanMdError, match="for tf32"):
+        check(replace(found, force=2e-2), precision="tf32", rounding=0.0, bound=0.0)
+    with pytest.raises(KanMdError, match="for float32"):
+        check(found, precision="float32", rounding=0.0, bound=0.0)
+
+
+@pytest.fixture
+def tf32_by_environment():
+    """TF32 as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE would leave it."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_tf32_is_off_unless_a_file_asks_for_it(deployed, tf32_by_environment):
+    load_deployed(deployed("allegro"))
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_file_for_a_gpu_made_without_one(tiny_checkpoint, tmp_path):
+    """That it can be recorded is shown on a device, in tests/lammps."""
+    source = tiny_checkpoint("allegro")
+    manifest = read_manifest(deploy(source, tmp_path / "x.pth", static_shapes=True))
+    assert manifest.static_shapes
+    assert manifest.device == "cpu"
+    assert not any(report.get("operator") for report in manifest.passes.values())
+    assert not read_manifest(deploy(source, tmp_path / "y.pth")).static_shapes
 
 
 def test_not_a_number_is_refused():
     nothing = Deviation(energy=float("nan"), force=float("nan"), virial=float("nan"))
     with pytest.raises(KanMdError, match="relative force error nan"):
-        check(nothing, dtype="float32", rounding=0.0, bound=0.0)
+        check(nothing, precision="float32", rounding=0.0, bound=0.0)
 
 
 def flip_a_weight(path: Path) -> None:

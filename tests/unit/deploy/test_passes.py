@@ -21,7 +21,7 @@ def optimise(path, passes, **options):
     graphs = reference_graphs(checkpoint)[:2]
     eager, rewritten = checkpoint.build("float64"), checkpoint.build("float64")
     context = PassContext(
-        backend="torchscript",
+        static_shapes=options.get("static_shapes", False),
         num_types=len(checkpoint.type_names),
         r_max=checkpoint.r_max,
         bound=options.get("bound", 1e-6),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 
@@ -135,3 +136,29 @@ def test_lmp_starts_whatever_the_cache_is(monkeypatch):
 
     monkeypatch.setenv("KAN_MD_CACHE", os.devnull + "/cache")
     assert plugin_path() == os.devnull + "/cache"
+
+
+def test_cuda_headers_are_found_where_they_are_whole(tmp_path, monkeypatch):
+    torch_root = tmp_path / "site-packages" / "torch"
+    parts = tmp_path / "site-packages" / "nvidia" / "cuda_runtime" / "include"
+    whole = tmp_path / "site-packages" / "nvidia" / "cu13" / "include"
+    for folder in (parts, whole):
+        (folder / "crt").mkdir(parents=True)
+        (folder / "cuda_runtime_api.h").touch()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
+    assert toolchain.find_cuda_headers(torch_root) is None
+    (whole / "crt" / "host_config.h").touch()
+    assert toolchain.find_cuda_headers(torch_root) == whole
+    monkeypatch.setenv("CUDA_HOME", str(whole.parent))
+    assert toolchain.find_cuda_headers(tmp_path / "elsewhere" / "torch") == whole
+
+
+def test_torch_that_knows_cuda_without_headers_is_noted(cache, tmp_path, monkeypatch, capsys):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libtorch_cuda.so").touch()
+    found = replace(toolchain.find_toolchain(), torch_root=tmp_path)
+    monkeypatch.setattr(toolchain, "find_toolchain", lambda: found)
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.raises(SystemExit):
+        main(["build"])
+    assert "no CUDA headers" in capsys.readouterr().err
