@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from emulated_device import build_emulated_device
 
 # Tables and paths as wide as they are, whatever terminal the tests run in.
 os.environ["COLUMNS"] = "200"
@@ -179,6 +180,12 @@ def deployed(tmp_path_factory, tiny_checkpoint) -> Callable[..., Path]:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def emulated_device() -> Path:
+    """Library of an accelerator in host memory; for processes of their own, not for pytest's."""
+    return build_emulated_device()
 
 
 @pytest.fixture(scope="session")
