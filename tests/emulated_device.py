@@ -1,4 +1,4 @@
-"""Compiles and loads the emulated accelerator of tests/cpp/emulated_device.cpp.
+"""Compiles and loads the emulated accelerator of tests/cpp/emulated_device/.
 
 A process that loads it has an accelerator from then on, which changes what torch does elsewhere:
 load it in a process of its own, never in that of pytest.
@@ -17,7 +17,7 @@ from pathlib import Path
 from kan_md.lammps.cache import cache_dir
 from kan_md.lammps.toolchain import find_compiler, find_toolchain, torch_cxx11_abi
 
-SOURCES = Path(__file__).parent / "cpp"
+SOURCES = Path(__file__).parent / "cpp" / "emulated_device"
 DEVICE = "privateuseone:0"
 LOG_VARIABLE = "EMULATED_DEVICE_LOG"
 """A program that used the device appends its counters as a line of JSON to the file named here."""
@@ -27,8 +27,8 @@ def build_emulated_device() -> Path:
     """Path of the library, compiled once per source and torch into the cache of the plug-in."""
     toolchain = find_toolchain()
     digest = hashlib.sha256(f"{toolchain.torch_root} {toolchain.torch_version}".encode())
-    for name in ("emulated_graph.h", "emulated_device.cpp"):
-        digest.update((SOURCES / name).read_bytes())
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.read_bytes())
     folder = cache_dir() / "emulated_device" / digest.hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / "libemulated_device.so"
@@ -49,7 +49,7 @@ def _compile(library: Path, torch_root: Path) -> None:
                 *("-fPIC", "-shared", f"-D_GLIBCXX_USE_CXX11_ABI={torch_cxx11_abi()}"),
                 *("-isystem", str(include)),
                 *("-isystem", str(include / "torch" / "csrc" / "api" / "include")),
-                *(str(SOURCES / "emulated_device.cpp"), "-o", str(new)),
+                *(str(SOURCES / "device.cpp"), "-o", str(new)),
                 *(f"-L{torch_root / 'lib'}", f"-Wl,-rpath,{torch_root / 'lib'}"),
                 *("-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"),
             ],

@@ -74,7 +74,8 @@ struct Capture {
   void remove_traces()
   {
     for (auto &[memory, saved] : overwritten)
-      std::memcpy(memory, saved.second.data(), saved.second.size());
+      if (saved.first.data() == memory)    // not resized since
+        std::memcpy(memory, saved.second.data(), saved.second.size());
     for (auto &[memory, bytes] : fresh) std::memset(memory, 0xff, bytes);
   }
 };
@@ -208,15 +209,12 @@ class Graph final : public at::GraphImplInterface {
  private:
   std::unique_ptr<Capture> end()
   {
-    std::unique_ptr<Capture> done;
-    {
-      const std::lock_guard lock(capture_mutex);
-      done = std::move(*running);
-      is_capturing = false;
-    }
     mine_ = nullptr;
-    done->remove_traces();
-    return done;
+    // Under the lock: a thread of the autograd engine may still release memory of the capture.
+    const std::lock_guard lock(capture_mutex);
+    (*running)->remove_traces();
+    is_capturing = false;
+    return std::move(*running);
   }
 
   std::vector<Step> steps_;
