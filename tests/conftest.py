@@ -185,7 +185,10 @@ def deployed(tmp_path_factory, tiny_checkpoint) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def emulated_device() -> Path:
     """Library of an accelerator in host memory; for processes of their own, not for pytest's."""
-    return build_emulated_device()
+    library = build_emulated_device()
+    if library is None:
+        pytest.skip("this torch captures graphs of CUDA only")
+    return library
 
 
 @pytest.fixture(scope="session")

@@ -18,14 +18,22 @@ from kan_md.lammps.cache import cache_dir
 from kan_md.lammps.toolchain import find_compiler, find_toolchain, torch_cxx11_abi
 
 SOURCES = Path(__file__).parent / "cpp" / "emulated_device"
+INTERFACE = "include/ATen/core/GraphImplInterface.h"
+"""Header of torch's interface for graphs of any device; old versions have none."""
+
 DEVICE = "privateuseone:0"
 LOG_VARIABLE = "EMULATED_DEVICE_LOG"
 """A program that used the device appends its counters as a line of JSON to the file named here."""
 
 
-def build_emulated_device() -> Path:
-    """Path of the library, compiled once per source and torch into the cache of the plug-in."""
+def build_emulated_device() -> Path | None:
+    """Path of the library, compiled once per source and torch into the cache of the plug-in.
+
+    ``None`` where torch cannot capture graphs of devices other than its own.
+    """
     toolchain = find_toolchain()
+    if not (toolchain.torch_root / INTERFACE).is_file():
+        return None
     digest = hashlib.sha256(f"{toolchain.torch_root} {toolchain.torch_version}".encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.read_bytes())

@@ -1,12 +1,13 @@
 // An accelerator for tests that lives in host memory: torch's device "privateuseone:0".
 //
 // It lets a machine without a GPU test code that keeps its data on one: values, streams, pinned
-// memory, graphs (graph.h) and what the host has to wait for, which it counts. The numbers
-// are those of torch's CPU kernels. As on CUDA, an operator takes tensors of one device only.
+// memory, graphs (graph.h) and what the host has to wait for, which it counts. The numbers are those
+// of torch's CPU kernels. As on CUDA, an operator takes tensors of one device only; indices of the
+// host, which CUDA copies unasked, are refused too.
 //
-// Load it with torch.ops.load_library, dlopen or LD_PRELOAD. torch.ops.emulated_device.counters() and
-// .reset() serve Python; a program that used the device appends its counters as a line of JSON to the
-// file named by EMULATED_DEVICE_LOG when it exits.
+// Load it with torch.ops.load_library, dlopen or LD_PRELOAD. In Python there are
+// torch.ops.emulated_device.counters() and .reset(). A program that used the device appends its
+// counters as a line of JSON to the file named by EMULATED_DEVICE_LOG when it exits.
 
 #include "operators.h"
 
@@ -100,7 +101,10 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   {
     return c10::Stream(c10::Stream::UNSAFE, device, id);
   }
-  static void refuse_wait() { refuse_in_capture("synchronization", "the host waits for nothing"); }
+  static void refuse_wait()
+  {
+    refuse_in_capture("synchronization", "nothing runs that the host could wait for");
+  }
 };
 
 struct Hooks final : at::PrivateUse1HooksInterface {
@@ -162,7 +166,7 @@ at::Tensor copy_from(const at::Tensor &from, const at::Tensor &to, bool)
                                            : "a copy from device to host";
   check_stream(name);
   if (is_transfer) {
-    refuse_in_capture(name, "replays would not repeat it; copy before or after");
+    refuse_in_capture(name, "only copies on the device are repeated; copy before or after");
     if (to.numel() > 0) {
       ++counters[from.is_cpu() ? HostToDevice : DeviceToHost];
       counters[from.is_cpu() ? HostToDeviceBytes : DeviceToHostBytes] +=

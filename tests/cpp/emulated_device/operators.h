@@ -43,6 +43,8 @@ inline at::Tensor device_copy(const at::Tensor &tensor)
   return make_tensor(std::move(storage), c10::DispatchKey::PrivateUse1, tensor);
 }
 
+// Apply a function to an argument's tensors, alone or in a list, and return the argument with what
+// it gives. Lists keep their element type, which kernels check.
 template <class Function> c10::IValue map_tensors(const c10::IValue &value, Function &&function)
 {
   if (value.isTensor()) return function(value.toTensor());
@@ -62,7 +64,8 @@ template <class Function> c10::IValue map_tensors(const c10::IValue &value, Func
 
 // ---- all operators but a few -------------------------------------------------------------------
 
-// Whether the host has to know values on the device before it can return from the operator.
+// Whether the host has to know values on the device before it can return from the operator: torch
+// tags those, but says nothing of masks among indices.
 inline bool reads_values(const c10::OperatorHandle &op, const torch::jit::Stack &arguments)
 {
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -101,7 +104,7 @@ inline at::Tensor frozen(const at::Tensor &scalar)
 // What the CPU kernel gets for an operator's arguments: views of the memory of device tensors.
 // visit: called with each device tensor and its view.
 template <class Visitor>
-inline torch::jit::Stack host_arguments(const torch::jit::Stack &arguments, Visitor &&visit)
+torch::jit::Stack host_arguments(const torch::jit::Stack &arguments, Visitor &&visit)
 {
   auto to_host = [&](const at::Tensor &tensor) {
     if (!tensor.defined()) return tensor;
