@@ -139,9 +139,10 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 // ---- operators with kernels of their own -------------------------------------------------------
 
 at::Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype,
-                 std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool> pin,
+                 std::optional<at::Layout>, std::optional<at::Device> on, std::optional<bool> pin,
                  std::optional<at::MemoryFormat> format)
 {
+  check_device(on.value_or(device));
   TORCH_CHECK(!pin.value_or(false), "only memory of the host can be pinned");
   return at::detail::empty_generic(size, device_memory,
                                    c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
@@ -150,8 +151,9 @@ at::Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype,
 
 at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride,
                          std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
-                         std::optional<at::Device>, std::optional<bool> pin)
+                         std::optional<at::Device> on, std::optional<bool> pin)
 {
+  check_device(on.value_or(device));
   TORCH_CHECK(!pin.value_or(false), "only memory of the host can be pinned");
   return at::detail::empty_strided_generic(size, stride, device_memory,
                                            c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),

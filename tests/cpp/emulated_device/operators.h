@@ -48,18 +48,13 @@ inline at::Tensor device_copy(const at::Tensor &tensor)
 template <class Function> c10::IValue map_tensors(const c10::IValue &value, Function &&function)
 {
   if (value.isTensor()) return function(value.toTensor());
-  if (value.isTensorList()) {
-    c10::List<at::Tensor> list;
-    for (const at::Tensor &tensor : value.toTensorVector()) list.push_back(function(tensor));
-    return list;
-  }
-  if (value.isOptionalTensorList()) {
-    c10::List<std::optional<at::Tensor>> list;
-    for (const auto &tensor : value.toOptionalTensorVector())
-      list.push_back(tensor ? std::optional(function(*tensor)) : std::nullopt);
-    return list;
-  }
-  return value;
+  if (!value.isList()) return value;
+  const auto list = value.toList();
+  const auto kind = list.elementType()->kind();
+  if (kind != c10::TypeKind::TensorType && kind != c10::TypeKind::OptionalType) return value;
+  c10::impl::GenericList mapped(list.elementType());
+  for (const c10::IValue &element : list) mapped.push_back(map_tensors(element, function));
+  return mapped;
 }
 
 // ---- all operators but a few -------------------------------------------------------------------
