@@ -43,14 +43,16 @@ enum Counter {
   NumCounters
 };
 
-inline constexpr const char *counter_names[NumCounters] = {"host_to_device",
-                                                           "device_to_host",
-                                                           "host_to_device_bytes",
-                                                           "device_to_host_bytes",
-                                                           "scalar_reads",
-                                                           "captures",
-                                                           "replays",
-                                                           "operators"};
+inline constexpr const char *counter_names[NumCounters] = {
+    "host_to_device",
+    "device_to_host",
+    "host_to_device_bytes",
+    "device_to_host_bytes",
+    "scalar_reads",
+    "captures",
+    "replays",
+    "operators",
+};
 
 inline std::array<std::atomic<int64_t>, NumCounters> counters{};
 
