@@ -23,7 +23,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
+#include <exception>
 #include <optional>
 #include <type_traits>
 
@@ -35,6 +37,15 @@ constexpr std::int64_t NUM_SCALARS = 3 + 9;    // energy, edges, close edges; vi
 constexpr std::int64_t NUM_IDLE = 2;           // nodes of the edges that are too many
 constexpr int NUM_TRIALS = 2;                  // torch sets itself up in a shape's first calls
 constexpr double REPLAY_TOLERANCE = 1e-4;      // sums on a GPU have no fixed order
+
+// What was said last: TorchScript puts its own code before it, torch a backtrace after it.
+std::string message_of(const std::exception &error)
+{
+  const auto *const torch_error = dynamic_cast<const c10::Error *>(&error);
+  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  return text.substr(text.find_last_of('\n') + 1);
+}
 
 // A size for `needed` things that lasts while their number changes a little.
 std::int64_t grown(std::int64_t needed, std::int64_t present)
@@ -230,8 +241,8 @@ class DeviceResident final : public ResidentModel {
       recording.results = evaluate(per_atom);
       replay->end();
       replay->run();
-    } catch (const c10::Error &error) {
-      throw Error("recording a step for replay failed", error.what_without_backtrace(), "",
+    } catch (const std::exception &error) {
+      throw Error("recording a step for replay failed", message_of(error), "",
                   "use the pair_style keyword: keep list");
     }
     const at::Tensor forces = expected.narrow(0, NUM_SCALARS, 3 * sizes_.nodes);
@@ -262,7 +273,7 @@ class DeviceResident final : public ResidentModel {
     const at::Tensor r = r_pair.index_select(0, pair_of_edge);
     const at::Tensor edge_index = pair_nodes_.index_select(1, pair_of_edge);
 
-    const auto [energy, gradient] = forward_({r, edge_index, types_, num_local_});
+    const auto [energy, gradient] = forward_({r.detach(), edge_index, types_, num_local_});
     const at::Tensor g = gradient.detach(), energies = energy.detach().view({-1});
     const at::Tensor centre = edge_index.select(0, 0), neighbour = edge_index.select(0, 1);
     const at::Tensor forces = at::zeros({nodes, 3}, F64.device(device_))
