@@ -16,6 +16,8 @@ Function = Literal["mse", "huber", "mae", "rmse"]
 class TargetError(Metric):
     """Mean error of one field over all labelled components; NaN labels are left out.
 
+    A prediction that is NaN makes the mean NaN: it is no error of zero.
+
     With frame weights w the mean is Σ w·ρ(Δ)/Σ 1, so that a frame of weight 2 counts like two.
 
     Args:
@@ -65,7 +67,7 @@ class TargetError(Metric):
         rows = error.flatten(1)  # [rows, components]
         if self.per_atom:
             rows = rows / target[AtomicDataDict.NUM_NODES_KEY].view(-1, 1)
-        known = ~rows.isnan()
+        known = ~label.flatten(1).isnan()
         # where(), not a product: a gradient through NaN * 0 would be NaN.
         values = self._rho(torch.where(known, rows, 0.0))
         if self.weighted:

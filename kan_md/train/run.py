@@ -30,6 +30,7 @@ from kan_md.model.checkpoint import Checkpoint, save_checkpoint
 from kan_md.model.reference import make_reference_frames
 from kan_md.model.tensors import is_tensor_backbone, make_tensor_frames
 from kan_md.train.budget import Budget
+from kan_md.train.divergence import StopAtDivergence, check_best
 from kan_md.train.figure import plot_learning_curves
 from kan_md.train.grid_callback import GridFitCallback
 from kan_md.train.interrupt import Interruption
@@ -115,7 +116,7 @@ def train(
                 ckpt_path=last if resume else None,
                 weights_only=False,
             )
-        best = _load_best(module, folder)
+        best = _load_best(trainer, module, folder)
         errors = _final_errors(trainer, module, data, config)
         model = module.evaluation_model[MODEL_KEY].cpu().eval()
         summary = _summary(config, data, model, budget, best, errors, trainer)
@@ -261,6 +262,7 @@ def _make_trainer(
         budget,
         EpochLog(folder / "log.csv", budget),
         ProgressDisplay(console, budget),
+        StopAtDivergence(console),
         ModelCheckpoint(filename="best", monitor=MONITOR, mode="min", **checkpoints),
         ModelCheckpoint(filename="last", **checkpoints),
         interruption,
@@ -326,20 +328,20 @@ def _describe(
         console.print(f"{data.left_out} structures left out by data.max_force", highlight=False)
 
 
-def _load_best(module: lightning.LightningModule, folder: Path) -> dict[str, Any]:
+def _load_best(
+    trainer: lightning.Trainer, module: lightning.LightningModule, folder: Path
+) -> dict[str, Any]:
     """Put the best epoch's weights into the module."""
     content = torch.load(
         folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=False
     )
-    state = content["state_dict"]
-    if not all(weight.isfinite().all() for weight in state.values() if torch.is_tensor(weight)):
-        raise user_error(
-            "training diverged",
-            found="weights that are not finite",
-            allowed=None,
-            remedy="lower training.optimizer.lr or set training.gradient_clip, and --overwrite",
-        )
-    module.load_state_dict(state)
+    (chooser,) = [
+        callback
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint) and callback.monitor == MONITOR
+    ]
+    check_best(chooser.best_model_score, content["state_dict"])
+    module.load_state_dict(content["state_dict"])
     return {"epoch": content["epoch"], "step": content["global_step"]}
 
 

@@ -72,6 +72,12 @@ def test_missing_labels_leave_value_and_gradient_finite(batch):
     assert float(TargetError("total_energy", "structure")(batch, target)) == 0.0
 
 
+def test_predictions_that_are_no_numbers_are_no_error_of_zero(batch):
+    broken = displaced(batch, force=float("nan"))
+    for function in ("mse", "mae", "rmse", "huber"):
+        assert TargetError("forces", "atom", function=function)(broken, batch).isnan()
+
+
 def test_mean_over_an_epoch_weighs_components_not_batches(batch):
     error = TargetError("forces", "atom", function="mae")
     error(displaced(batch, force=0.1), batch)

@@ -259,8 +259,10 @@ def test_plateau_lowers_the_rate_when_nothing_improves(tmp_path, make_config):
     assert rates[-1] == 5e-8
 
 
-def test_divergence_is_said_and_writes_no_model(tmp_path, make_config):
-    config = make_config({"training.optimizer": {"name": "sgd", "lr": 1e30}})
+@pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 1e30}, {"lr": 1e160}])
+def test_divergence_is_said_and_writes_no_model(tmp_path, make_config, optimizer):
+    """Into weights that are no numbers, and into finite ones whose energies are none."""
+    config = make_config({"training.optimizer": optimizer})
     with pytest.raises(KanMdError, match="training diverged"):
         train(config, tmp_path)
     assert not (tmp_path / "model.pth").exists()
