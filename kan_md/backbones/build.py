@@ -10,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+from hydra.errors import InstantiationException
 from nequip.nn.graph_model import GraphModel
 
 from kan_md.backbones.readout import ReadoutConfig, parse_readout
@@ -159,7 +160,7 @@ def build_model(
                 readout=readout,
                 **hyperparameters,
             )
-        except (AssertionError, TypeError, ValueError) as error:
+        except (AssertionError, TypeError, ValueError, InstantiationException) as error:
             # Upstream checks its hyperparameters with these; its words are the best there are.
             raise user_error(
                 f"{backbone} refuses its hyperparameters",
@@ -201,12 +202,34 @@ def _check_arguments(backbone: str, adapter: Adapter, hyperparameters: Mapping) 
                 allowed=", ".join(known),
                 remedy=f"did you mean {near[0]!r}?" if near else "remove it",
             )
+        _check_value(backbone, known[name], hyperparameters[name])
     if hyperparameters.get("avg_num_neighbors") is None:
         raise user_error(
             f"avg_num_neighbors of {backbone} must be given",
             found=None,
             allowed="a number > 0, or one per type",
             remedy="count the edges per atom of the training data",
+        )
+
+
+def _check_value(backbone: str, parameter: inspect.Parameter, value: object) -> None:
+    """Hold switches and whole numbers against their kind; upstream fails on them in any way."""
+    name, kind = parameter.name, parameter.annotation
+    if kind in (bool, "bool"):
+        wanted, good = "true or false", isinstance(value, bool)
+    # One of upstream's annotations says int where a name is wanted, as its default shows.
+    elif kind in (int, "int") and not isinstance(parameter.default, str):
+        least = 1 if name.startswith("num_") or name.endswith("_width") else 0
+        wanted = f"a whole number >= {least}"
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    else:
+        return
+    if not good:
+        raise user_error(
+            f"{name} of {backbone}",
+            found=repr(value),
+            allowed=wanted,
+            remedy=f"change model.{name}",
         )
 
 

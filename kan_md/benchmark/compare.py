@@ -70,7 +70,15 @@ class Conditions:
                     allowed=None,
                     remedy=f"set --{name}",
                 )
-        for name in ("warmup", "temperature", "timestep", "skin"):
+        for name in ("temperature", "timestep"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise user_error(
+                    f"{name} must be > 0 and finite",
+                    found=getattr(self, name),
+                    allowed=None,
+                    remedy=f"set --{name}",
+                )
+        for name in ("warmup", "skin"):
             if getattr(self, name) < 0:
                 raise user_error(
                     f"{name} must not be negative",

@@ -60,7 +60,7 @@ def read_structure(path: str | Path) -> ase.Atoms:
     """Read the last frame of a file in any format that ASE knows.
 
     Raises:
-        KanMdError: the file is missing, is no structure, or has no cell.
+        KanMdError: the file is missing, is no structure, has no cell, or a position not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,10 +72,17 @@ def read_structure(path: str | Path) -> ase.Atoms:
     except Exception as error:  # ASE's readers raise anything from KeyError to XML errors
         raise user_error(
             "structure file must be readable by ASE",
-            found=f"{path} ({type(error).__name__}: {error})",
+            found=f"{path} ({type(error).__name__}: {' '.join(str(error).split())})",
             allowed=None,
             remedy="convert it to extxyz",
         ) from error
+    if not np.isfinite(atoms.positions).all():
+        raise user_error(
+            f"positions in {path} must be finite",
+            found="NaN or infinity",
+            allowed=None,
+            remedy="correct the file",
+        )
     if len(atoms) == 0 or np.linalg.matrix_rank(atoms.cell.array) < 3:
         raise user_error(
             "structure must hold atoms and a cell with a volume",

@@ -60,7 +60,10 @@ def measure_step(size: str, readout: str, *, work: Path, calls: int) -> dict:
     atoms.rattle(RATTLE, seed=1)
     atoms.write(structure)
     what = f"{size}, {readout}"
-    text = run_kan_md("init", config, "--structure", structure, "-o", model, "--json", what=what)
+    text = run_kan_md(
+        *("init", config, "--structure", structure, "-o", model, "--overwrite", "--json"),
+        what=what,
+    )
     for name, options in DEPLOYMENTS.items():
         run_kan_md("deploy", model, "-o", folder / f"{name}.deployed.pth", *options, what=what)
     step = json.loads(last_line(run_module(TIMING, model, structure, "--calls", calls, what=what)))

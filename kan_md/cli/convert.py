@@ -40,6 +40,7 @@ def convert(
         Literal["float32", "float64"] | None,
         typer.Option(help="Precision of the weights; the original's by default."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Make model.pth from a MACE model, with the same energies.
@@ -49,9 +50,14 @@ def convert(
     Example: kan-md convert foo.model --trust --readout kan --data train.xyz -o model.pth
     """
     from kan_md.data import read_frames
+    from kan_md.data.write import check_writable
     from kan_md.model.checkpoint import save_checkpoint
     from kan_md.model.convert import convert_mace
 
+    ending = ".converted.pth" if model.suffix == ".pth" else ".pth"
+    target = output or model.with_suffix(ending)
+    if model.is_file():  # else the converter says so
+        check_writable(target, overwrite=overwrite)
     with Console(stderr=True).status("converting"):
         result = convert_mace(
             model,
@@ -61,7 +67,7 @@ def convert(
             structures=read_frames(data) if data else (),
             model_dtype=dtype,
         )
-        path = save_checkpoint(result.checkpoint, output or model.with_suffix(".pth"))
+        path = save_checkpoint(result.checkpoint, target)
     summary = {
         "output": str(path),
         "types": result.checkpoint.type_names,

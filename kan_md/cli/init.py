@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
 def init(
     config: Annotated[
-        Path, typer.Argument(help="YAML with backbone, r_max, readout and hyperparameters.")
+        Path,
+        typer.Argument(
+            help="YAML with backbone, r_max, readout and hyperparameters.", metavar="model.yaml"
+        ),
     ],
     structure: Annotated[
         Path, typer.Option(help="Structure in any format of ASE: types, neighbours, check frame.")
@@ -25,35 +28,21 @@ def init(
         "model.pth"
     ),
     seed: Annotated[int, typer.Option(help="Decides every weight.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a model with fresh weights, to time an architecture before it is trained.
 
     Example: kan-md init model.yaml --structure cell.xyz -o fresh.pth && kan-md deploy fresh.pth
     """
-    import yaml
-
     from kan_md.benchmark.structures import read_structure
-    from kan_md.errors import user_error
+    from kan_md.config.yaml_file import read_mapping
+    from kan_md.data.write import check_writable
     from kan_md.model.checkpoint import save_checkpoint
     from kan_md.model.untrained import make_untrained, read_arguments
 
-    try:
-        content = yaml.safe_load(config.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise user_error(
-            "model file must be readable YAML",
-            found=f"{config} ({str(error).splitlines()[0]})",
-            allowed=None,
-            remedy="write keys like `backbone: allegro`",
-        ) from error
-    if not isinstance(content, dict):
-        raise user_error(
-            "model file must be a mapping",
-            found=f"{type(content).__name__} in {config}",
-            allowed=None,
-            remedy="write keys like `backbone: allegro`",
-        )
+    content = read_mapping(config, keys="backbone, r_max, readout and hyperparameters")
+    check_writable(output, overwrite=overwrite)
     backbone, arguments = read_arguments(content)
     checkpoint = make_untrained(backbone, [read_structure(structure)], seed=seed, **arguments)
     save_checkpoint(checkpoint, output)

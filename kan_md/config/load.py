@@ -8,11 +8,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from kan_md.backbones.build import adapter_of
 from kan_md.config.schema import ModelConfig, TrainConfig
+from kan_md.config.yaml_file import parse_yaml, read_mapping
 from kan_md.errors import KanMdError, user_error
 
 
@@ -26,26 +26,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         KanMdError: the file is missing or no YAML, a key is unknown, or a value is not allowed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise user_error(
-            "configuration file not found", found=path, allowed=None, remedy="check its path"
-        )
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise user_error(
-            f"{path} is no YAML file",
-            found=" ".join(str(error).split()),
-            allowed=None,
-            remedy="correct it",
-        ) from error
+    content = read_mapping(path, keys=f"sections {', '.join(TrainConfig.model_fields)}")
     for override in overrides:
         _override(content, override)
-    return parse_config(content, base=path.parent)
+    return parse_config(content, base=Path(path).parent)
 
 
-def parse_config(content: object, base: str | Path = ".") -> TrainConfig:
+def parse_config(content: Mapping, base: str | Path = ".") -> TrainConfig:
     """Check the content of a configuration file.
 
     Args:
@@ -55,13 +42,6 @@ def parse_config(content: object, base: str | Path = ".") -> TrainConfig:
     Raises:
         KanMdError: a key is unknown or missing, or a value is not allowed.
     """
-    if not isinstance(content, Mapping):
-        raise user_error(
-            "a configuration must be a mapping",
-            found=type(content).__name__,
-            allowed=f"sections {', '.join(TrainConfig.model_fields)}",
-            remedy="see the examples in kan_md/config/examples",
-        )
     try:
         config = TrainConfig.model_validate(content)
     except ValidationError as error:
@@ -71,7 +51,7 @@ def parse_config(content: object, base: str | Path = ".") -> TrainConfig:
     return _resolve_paths(config, Path(base))
 
 
-def _override(content: object, override: str) -> None:
+def _override(content: dict, override: str) -> None:
     """Apply one ``section.key=value``."""
     key, separator, text = override.partition("=")
     parts = key.split(".")
@@ -83,14 +63,15 @@ def _override(content: object, override: str) -> None:
             remedy="e.g. --set training.epochs=5",
         )
     for part in parts[:-1]:
-        if not isinstance(content, dict):
-            break
         content = content.setdefault(part, {})
-    if not isinstance(content, dict):
-        raise user_error(
-            "a setting must name a key of a section", found=key, allowed=None, remedy="correct it"
-        )
-    content[parts[-1]] = yaml.safe_load(text)
+        if not isinstance(content, dict):
+            raise user_error(
+                "a setting must name a key of a section",
+                found=key,
+                allowed=None,
+                remedy="correct it",
+            )
+    content[parts[-1]] = parse_yaml(text, source=f"--set {override}")
 
 
 def _readable(error: ValidationError) -> KanMdError:
@@ -103,12 +84,11 @@ def _readable(error: ValidationError) -> KanMdError:
     context = first.get("ctx", {})
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1])
-        near = difflib.get_close_matches(names[-1], known, n=1)
         return user_error(
             "unknown configuration key",
             found=key,
             allowed=", ".join(known),
-            remedy=f"did you mean {near[0]}?" if near else "remove it",
+            remedy=_remedy_of_unknown(names, known),
         )
     if first["type"] == "missing":
         return user_error(
@@ -116,6 +96,8 @@ def _readable(error: ValidationError) -> KanMdError:
         )
     if first["type"] == "value_error":
         message = str(context.get("error", first["msg"]))
+        if ", got " in message:  # keys that do not go together
+            return KanMdError(f"{key}: {message}; change {key}")
         return user_error(
             f"{key}: {message}", found=_short(first["input"]), allowed=None, remedy=f"change {key}"
         )
@@ -128,6 +110,19 @@ def _readable(error: ValidationError) -> KanMdError:
         allowed=allowed,
         remedy=f"did you mean {near}?" if near else f"change {key}",
     )
+
+
+def _remedy_of_unknown(names: list[str], known: list[str]) -> str:
+    """The key that was meant: one spelt alike, or one of that name in a section."""
+    near = difflib.get_close_matches(names[-1], known, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    homes = [section for section in known if names == [names[-1]] and _has_key(section, names[-1])]
+    return f"did you mean {homes[0]}.{names[-1]}?" if homes else "remove it"
+
+
+def _has_key(section: str, name: str) -> bool:
+    return name in _known_keys([section]) if section in TrainConfig.model_fields else False
 
 
 def _is_union_branch(part: object) -> bool:
@@ -150,9 +145,8 @@ def _allowed(complaint: dict) -> str:
     bounds = [f"{signs[name]} {value:g}" for name, value in context.items() if name in signs]
     if bounds:
         return " and ".join(bounds)
-    return (
-        complaint["msg"].removeprefix("Input should be ").removeprefix("a ").removeprefix("valid ")
-    )
+    message = complaint["msg"].removeprefix("Input should be ").partition(",")[0]
+    return message.removeprefix("a ").removeprefix("valid ")
 
 
 def _nearest_choice(value: object, contexts: Sequence[str]) -> str | None:

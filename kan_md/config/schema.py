@@ -101,11 +101,15 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _shares_leave_nothing_double(self) -> DataConfig:
-        taken = [self.split.train, self.split.val]
+        taken = {"train": self.split.train, "val": self.split.val}
         if self.test is None:
-            taken.append(self.split.test)
-        if self.val is None and sum(part for part in taken if part <= 1) > 1 + 1e-9:
-            raise ValueError("split shares train + val + test must not exceed 1")
+            taken["test"] = self.split.test
+        if self.val is None and sum(part for part in taken.values() if part <= 1) > 1 + 1e-9:
+            found = ", ".join(f"{name} {part:g}" for name, part in taken.items())
+            raise ValueError(
+                f"split shares together must not exceed 1, got {found}; up to 1 is a share of all "
+                "structures, above 1 a number of them"
+            )
         return self
 
 

@@ -64,7 +64,7 @@ def make_ag_vacancy(
         raise user_error("number of frames", found=frames, allowed=">= 1", remedy="set --frames")
     if seed < 0:
         raise user_error("seed", found=seed, allowed=">= 0", remedy="set --seed")
-    if not temperatures or min(temperatures) <= 0:
+    if not temperatures or not all(0 < value < float("inf") for value in temperatures):
         raise user_error(
             "temperatures", found=list(temperatures), allowed="> 0 K", remedy="set --temperature"
         )

@@ -47,12 +47,14 @@ def make_charge_transfer(
         ``info["susceptibility"]`` [9], dimensionless.
 
     Raises:
-        KanMdError: a number is not > 0.
+        KanMdError: a number is out of range.
     """
     if num_frames < 1:
         raise user_error(
             "number of frames must be >= 1", found=num_frames, allowed=None, remedy="set --frames"
         )
+    if seed < 0:
+        raise user_error("seed must be >= 0", found=seed, allowed=None, remedy="set --seed")
     random = np.random.default_rng(seed)
     ideal = bulk(CATION + ANION, "zincblende", a=LATTICE, cubic=True).repeat((2, 1, 1))
     frames = []

@@ -45,6 +45,10 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
         KanMdError: the file exists and may not be replaced, or its folder cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise user_error(
+            f"output file {path}", found="a folder", allowed=None, remedy="choose another name"
+        )
     if path.exists() and not overwrite:
         raise user_error(
             f"output file {path}",
@@ -52,10 +56,19 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
             allowed=None,
             remedy="choose another name or give --overwrite",
         )
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    if not is_writable(path.parent):
         raise user_error(
             f"output file {path}",
             found=f"folder {path.parent} that is missing or not writable",
             allowed=None,
             remedy="choose a folder that exists and is writable",
         )
+
+
+def is_writable(folder: str | Path) -> bool:
+    """Whether a folder is there and takes files; tried, as permissions alone do not say it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

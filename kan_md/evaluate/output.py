@@ -34,7 +34,7 @@ def check_output(folder: str | Path, *, overwrite: bool) -> None:
         for name in FILES:
             check_writable(folder / name, overwrite=overwrite)
     else:
-        check_writable(folder, overwrite=True)
+        check_writable(folder, overwrite=False)
 
 
 def write_evaluation(

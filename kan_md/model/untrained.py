@@ -39,7 +39,7 @@ def make_untrained(
         **arguments: of :func:`kan_md.backbones.build.build_model`.
 
     Raises:
-        KanMdError: no structures, no r_max, or an argument is refused.
+        KanMdError: no structures, no r_max, a negative seed, or an argument is refused.
     """
     if not structures:
         raise user_error(
@@ -48,6 +48,8 @@ def make_untrained(
     r_max = arguments.get("r_max")
     if not isinstance(r_max, (int, float)) or not 0 < r_max < float("inf"):
         raise user_error("r_max must be > 0 Å", found=r_max, allowed=None, remedy="set r_max")
+    if seed < 0:
+        raise user_error("seed must be >= 0", found=seed, allowed=None, remedy="set --seed")
     symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
     config = {
         "model_dtype": "float32",
@@ -90,9 +92,16 @@ def read_arguments(source: Mapping[str, object]) -> tuple[str, dict[str, object]
     """Split a mapping into backbone and arguments of :func:`make_untrained`.
 
     Raises:
-        KanMdError: it names no backbone.
+        KanMdError: it names no backbone, or is a training configuration.
     """
     arguments = dict(source)
+    if isinstance(arguments.get("model"), Mapping):
+        raise user_error(
+            "a model file holds the keys of one model",
+            found=f"sections {', '.join(map(str, arguments))}",
+            allowed="backbone, r_max, readout and hyperparameters",
+            remedy="write the keys of section model into a file of their own, readout beside them",
+        )
     backbone = arguments.pop("backbone", None)
     if not isinstance(backbone, str):
         raise user_error(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.scope import nequip_scope
 from kan_md.config.schema import TrainConfig
 from kan_md.data.dataset import make_loader
+from kan_md.data.write import is_writable
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
 from kan_md.model.reference import make_reference_frames
@@ -141,7 +141,7 @@ def _check_folder(folder: Path, last: Path, *, resume: bool, overwrite: bool) ->
             remedy="give --overwrite, another --output" + ("" if finished else ", or --resume"),
         )
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(parent, os.W_OK):
+    if not is_writable(parent):
         raise user_error(
             f"output folder {folder}",
             found="a place that cannot be written",

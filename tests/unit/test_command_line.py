@@ -40,14 +40,14 @@ CASES = {
     "convert {text}": "add --trust",
     "convert {text} --trust": "cannot be unpickled",
     "convert {model} --trust": "not a MACE model",
-    "init {missing} --structure {data}": "must be readable YAML",
-    "init {text} --structure {data}": "must be a mapping",
+    "init {missing} --structure {data}": "configuration file not found",
+    "init {text} --structure {data}": "must hold a mapping",
     "inputs {text}": "output folder must be writable",
     "lmp -n 0 -in {text}": "-n, got 0; allowed: 1 or more MPI ranks",
     "data ag-vacancy {text}/x.xyz": "missing or not writable",
     "data ag-vacancy {data}": "--overwrite",
     "train {missing}": "configuration file not found",
-    "train {text}": "a configuration must be a mapping",
+    "train {text}": "must hold a mapping",
 }  # fmt: skip
 
 

@@ -70,9 +70,8 @@ def test_building_leaves_no_trace(backbone, succeeds):
         build(backbone)
     else:
         with pytest.raises(KanMdError, match="refuses its hyperparameters"):
-            build(backbone, num_interactions="x") if backbone == "mace" else build(
-                backbone, num_layers="x"
-            )
+            wrong = {"mace": "correlation", "nequip": "num_features", "allegro": "pair_potential"}
+            build(backbone, **{wrong[backbone]: "x"})
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert e3nn.get_optimization_defaults() == before[2]
@@ -168,6 +167,24 @@ def test_unknown_backbone_is_named():
 def test_wrong_mace_arguments_are_named(changes, message):
     with pytest.raises(KanMdError, match=message):
         build("mace", **changes)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "changes", "message"),
+    [
+        ("allegro", {"num_layers": 0}, "num_layers of allegro, got 0; allowed: a whole number >= 1"),
+        ("allegro", {"l_max": -1}, "l_max of allegro, got -1; allowed: a whole number >= 0"),
+        ("allegro", {"l_max": "many"}, "got 'many'"),
+        ("allegro", {"num_scalar_features": -8}, "got -8"),
+        ("allegro", {"radial_chemical_embed": {"_target_": "x.y"}}, "refuses its hyperparameters"),
+        ("nequip", {"num_layers": 1.5}, "got 1.5"),
+        ("nequip", {"parity": "o3_full"}, "got 'o3_full'; allowed: true or false"),
+        ("mace", {"max_ell": True}, "got True; allowed: a whole number"),
+    ],
+)
+def test_wrong_numbers_and_switches_are_named(backbone, changes, message):
+    with pytest.raises(KanMdError, match=message):
+        build(backbone, **changes)
 
 
 def test_mace_without_mace_torch_names_the_remedy(monkeypatch):

@@ -55,7 +55,10 @@ def test_short_file_has_sensible_defaults():
         ("training.schedule.name", "cosin", ("'one_cycle'", "did you mean cosine?")),
         ("training.stages", [{"strt": 0.5, "loss": {}}], ("stages.0.strt", "mean start?")),
         ("training.stages", [{"start": 0.5}], ("training.stages.0.loss", "nothing")),
-        ("data.split.train", 0.95, ("must not exceed 1",)),
+        ("data.split.train", 0.95, ("must not exceed 1", "got train 0.95, val 0.1, test 0.1")),
+        ("data.split", {"train": 4, "val": 1}, ("got train 4, val 1, test 0.1", "a share of all")),
+        ("model.r_max", "five", ("allowed: number; change model.r_max",)),
+        ("r_max", 5.0, ("unknown", "did you mean model.r_max?")),
         ("data.train", None, ("data.train", "got None")),
         ("trainin", {}, ("unknown", "did you mean training?")),
         ("targets", [{"name": "bec"}], ("targets", "remove targets")),
@@ -95,8 +98,10 @@ def test_file_with_overrides_and_relative_paths(tmp_path):
     [
         (None, "not found"),
         ("a: [", "no YAML"),
-        ("- 1", "must be a mapping"),
-        ("", "must be a mapping"),
+        ("- 1", "must hold a mapping.*got a list"),
+        ("data:\n\ttrain: a.xyz", "line 2, column 1; indent with spaces"),
+        ("data: {}\ndata: {}", "key data is there twice in line 2"),
+        ("", "must hold a mapping.*got nothing"),
     ],
 )
 def test_unreadable_file_is_one_line(tmp_path, text, said):
@@ -109,10 +114,18 @@ def test_unreadable_file_is_one_line(tmp_path, text, said):
 
 
 @pytest.mark.parametrize(
-    "override", ["training.epochs", "=3", "training..epochs=3", "data.train.x=1"]
+    ("override", "said"),
+    [
+        ("training.epochs", "a setting must"),
+        ("=3", "a setting must"),
+        ("training..epochs=3", "a setting must"),
+        ("data.train.x=1", "a setting must"),
+        ("training.epochs=[", r"--set training\.epochs=\[ is no YAML"),
+    ],
 )
-def test_malformed_override_is_one_line(tmp_path, override):
+def test_malformed_override_is_one_line(tmp_path, override, said):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(GOOD))
-    with pytest.raises(KanMdError, match="a setting must"):
+    with pytest.raises(KanMdError, match=said) as error:
         load_config(path, [override])
+    assert "\n" not in str(error.value)
