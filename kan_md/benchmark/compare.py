@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from kan_md.benchmark.models import Entry
 from kan_md.benchmark.runner import Plan, Progress, run_interleaved
 from kan_md.benchmark.statistics import Row
 from kan_md.benchmark.structures import elements_of, write_data
-from kan_md.errors import user_error
+from kan_md.errors import KanMdError, user_error
 
 KELVIN_DAMPING = 100  # time steps, LAMMPS' advice for fix nvt
 
@@ -159,7 +160,8 @@ def compare(
         atoms: the structure.
         conditions: steps, temperature, ranks and so on.
         control: the row that ratios refer to.
-        folder: keeps inputs and logs; a temporary folder where None.
+        folder: keeps inputs and logs; a temporary folder where None, which stays after a failed
+            run, as the message names its log.
         title: of table and figure.
         progress: told after each block.
 
@@ -172,10 +174,7 @@ def compare(
     elements = {
         entry.label: elements_of(atoms, entry.type_names, label=entry.label) for entry in entries
     }
-    with ExitStack() as stack:
-        if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kan-md-")))
-        folder.mkdir(parents=True, exist_ok=True)
+    with _folder_of(folder) as folder:
         for names in {tuple(names) for names in elements.values()}:
             write_data(folder / _data_name(names), atoms, names)
         structure = folder / "structure.xyz"
@@ -224,6 +223,22 @@ def compare(
         command=command_line(),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
     )
+
+
+@contextmanager
+def _folder_of(given: Path | None) -> Iterator[Path]:
+    """The folder that is given, or one that is removed unless a run fails in it."""
+    folder = Path(tempfile.mkdtemp(prefix="kan-md-")) if given is None else given
+    folder.mkdir(parents=True, exist_ok=True)
+    keep = given is not None
+    try:
+        yield folder
+    except KanMdError:
+        keep = True
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
 
 
 def _title(atoms: ase.Atoms, conditions: Conditions) -> str:

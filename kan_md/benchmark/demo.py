@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from kan_md.benchmark.compare import Conditions
 from kan_md.benchmark.store import check_folder
 from kan_md.errors import KanMdError, user_error
 
@@ -44,9 +45,10 @@ class Demo:
         """Do what is not done yet, then run LAMMPS and show the table.
 
         Raises:
-            KanMdError: a step failed; its own message is above.
+            KanMdError: a setting is out of range, or a step failed; its own message is above.
         """
         start = time.monotonic()
+        self._check()
         check_folder(self.output)
         self._step(self.output / DATA, "data", "ag-vacancy", self.output / DATA)
         deployed = []
@@ -68,6 +70,25 @@ class Demo:
             *("--output", report),
         )
         self._tell_where(time.monotonic() - start)
+
+    def _check(self) -> None:
+        """Refuse what the last command would refuse after minutes of training."""
+        from kan_md.config.duration import parse_duration  # its package loads torch
+
+        Conditions(steps=self.steps, blocks=1)
+        try:
+            seconds = parse_duration(self.train_time)
+        except ValueError as error:
+            raise user_error(
+                str(error), found=repr(self.train_time), allowed=None, remedy="set --train-time"
+            ) from error
+        if not seconds > 0:
+            raise user_error(
+                "training time must be > 0 s",
+                found=self.train_time,
+                allowed=None,
+                remedy="set --train-time",
+            )
 
     def _step(self, result: Path, *arguments: object) -> None:
         """Run a command unless its result is there."""

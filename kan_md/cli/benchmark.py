@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,7 +40,8 @@ def benchmark(
         str | None, typer.Option(help="Add a classical potential of LAMMPS: eam (Ag only).")
     ] = None,
     pair_style: Annotated[
-        str | None, typer.Option(help="allegro or nequip, for files of nequip-compile.")
+        Literal["allegro", "nequip"] | None,
+        typer.Option(help="Of files of nequip-compile, which do not say."),
     ] = None,
     ranks: Annotated[int, typer.Option(help="MPI ranks.")] = 1,
     threads: Annotated[int, typer.Option(help="OpenMP threads per rank.")] = 1,

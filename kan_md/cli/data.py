@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-commands = typer.Typer(help="Make labelled structures.", no_args_is_help=True)
+commands = typer.Typer(help="Make labelled structures.")
 
 
 def register(app: typer.Typer) -> None:
@@ -16,17 +16,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(commands, name="data")
 
 
-@commands.callback()
-def _group() -> None:
-    """Keep ``ag-vacancy`` a sub-command although it is the only one."""
-
-
 @commands.command("ag-vacancy")
 def ag_vacancy(
     output: Annotated[Path, typer.Argument(help="Extended XYZ file to write.", metavar="OUT.xyz")],
     frames: Annotated[int, typer.Option(help="Number of structures.")] = 240,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Temperature in K; give it once per run type.")
+        list[float] | None, typer.Option(help="Temperature of runs, K; several times for several.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of velocities and strains.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,

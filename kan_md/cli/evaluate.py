@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 
 def register(app: typer.Typer) -> None:
@@ -40,10 +37,9 @@ def evaluate(
     Example: kan-md evaluate run/model.pth test.xyz --output evaluation
     """
     from rich.console import Console
-    from rich.progress import track
 
-    from kan_md.cli.tables import component_table, error_table
-    from kan_md.data.reading import LABEL_KEYS, read_frames
+    from kan_md.cli.tables import component_table, error_table, track_frames
+    from kan_md.data.reading import LABEL_KEYS, check_keys, read_frames
     from kan_md.errors import user_error
     from kan_md.evaluate.evaluation import components_of, evaluate_file
     from kan_md.evaluate.output import check_output, write_evaluation
@@ -59,17 +55,16 @@ def evaluate(
         )
     if output is not None:
         check_output(output, overwrite=overwrite)
-    console = Console(quiet=as_json)
-
-    def show_progress(frames: Sequence[Atoms]) -> Iterable[Atoms]:
-        return track(frames, "evaluating", console=console, transient=True)
-
-    result = evaluate_file(model, read_frames(data, keys), device=device, track=show_progress)
+    frames = read_frames(data, keys)
+    check_keys(frames, keys)
+    track = partial(track_frames, description="evaluating")
+    result = evaluate_file(model, frames, device=device, track=track)
     if output is not None:
         write_evaluation(result, output, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps({"structures": len(result.frames), "errors": result.errors}))
         return
+    console = Console()
     console.print(error_table({f"{len(result.frames)} structures": result.errors}, result.targets))
     for target in result.targets:
         if not target.of_potential and (components := components_of(target)):

@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Trained, deployed or nequip-compiled model.")],
+    file: Annotated[
+        Path, typer.Argument(help="Trained, deployed or nequip-compiled model.", metavar="FILE")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what is in a model file, and check that it is whole.

@@ -13,40 +13,60 @@ from rich.console import Console
 from kan_md import cli
 from kan_md.allocator import tune_allocator
 from kan_md.errors import KanMdError
+from kan_md.interrupt import interrupts_between_imports
 
 app = typer.Typer(
     name="kan-md",
     help="Train interatomic potentials with KAN readouts, compile them, run them in LAMMPS.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
+(_UsageError,) = typer.BadParameter.__bases__
+"""Of click, of which newer versions of typer carry a copy inside."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     if debug:
         os.environ["KAN_MD_DEBUG"] = "1"
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: every sibling module registers its command with ``register(app)``.
 
-    A :class:`KanMdError` ends the program with status 2 and one line on stderr; the traceback is
-    shown only with ``--debug``.
+    A :class:`KanMdError` and a wrong command line end the program with status 2 and one line on
+    stderr; the traceback is shown only with ``--debug``.
     """
     tune_allocator()
     for module in pkgutil.iter_modules(cli.__path__):
         if module.name != "main":
             import_module(f"kan_md.cli.{module.name}").register(app)
-    try:
-        app(arguments, prog_name="kan-md")
-    except KanMdError as error:
-        if os.environ.get("KAN_MD_DEBUG"):
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"kan-md: error: {error}", markup=False
-        )
-        sys.exit(2)
+    with interrupts_between_imports():
+        try:
+            sys.exit(app(arguments, prog_name="kan-md", standalone_mode=False) or 0)
+        except (KeyboardInterrupt, typer.Abort):
+            sys.exit(INTERRUPTED)
+        except _UsageError as error:
+            path = error.ctx.command_path if error.ctx else "kan-md"
+            _fail(f"{error.format_message().rstrip('.')}; see `{path} --help`")
+        except KanMdError as error:
+            if os.environ.get("KAN_MD_DEBUG"):
+                raise
+            _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"kan-md: error: {message}", markup=False
+    )
+    sys.exit(2)

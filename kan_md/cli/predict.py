@@ -29,6 +29,7 @@ def predict(
 
     Example: kan-md predict run/model.pth structures.xyz -o predicted.xyz
     """
+    from kan_md.cli.tables import track_frames
     from kan_md.data.checks import check_structures
     from kan_md.data.reading import read_frames
     from kan_md.data.write import check_writable, write_frames
@@ -37,8 +38,8 @@ def predict(
     check_writable(output, overwrite=overwrite)
     tensors = load_tensors(model, device=device)
     frames = read_frames(data)
-    check_structures(frames, "prediction")
-    for atoms in frames:
+    check_structures(frames, "set to predict")
+    for atoms in track_frames(frames, description="predicting"):
         found = tensors.predict(atoms)
         for spec in tensors.specs:
             value = found[spec.name]

@@ -1,19 +1,31 @@
-"""Tables that more than one command prints."""
+"""Tables and bars that more than one command shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
+from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from kan_md.data.targets import Target
 
 
 def register(app: typer.Typer) -> None:
     """Nothing to add: this module serves the others."""
+
+
+def track_frames(frames: Sequence[Atoms], *, description: str) -> Iterable[Atoms]:
+    """Show a bar on stderr while structures are worked through; nothing where it is no terminal."""
+    console = Console(stderr=True)
+    return track(
+        frames, description, console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def error_table(errors: Mapping[str, Mapping[str, float]], targets: Sequence[Target]) -> Table:

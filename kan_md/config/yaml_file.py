@@ -67,7 +67,7 @@ def parse_yaml(text: str, *, source: object) -> Any:
         KanMdError: it is no YAML.
     """
     try:
-        return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _UniqueKeys)  # a SafeLoader
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         mark = getattr(error, "problem_mark", None)

@@ -16,14 +16,14 @@ def check_structures(frames: Sequence[Atoms], what: str) -> None:
 
     Args:
         frames: structures as :func:`kan_md.data.read_frames` gives them.
-        what: name of the set, for the message.
+        what: the set, for the message, e.g. ``train set``.
 
     Raises:
         KanMdError: the set or a structure is empty, an element is unknown, or a number not finite.
     """
     if not frames:
         raise user_error(
-            f"{what} set is empty",
+            f"{what} is empty",
             found="0 structures",
             allowed="one or more",
             remedy="give more structures or change data.split",
@@ -74,7 +74,7 @@ def check_labels(
             )
         for atoms, label in zip(frames, labels, strict=True):
             if label is not None and not np.isfinite(label).all():
-                raise _bad(atoms, f"has {target.name} that are not finite", "NaN or infinity")
+                raise _bad(atoms, f"has no finite {target.name}", "NaN or infinity")
 
 
 def check_elements(frames: Sequence[Atoms], type_names: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ def check_elements(frames: Sequence[Atoms], type_names: Sequence[str]) -> None:
                 f"element that the model does not know in {_source(atoms)}",
                 found=", ".join(unknown),
                 allowed=", ".join(type_names),
-                remedy="remove the structure or add the element to model.type_names",
+                remedy="remove the structure, or train a model that has the element",
             )
 
 

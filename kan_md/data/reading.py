@@ -62,6 +62,33 @@ def read_frames(
     return frames
 
 
+def check_keys(frames: Sequence[Atoms], keys: Mapping[str, str]) -> None:
+    """Refuse names of labels that a user gives and no structure has.
+
+    Args:
+        frames: as :func:`read_frames` gives them.
+        keys: what was given to it.
+
+    Raises:
+        KanMdError: a name is nowhere.
+    """
+    for label, name in keys.items():
+        places = (
+            place
+            for atoms in frames
+            for place in (atoms.info, atoms.arrays, atoms.calc.results if atoms.calc else {})
+        )
+        if not any(name in place for place in places):
+            there = sorted({key for atoms in frames for key in (*atoms.info, *atoms.arrays)})
+            hidden = {"source", "numbers", "positions"}
+            raise user_error(
+                f"name of {label}",
+                found=f"{name}, which no structure has",
+                allowed=", ".join(key for key in there if key not in hidden) or "none",
+                remedy=f"name what the file calls {label}",
+            )
+
+
 def _read(path: Path) -> Iterator[Atoms]:
     if path.stat().st_size == 0:
         return

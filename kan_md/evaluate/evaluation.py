@@ -57,9 +57,9 @@ def evaluate_file(
         track: wraps the structures while they are evaluated, e.g. in a progress bar.
 
     Raises:
-        KanMdError: the file or the structures cannot be used.
+        KanMdError: the file or the structures cannot be used, or a prediction is not finite.
     """
-    check_structures(frames, "evaluation")
+    check_structures(frames, "evaluation set")
     targets, type_names, predict = _load(path, device)
     check_elements(frames, type_names)
     labelled = [t for t in targets if any(t.label(atoms) is not None for atoms in frames)]
@@ -73,12 +73,29 @@ def evaluate_file(
         )
     check_labels(frames, labelled, optional={"stress"})
     found = [predict(atoms) for atoms in track(frames)]
+    for atoms, one in zip(frames, found, strict=True):
+        _check_finite(atoms, one, labelled)
     predictions = {target.name: [one[target.name] for one in found] for target in targets}
     labels = {target.name: [target.label(atoms) for atoms in frames] for target in labelled}
     errors: dict[str, float] = {}
     for target in labelled:
         errors |= _errors(target, frames, labels[target.name], predictions[target.name])
     return Evaluation(list(frames), labelled, targets, labels, predictions, errors)
+
+
+def _check_finite(
+    atoms: Atoms, predicted: dict[str, np.ndarray], targets: Sequence[Target]
+) -> None:
+    for target in targets:
+        wanted = target.label(atoms) is not None
+        if wanted and not np.isfinite(predicted[target.name]).all():
+            raise user_error(
+                f"predicted {target.name} of {atoms.info.get('source', 'a structure')}",
+                found="NaN or infinity",
+                allowed=None,
+                remedy="check the structure for atoms on top of each other; else train the model "
+                "again",
+            )
 
 
 def _load(path: str | Path, device: str) -> tuple[list[Target], Sequence[str], Predict]:

@@ -21,6 +21,7 @@ from kan_md.data.targets import Target
 from kan_md.data.tensor_labels import check_tensor_labels, tensor_statistics
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
+from kan_md.model.elements import elements_of
 from kan_md.train.metrics import learned_names, targets_of, tensors_of
 
 
@@ -68,6 +69,7 @@ def prepare_data(config: TrainConfig) -> PreparedData:
     for name in ("train", "val"):
         check_structures(parts[name], f"{name} set")
     type_names = config.model.type_names or _source_types(config) or types_of(parts["train"])
+    elements_of(type_names)  # raises now rather than when the model is saved
     for frames in parts.values():
         check_elements(frames, type_names)
     shown = {

@@ -3,8 +3,11 @@
 import shutil
 
 import ase.io
+import numpy as np
 import pytest
 import torch
+import yaml
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from kan_md.cli.main import main
 
@@ -35,19 +38,53 @@ CASES = {
     "evaluate {model} {data} --device tpu": "unknown device, got tpu",
     "evaluate {model} {data} -o {text}": "output folder, got the file",
     "evaluate {model} {data} -o {text}/sub": "missing or not writable",
+    "evaluate {model} {data} -o /proc/sub": "missing or not writable",
+    "evaluate {model} {data} --key energy=E": "got E, which no structure has; allowed: ",
+    "evaluate {model} {nan}": "nan.xyz, frame 0 has no finite energy",
+    "evaluate {model} {collapsed}": "predicted forces of collapsed.xyz, frame 0, got NaN",
     "predict {missing} {data}": "model file not found",
+    "predict {model} {data} -o {folder} --overwrite": "got a folder",
+    "predict {model} {data} -o {data}": "got an existing file",
     "convert {missing} --trust": "model file not found",
     "convert {text}": "add --trust",
     "convert {text} --trust": "cannot be unpickled",
     "convert {model} --trust": "not a MACE model",
+    "convert {model} --trust -o {text}": "got an existing file",
     "init {missing} --structure {data}": "configuration file not found",
     "init {text} --structure {data}": "must hold a mapping",
+    "init {config} --structure {data} -o new.pth": "sections data, model, training",
+    "init {fresh} --structure {data} -o {model}": "got an existing file",
+    "init {fresh} --structure {nan_positions} -o new.pth": "must be finite",
+    "init {fresh} --structure {data} --seed -1 -o new.pth": "seed must be >= 0, got -1",
     "inputs {text}": "output folder must be writable",
     "lmp -n 0 -in {text}": "-n, got 0; allowed: 1 or more MPI ranks",
     "data ag-vacancy {text}/x.xyz": "missing or not writable",
     "data ag-vacancy {data}": "--overwrite",
+    "data ag-vacancy /proc/x.xyz": "missing or not writable",
+    "data charge-transfer new.xyz --seed -1": "seed must be >= 0, got -1",
     "train {missing}": "configuration file not found",
     "train {text}": "must hold a mapping",
+    "train {fresh}": "got backbone; allowed: data, model, readout, targets, training; did you mean",
+    "train {config} -o {text}": "output folder, got the file",
+    "train {config} -o {text}/run": "a place that cannot be written",
+    "train {config} -o /proc/run": "a place that cannot be written",
+    "train {config} --set training.epochs=[": "is no YAML",
+    "train {config} --set model.num_scalar_features=-8": "a whole number >= 1",
+    "train {config} --set model.type_names=[Cu,Au,Xx]": "must be an element symbol",
+    "train {config} --set data.max_force=1e-9": "too few structures",
+    "benchmark {deployed} --temperature nan": "temperature must be > 0 and finite, got nan",
+    "benchmark {deployed} --timestep 0": "timestep must be > 0 and finite, got 0",
+    "benchmark {deployed} --structure {nan_positions}": "must be finite",
+    "benchmark {deployed} --pair-style eam": "Invalid value for '--pair-style'",
+    "demo --steps 0 -o new": "steps must be at least 1, got 0",
+    "demo --train-time 10x -o new": "got '10x'; set --train-time",
+    "demo --train-time 0s -o new": "must be > 0 s, got 0s",
+    "data": "Missing command; see `kan-md data --help`",
+    "inspekt {model}": "Did you mean 'inspect'",
+    "inspect": "Missing argument 'FILE'; see `kan-md inspect --help`",
+    "inspect {model} --jsn": "No such option: --jsn",
+    "deploy {model} --bound x": "Invalid value for '--bound'",
+    "lmp --ranks 0 -in {text}": "Invalid value for '--ranks'",
 }  # fmt: skip
 
 
@@ -55,7 +92,7 @@ CASES = {
 def inputs(tmp_path, tiny_checkpoint, deployed, alloy_frames, ag_frames):
     """Good and bad files by name, in a folder of their own."""
     names = ("missing", "folder", "text", "empty", "truncated", "tampered", "model", "deployed")
-    data = ("data", "unlabelled", "mixed", "silver")
+    data = ("data", "unlabelled", "mixed", "silver", "nan", "nan_positions", "collapsed")
     paths = {name: tmp_path / f"{name}.pth" for name in names}
     paths |= {name: tmp_path / f"{name}.xyz" for name in data}
     paths["folder"].mkdir()
@@ -73,6 +110,19 @@ def inputs(tmp_path, tiny_checkpoint, deployed, alloy_frames, ag_frames):
     ase.io.write(paths["unlabelled"], bare)
     ase.io.write(paths["mixed"], [alloy_frames[0], bare[1]])
     ase.io.write(paths["silver"], ag_frames[:1])
+    labels = {"energy": 0.0, "forces": np.zeros((len(bare[0]), 3))}
+    broken = {name: bare[0].copy() for name in ("nan", "nan_positions", "collapsed")}
+    broken["nan_positions"].positions[0] = np.nan
+    broken["collapsed"].positions[1] = broken["collapsed"].positions[0]
+    for name, atoms in broken.items():
+        changed = {"energy": np.nan} if name == "nan" else {}
+        atoms.calc = SinglePointCalculator(atoms, **labels | changed)
+        ase.io.write(paths[name], atoms)
+    model = {"backbone": "allegro", "r_max": 3.2, "l_max": 1, "num_layers": 1}
+    config = {"data": {"train": str(paths["data"])}, "model": model, "training": {"epochs": 1}}
+    for name, content in (("fresh", model), ("config", config)):
+        paths[name] = tmp_path / f"{name}.yaml"
+        paths[name].write_text(yaml.safe_dump(content))
     return paths
 
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = {
     "kan_md.errors": 0,
     "kan_md.allocator": 0,
+    "kan_md.interrupt": 0,
     "kan_md.contract": 0,
     "kan_md.kan": 1,
     "kan_md.backbones": 2,

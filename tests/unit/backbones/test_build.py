@@ -172,7 +172,11 @@ def test_wrong_mace_arguments_are_named(changes, message):
 @pytest.mark.parametrize(
     ("backbone", "changes", "message"),
     [
-        ("allegro", {"num_layers": 0}, "num_layers of allegro, got 0; allowed: a whole number >= 1"),
+        (
+            "allegro",
+            {"num_layers": 0},
+            "num_layers of allegro, got 0; allowed: a whole number >= 1",
+        ),
         ("allegro", {"l_max": -1}, "l_max of allegro, got -1; allowed: a whole number >= 0"),
         ("allegro", {"l_max": "many"}, "got 'many'"),
         ("allegro", {"num_scalar_features": -8}, "got -8"),

@@ -100,6 +100,7 @@ def test_existing_file_is_kept(tmp_path, ag_frames):
         ({"frames": 0}, "number of frames, got 0"),
         ({"seed": -1}, "seed, got -1"),
         ({"temperatures": (300.0, 0.0)}, "temperatures"),
+        ({"temperatures": (300.0, float("nan"))}, "temperatures"),
     ],
 )
 def test_impossible_requests_are_one_line(arguments, found):

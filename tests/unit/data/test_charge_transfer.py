@@ -59,6 +59,8 @@ def test_the_seed_decides_the_structures():
     assert abs(first.positions - other.positions).max() > 0.01
 
 
-def test_no_frames_are_refused():
+def test_no_frames_and_negative_seeds_are_refused():
+    with pytest.raises(KanMdError, match="seed must be >= 0, got -1"):
+        make_charge_transfer(1, -1)
     with pytest.raises(KanMdError, match="number of frames must be >= 1, got 0"):
         make_charge_transfer(0, 0)

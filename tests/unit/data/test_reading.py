@@ -113,8 +113,8 @@ def labelled(**changes):
         ([labelled(forces=None)] * 2, "data without forces"),
         ([labelled(), labelled(forces=None)], "mixed labels: forces, got 1 of 2"),
         ([labelled(), labelled(energy=None)], "mixed labels: energy"),
-        ([labelled(energy=float("nan"))], "energy that are not finite"),
-        ([labelled(forces=np.full((2, 3), np.inf))], "forces that are not finite"),
+        ([labelled(energy=float("nan"))], "has no finite energy"),
+        ([labelled(forces=np.full((2, 3), np.inf))], "has no finite forces"),
     ],
 )
 def test_missing_mixed_and_nan_labels_are_refused(frames, said):
