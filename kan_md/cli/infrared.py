@@ -27,14 +27,21 @@ def infrared(
 ) -> None:
     """Turn the dipole current of a trajectory into an infrared spectrum.
 
-    Example: kan-md lmp -in sio2_infrared.in -var model m.pth && kan-md infrared current.dat
+    Example: kan-md inputs . && kan-md lmp -in sio2_infrared.in -var model m.pth && kan-md infrared
+    current.dat
     """
     import numpy as np
     from scipy.signal import find_peaks
 
     from kan_md.data.write import check_writable
-    from kan_md.evaluate.infrared import absorption, plot_spectrum, read_current
+    from kan_md.evaluate.infrared import (
+        absorption,
+        check_figure_name,
+        plot_spectrum,
+        read_current,
+    )
 
+    check_figure_name(output)
     table = output.with_suffix(".csv")
     for path in (output, table):
         check_writable(path, overwrite=overwrite)

@@ -120,6 +120,22 @@ def absorption(current: Current, *, resolution: float = 15.0) -> tuple[np.ndarra
     return frequency / _c / 100, factor * integral / 100
 
 
+def check_figure_name(path: str | Path) -> None:
+    """Refuse a figure of a format that matplotlib cannot write, or in the place of the numbers.
+
+    Raises:
+        KanMdError: the ending of the name is none of a figure.
+    """
+    known = Figure().canvas.get_supported_filetypes()
+    if Path(path).suffix.lower().removeprefix(".") not in known:
+        raise user_error(
+            "ending of the figure's name",
+            found=Path(path).name,
+            allowed=", ".join(f".{name}" for name in sorted(known)),
+            remedy="e.g. --output infrared.png",
+        )
+
+
 def plot_spectrum(
     wavenumber: np.ndarray, alpha: np.ndarray, path: str | Path, *, title: str = ""
 ) -> None:

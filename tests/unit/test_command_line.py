@@ -79,6 +79,8 @@ CASES = {
     "demo --steps 0 -o new": "steps must be at least 1, got 0",
     "demo --train-time 10x -o new": "got '10x'; set --train-time",
     "demo --train-time 0s -o new": "must be > 0 s, got 0s",
+    "infrared {text} -o new.csv": "ending of the figure's name, got new.csv; allowed: ",
+    "infrared {text} -o new.png": "must hold '# volume V'",
     "data": "Missing command; see `kan-md data --help`",
     "inspekt {model}": "Did you mean 'inspect'",
     "inspect": "Missing argument 'FILE'; see `kan-md inspect --help`",
