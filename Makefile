@@ -28,7 +28,7 @@ bench: plugin
 	$(BIN)/python -m kan_md.benchmark.kan_layer --output results
 
 lint: venv
-	$(BIN)/pip install -q ".[dev]"
+	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[dev]"
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'pair_styles/*.cpp' 'pair_styles/*.h' 'deploy/*.cpp' 'deploy/*.h')
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 commands = typer.Typer(help="Make labelled structures.")
 
@@ -35,7 +36,8 @@ def ag_vacancy(
     from kan_md.data.write import check_writable, write_frames
 
     check_writable(output, overwrite=overwrite)
-    made = make_ag_vacancy(frames, seed, temperatures=temperature or TEMPERATURES)
+    with Console(stderr=True).status("molecular dynamics in LAMMPS"):
+        made = make_ag_vacancy(frames, seed, temperatures=temperature or TEMPERATURES)
     write_frames(made, output, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps({"output": str(output), "frames": len(made), "atoms": len(made[0])}))
@@ -59,7 +61,8 @@ def charge_transfer(
     from kan_md.data.write import check_writable, write_frames
 
     check_writable(output, overwrite=overwrite)
-    made = make_charge_transfer(frames, seed)
+    with Console(stderr=True).status("labelling"):
+        made = make_charge_transfer(frames, seed)
     write_frames(made, output, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps({"output": str(output), "frames": len(made), "atoms": len(made[0])}))
