@@ -174,7 +174,7 @@ def compare(
     elements = {
         entry.label: elements_of(atoms, entry.type_names, label=entry.label) for entry in entries
     }
-    with _folder_of(folder) as folder:
+    with folder_of_runs(folder) as folder:
         for names in {tuple(names) for names in elements.values()}:
             write_data(folder / _data_name(names), atoms, names)
         structure = folder / "structure.xyz"
@@ -226,7 +226,7 @@ def compare(
 
 
 @contextmanager
-def _folder_of(given: Path | None) -> Iterator[Path]:
+def folder_of_runs(given: Path | None) -> Iterator[Path]:
     """The folder that is given, or one that is removed unless a run fails in it."""
     folder = Path(tempfile.mkdtemp(prefix="kan-md-")) if given is None else given
     folder.mkdir(parents=True, exist_ok=True)

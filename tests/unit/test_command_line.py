@@ -1,6 +1,13 @@
-"""Bad input at the command line: one line, status 2, no traceback, nothing written or changed."""
+"""Bad input at the command line: one line, status 2, no traceback, nothing written or changed.
 
+Ctrl-C is status 130.
+"""
+
+import importlib
+import os
 import shutil
+import signal
+import time
 
 import ase.io
 import numpy as np
@@ -10,6 +17,7 @@ import yaml
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from kan_md.cli.main import main
+from kan_md.interrupt import interrupts_between_imports
 
 # arguments -> part of the message; {names} are files of the fixture
 CASES = {
@@ -146,3 +154,27 @@ def test_bad_input_is_one_line_and_changes_nothing(line, inputs, tmp_path, capsy
     assert error.startswith("kan-md: error: ") and error.count("\n") == 1
     assert "Traceback" not in error
     assert snapshot(tmp_path) == before
+
+
+def test_ctrl_c_within_an_import_ends_the_command_after_it(tmp_path, monkeypatch):
+    """The import would have dropped the exception, and the command would have gone on."""
+    drops = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept: pass\n"
+    (tmp_path / "drops_interrupts.py").write_text(drops)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts_between_imports():
+        module = importlib.import_module("drops_interrupts")
+        time.sleep(10)
+    assert module.__file__
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_is_status_130_and_no_traceback(monkeypatch, capsys):
+    def interrupted(path):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("kan_md_deploy.inspect.describe_file", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", "model.pth"])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == ""

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kan_md.benchmark.compare import Conditions, setup_commands
+from kan_md.benchmark.compare import Conditions, folder_of_runs, setup_commands
 from kan_md.benchmark.job import Job, await_turn, give_turn, read_job, write_json
 from kan_md.benchmark.runner import Plan
 from kan_md.errors import KanMdError
@@ -69,3 +69,13 @@ def test_a_worker_ends_when_its_benchmark_is_gone(tmp_path):
     dead.wait()
     with pytest.raises(SystemExit, match="has ended"):
         await_turn(tmp_path, 0, parent=dead.pid)
+
+
+def test_temporary_folder_stays_only_for_the_log_of_a_failed_run():
+    with folder_of_runs(None) as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
+    with pytest.raises(KanMdError), folder_of_runs(None) as folder:
+        raise KanMdError("the run stopped; see its log")
+    assert folder.is_dir()
+    folder.rmdir()
