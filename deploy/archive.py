@@ -53,7 +53,10 @@ def read_manifest(path: Path) -> Manifest:
             allowed=expected[:12],
             remedy="run `kan-md deploy model.pth` again",
         )
-    return Manifest.from_text(text)
+    try:
+        return Manifest.from_text(text)
+    except KanMdError as error:
+        raise KanMdError(f"{path}: {error}") from error
 
 
 def seal(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from nequip.nn import GraphModel
@@ -18,7 +18,8 @@ from kan_md.errors import user_error
 from kan_md.model.tensors import tensors_of
 from kan_md_deploy.archive import seal, sha256_of
 from kan_md_deploy.frames import reference_graphs
-from kan_md_deploy.passes.base import Pass, PassContext
+from kan_md_deploy.options import Options
+from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.registry import run_passes
 from kan_md_deploy.tensor_runtime import load_deployed_tensors
 from kan_md_deploy.tensor_wrapper import describe_outputs, make_tensor_edge_model
@@ -35,16 +36,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "tf32": 1e-2}
 
 
 def compile_tensors(
-    checkpoint: Checkpoint,
-    model_path: Path,
-    temporary: Path,
-    *,
-    device: str,
-    dtype: str,
-    passes: list[Pass],
-    bound: float,
-    operators: Literal["fused", "portable"],
-    tf32: bool,
+    checkpoint: Checkpoint, model_path: Path, temporary: Path, options: Options
 ) -> None:
     """Compile a tensor model and write it with its manifest.
 
@@ -52,12 +44,7 @@ def compile_tensors(
         checkpoint: of the trained model.
         model_path: where it came from.
         temporary: file to write; left unfinished where this raises.
-        device: ``cpu`` or ``cuda``.
-        dtype: of the weights.
-        passes: to run where they apply.
-        bound: error that approximating passes may make, relative to a function's range.
-        operators: see :class:`kan_md_deploy.passes.base.PassContext`.
-        tf32: let a GPU multiply float32 matrices with 10 bits of mantissa.
+        options: what the file is to be.
 
     Raises:
         KanMdError: the compiled model is not the trained one.
@@ -66,33 +53,35 @@ def compile_tensors(
     with nequip_scope():
         exact = checkpoint.build("float64")
         reference = make_tensor_edge_model(exact)
-        eager = make_tensor_edge_model(checkpoint.build(dtype))
+        eager = make_tensor_edge_model(checkpoint.build(options.dtype))
         rounding = tensor_deviation(eager, reference, graphs)
-        model = checkpoint.build(dtype)
+        model = checkpoint.build(options.dtype)
         context = PassContext(
-            static_shapes=False,
+            static_shapes=options.static_shapes,
             num_types=len(checkpoint.type_names),
             r_max=float(checkpoint.r_max),
-            bound=bound,
+            bound=options.bound,
             graphs=tuple(graphs),
-            operators=operators,
+            operators=options.operators,
             kind="tensor",
             change=change_of_tensors,
         )
         manifest = replace(
-            _describe(checkpoint, exact, device=device, dtype=dtype),
-            passes=run_passes(model, passes, context),
-            tf32=tf32,
+            _describe(checkpoint, exact, device=options.device, dtype=options.dtype),
+            passes=run_passes(model, options.passes, context),
+            static_shapes=options.static_shapes,
+            tf32=options.tf32,
             num_reference_frames=len(graphs),
             model_sha256=sha256_of(model_path),
         )
-        edge_model = make_tensor_edge_model(model).to(device)
+        edge_model = make_tensor_edge_model(model).to(options.device)
     module = compile_torchscript(edge_model)
     save_torchscript(module, temporary, manifest=manifest.to_text())
     seal(temporary)
-    compiled = load_deployed_tensors(temporary, device)
+    compiled = load_deployed_tensors(temporary, options.device)
     found = tensor_deviation(compiled, reference, graphs)
-    allowed = allowed_error(TOLERANCE[manifest.precision], rounding=rounding, bound=bound)
+    tolerance = TOLERANCE[manifest.precision]
+    allowed = allowed_error(tolerance, rounding=rounding, bound=options.bound)
     if not found <= allowed:
         raise user_error(
             "compiled model differs from the trained one on the reference frames",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from nequip.nn import GraphModel
 
 from kan_md.errors import user_error
@@ -40,12 +42,20 @@ def choose_passes(passes: str) -> list[Pass]:
     names = [name.strip() for name in passes.split(",")]
     known = {item.name: item for item in PASSES}
     for name in names:
+        if name in ("none", "default"):
+            raise user_error(
+                f"{name} stands alone in --passes",
+                found=repr(passes),
+                allowed="none, default, or names with commas",
+                remedy="correct --passes",
+            )
         if name not in known:
+            near = difflib.get_close_matches(name, ["none", "default", *known], n=1)
             raise user_error(
                 "unknown optimisation pass",
                 found=repr(name),
                 allowed=", ".join(["none", "default", *known]),
-                remedy="correct --passes",
+                remedy=f"did you mean {near[0]}?" if near else "correct --passes",
             )
     return [item for item in PASSES if item.name in names]
 

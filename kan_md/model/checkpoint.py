@@ -149,7 +149,10 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise user_error(
-            "model file not found", found=path, allowed=None, remedy="check the path of model.pth"
+            "a model is a file, not a folder" if path.is_dir() else "model file not found",
+            found=path,
+            allowed=None,
+            remedy="check the path of model.pth",
         )
     try:
         with warnings.catch_warnings():

@@ -124,6 +124,13 @@ def train(
 
 
 def _check_folder(folder: Path, last: Path, *, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise user_error(
+            "a run is continued or replaced",
+            found="--resume with --overwrite",
+            allowed="one of them",
+            remedy="leave one out",
+        )
     if resume and not last.is_file():
         raise user_error(
             "nothing to resume", found=f"no {last}", allowed=None, remedy="start without --resume"

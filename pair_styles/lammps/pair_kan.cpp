@@ -157,7 +157,8 @@ void PairKAN::settings(int narg, char **arg)
       else if (key == "mass" && (value == "check" || value == "ignore"))
         check_mass_ = value == "check";
       else
-        throw kan_md::Error("keywords of the pair_style command", key + " " + value,
+        throw kan_md::Error("keywords of the pair_style command",
+                            value.empty() ? key : key + " " + value,
                             "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing",
                             "name the model file in pair_coeff");
     }

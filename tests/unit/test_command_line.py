@@ -22,7 +22,7 @@ from kan_md.interrupt import interrupts_between_imports
 # arguments -> part of the message; {names} are files of the fixture
 CASES = {
     "deploy {missing}": "model file not found",
-    "deploy {folder}": "model file not found",
+    "deploy {folder}": "a model is a file, not a folder",
     "deploy {text}": "no torch file; give the model.pth",
     "deploy {empty}": "an empty file",
     "deploy {truncated}": "a truncated file; copy it again",
@@ -31,8 +31,11 @@ CASES = {
     "deploy {model} --device tpu": "unknown device, got tpu; allowed: cpu, cuda",
     "deploy {model} --device cuda:99": "CUDA device here",
     "deploy {model} --tf32": "TF32 is for float32 models on a GPU, got float64 on cpu",
+    "deploy {model} --passes none,kan_collapse": "none stands alone in --passes",
+    "deploy {model} --passes defualt": "did you mean default?",
+    "deploy {model} -o {folder}": "got a folder; choose another -o",
     "deploy {model} --bound -1": "allowed: 0 <= bound < 1; change --bound",
-    "deploy {model} -o {text}/x.pth": "cannot write",
+    "deploy {model} -o {text}/x.pth": "text.pth, which is no folder; choose another -o",
     "inspect {missing}": "model file not found",
     "inspect {text}": "no torch file",
     "evaluate {missing} {data}": "model file not found",

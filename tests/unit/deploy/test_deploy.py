@@ -178,7 +178,7 @@ def test_damaged_file_is_refused_in_one_line(deployed, tmp_path, damage, message
         pytest.param({"dtype": "float16"}, "unknown dtype, got 'float16'", id="dtype"),
         pytest.param({"passes": "fast"}, "unknown optimisation pass, got 'fast'", id="pass"),
         pytest.param({"output": "SOURCE"}, "would overwrite the trained model", id="overwrite"),
-        pytest.param({"output": "FOLDER"}, "is a directory", id="directory"),
+        pytest.param({"output": "FOLDER"}, "got a folder", id="directory"),
     ],
 )
 def test_wrong_arguments_write_nothing(tiny_checkpoint, tmp_path, options, message):

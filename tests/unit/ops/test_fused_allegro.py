@@ -31,7 +31,7 @@ def rewrite(path, *, dtype="float64", bound=1e-7, passes=PASSES, operators="fuse
     with nequip_scope():
         eager, model = checkpoint.build("float64"), checkpoint.build(dtype)
         context = PassContext(
-            backend="torchscript",
+            static_shapes=False,
             num_types=len(checkpoint.type_names),
             r_max=checkpoint.r_max,
             bound=bound,

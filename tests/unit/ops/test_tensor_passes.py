@@ -72,7 +72,7 @@ def graphs():
 
 def context_of(dtype, operators):
     return PassContext(
-        backend="torchscript",
+        static_shapes=False,
         num_types=len(TYPES),
         r_max=R_MAX,
         bound=BOUND[dtype],
@@ -139,7 +139,7 @@ def test_passes_leave_other_readouts_alone(operators, kind):
 def test_layers_of_a_potential_with_many_outputs_stay(operators, tiny_checkpoint):
     readout = {"sites": ["latent"], "num_basis": 4}
     checkpoint = load_checkpoint(tiny_checkpoint("allegro", readout=readout))
-    context = PassContext(backend="torchscript", num_types=1, r_max=R_MAX, bound=1e-6, graphs=())
+    context = PassContext(static_shapes=False, num_types=1, r_max=R_MAX, bound=1e-6, graphs=())
     with nequip_scope():
         assert not FusedKAN().applies_to(checkpoint.build(), context)
 

@@ -117,6 +117,8 @@ def test_curve_is_drawn_and_starts_are_not_overwritten(trained, make_config):
 def test_resuming_elsewhere_says_there_is_nothing(tmp_path, make_config):
     with pytest.raises(KanMdError, match="nothing to resume"):
         train(make_config(), tmp_path / "empty", resume=True)
+    with pytest.raises(KanMdError, match="--resume with --overwrite"):
+        train(make_config(), tmp_path / "empty", resume=True, overwrite=True)
     assert not (tmp_path / "empty").exists()
 
 

@@ -1,0 +1,122 @@
+"""What a deployed file is to be: the choices of the user, checked and completed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from kan_md.contract import BACKENDS, DTYPES, Backend, Dtype
+from kan_md.errors import user_error
+from kan_md.model.device import check_device
+from kan_md.model.tensors import is_tensor_backbone
+from kan_md_deploy.passes.base import Pass
+from kan_md_deploy.passes.registry import choose_passes
+
+if TYPE_CHECKING:
+    from kan_md.model.checkpoint import Checkpoint
+
+Operators = Literal["fused", "portable"]
+
+_BOUND = {"float32": 1e-6, "float64": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Choices that fit together; see :func:`kan_md_deploy.deploy` for their meaning."""
+
+    backend: Backend
+    device: str
+    dtype: Dtype
+    passes: Sequence[Pass]
+    bound: float
+    operators: Operators
+    static_shapes: bool
+    tf32: bool
+
+
+def choose_options(
+    checkpoint: Checkpoint,
+    *,
+    backend: Backend,
+    device: str,
+    dtype: Dtype | None,
+    passes: str,
+    bound: float | None,
+    operators: Operators,
+    static_shapes: bool | None,
+    tf32: bool,
+) -> Options:
+    """Check what was chosen for a model, and choose the rest.
+
+    Raises:
+        KanMdError: a choice is not allowed, or not together with another or with the model.
+    """
+    dtype = dtype or checkpoint.dtype
+    check_choice("backend", backend, BACKENDS)
+    check_choice("dtype", dtype, DTYPES)
+    check_device(device)
+    if bound is not None and not 0.0 <= bound < 1.0:
+        raise user_error(
+            "bound of the tables", found=bound, allowed="0 <= bound < 1", remedy="change --bound"
+        )
+    if tf32 and (device == "cpu" or dtype != "float32"):
+        raise user_error(
+            "TF32 is for float32 models on a GPU",
+            found=f"{dtype} on {device}",
+            allowed="--device cuda --dtype float32",
+            remedy="leave --tf32 out",
+        )
+    for_gpu = device != "cpu" if static_shapes is None else static_shapes
+    is_tensor = is_tensor_backbone(checkpoint.backbone)
+    if is_tensor:
+        _check_tensor_options(checkpoint.backbone, backend=backend, static_shapes=static_shapes)
+    return Options(
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        passes=choose_passes(passes),
+        bound=_BOUND[dtype] if bound is None else bound,
+        # The project's operators are for processors.
+        operators="portable" if for_gpu or device != "cpu" else operators,
+        static_shapes=not is_tensor and (for_gpu or backend == "aotinductor"),
+        tf32=tf32,
+    )
+
+
+def backends_of(backbone: str) -> tuple[Backend, ...]:
+    """Compilers that models of a backbone go through."""
+    return ("torchscript",) if is_tensor_backbone(backbone) else BACKENDS
+
+
+def check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the allowed ones.
+
+    Raises:
+        KanMdError: it is not.
+    """
+    if value not in allowed:
+        raise user_error(
+            f"unknown {what}",
+            found=repr(value),
+            allowed=", ".join(allowed),
+            remedy=f"correct --{what}",
+        )
+
+
+def _check_tensor_options(backbone: str, *, backend: Backend, static_shapes: bool | None) -> None:
+    backends = backends_of(backbone)
+    if backend not in backends:
+        raise user_error(
+            f"backend for {backbone}",
+            found=backend,
+            allowed=", ".join(backends),
+            remedy="leave --backend out",
+        )
+    if static_shapes:
+        raise user_error(
+            "shapes of a model of triplets depend on the structure",
+            found=f"--static-shapes for {backbone}",
+            allowed="potentials",
+            remedy="leave --static-shapes out",
+        )
