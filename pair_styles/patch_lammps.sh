@@ -32,18 +32,18 @@ cmakelists=$lammps/cmake/CMakeLists.txt
 [ -f "$lammps/src/platform.h" ] && grep -q "centroidstressflag" "$lammps/src/pair.h" ||
   fail "got a LAMMPS that is too old; use 22 Jul 2025 or later"
 
-sources="pair_kan pair_allegro pair_nequip pair_mace compute_kanmd_tensor fix_kanmd_efield"
+sources="pair_kan.h pair_kan.cpp pair_kan_compute.cpp pair_kan_report.cpp pair_allegro.h
+  pair_allegro.cpp pair_nequip.h pair_nequip.cpp pair_mace.h pair_mace.cpp compute_kanmd_tensor.h
+  compute_kanmd_tensor.cpp fix_kanmd_efield.h fix_kanmd_efield.cpp"
 for name in $sources; do
-  for file in "$lammps/src/$name.h" "$lammps/src/$name.cpp"; do
-    if [ -f "$file" ] && ! grep -q "kan-md" "$file"; then
-      fail "$file exists and is not ours (another $name); revert that patch first"
-    fi
-  done
+  if [ -f "$lammps/src/$name" ] && ! grep -q "kan-md" "$lammps/src/$name"; then
+    fail "$lammps/src/$name exists and is not ours; revert that patch first"
+  fi
 done
 
 # Out with what an earlier run put in; nothing happens on a fresh tree.
 for name in $sources; do
-  rm -f "$lammps/src/$name.h" "$lammps/src/$name.cpp"
+  rm -f "$lammps/src/$name"
 done
 rm -rf "$lammps/lib/kan-md"
 if grep -qF "$begin" "$cmakelists"; then
@@ -57,7 +57,7 @@ if [ "$revert" = yes ]; then
 fi
 
 for name in $sources; do
-  cp "$here/lammps/$name.h" "$here/lammps/$name.cpp" "$lammps/src/"
+  cp "$here/lammps/$name" "$lammps/src/"
 done
 mkdir -p "$lammps/lib/kan-md"
 cp -r "$here/core" "$here/lammps/guard.h" "$lammps/lib/kan-md/"
@@ -73,6 +73,9 @@ add_library(kan_md_core STATIC \${kan_md_core})
 set_target_properties(kan_md_core PROPERTIES CXX_STANDARD 20 POSITION_INDEPENDENT_CODE ON)
 target_link_libraries(kan_md_core PUBLIC \${TORCH_LIBRARIES} OpenMP::OpenMP_CXX)
 target_include_directories(kan_md_core PUBLIC \${LAMMPS_LIB_SOURCE_DIR}/kan-md)
+if(TARGET torch_cuda)    # whose headers come with it: steps can be replayed
+  target_compile_definitions(kan_md_core PRIVATE KAN_MD_CUDA=1)
+endif()
 set_target_properties(lammps PROPERTIES CXX_STANDARD 20)
 target_link_libraries(lammps PRIVATE kan_md_core)
 $end

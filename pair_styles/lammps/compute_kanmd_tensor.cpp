@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/images.h"
+#include "core/type_map.h"
 #include "guard.h"
 
 #include "atom.h"
@@ -20,22 +21,11 @@
 #include "utils.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 using namespace LAMMPS_NS;
 using kan_md::Graph;
 using kan_md::Layout;
-
-namespace {
-
-// Isotopes and rounded masses (H 1.0, C 12) pass; neighbours in the periodic table do not.
-double mass_tolerance(double mass)
-{
-  return std::max(0.02, 0.003 * mass);
-}
-
-}    // namespace
 
 /* ---------------------------------------------------------------------- */
 
@@ -93,35 +83,9 @@ void ComputeKanmdTensor::read_arguments(int narg, char **arg)
   const std::string path = utils::get_potential_file_path(file_);
   model_ = kan_md::load_compiled_model(path.empty() ? file_ : path, device_);
   tensor_ = kan_md::find_tensor(model_->manifest(), arg[4]);
-  map_types(end > 5 ? std::vector<std::string>(arg + 5, arg + end) : names_by_mass());
-}
-
-// One name for each atom type; NULL atoms are invisible to the model.
-void ComputeKanmdTensor::map_types(const std::vector<std::string> &names)
-{
-  const auto &manifest = model_->manifest();
-  const int n = atom->ntypes + 1;
-  if (static_cast<int>(names.size()) != atom->ntypes)
-    throw kan_md::Error("must name one element (or NULL) for each of the " +
-                            std::to_string(atom->ntypes) + " atom types",
-                        std::to_string(names.size()) + " names", "",
-                        "list the elements in the order of the atom types");
-  types_.stride = n;
-  types_.model_type.assign(n, -1);
-  for (int i = 1; i < n; ++i) {
-    if (names[i - 1] == "NULL") continue;
-    types_.model_type[i] = manifest.type_of(names[i - 1]);
-    if (types_.model_type[i] < 0)
-      throw kan_md::Error("element of atom type " + std::to_string(i), names[i - 1],
-                          manifest.known_types() + ", NULL",
-                          "use a model trained with this element");
-  }
-  types_.cutoff_sq.assign(static_cast<std::size_t>(n) * n, 0.0);
-  types_.min_distance_sq.assign(static_cast<std::size_t>(n) * n, 0.0);
-  for (int i = 1; i < n; ++i)
-    for (int j = 1; j < n; ++j)
-      if (types_.model_type[i] >= 0 && types_.model_type[j] >= 0)
-        types_.cutoff_sq[i * n + j] = manifest.r_max * manifest.r_max;
+  types_ = kan_md::map_types(
+      model_->manifest(), end > 5 ? std::vector<std::string>(arg + 5, arg + end) : names_by_mass(),
+      atom->ntypes);
 }
 
 // Where the input names no elements, masses tell them.
@@ -136,7 +100,7 @@ std::vector<std::string> ComputeKanmdTensor::names_by_mass() const
                           "list the elements in the order of the atom types");
     std::string found;
     for (int type = 0; type < manifest.num_types(); ++type)
-      if (std::abs(atom->mass[i] - manifest.masses[type]) <= mass_tolerance(manifest.masses[type]))
+      if (kan_md::is_mass_of(manifest.masses[type], atom->mass[i]))
         found = manifest.type_names[type];
     if (found.empty())
       throw kan_md::Error(
@@ -156,7 +120,7 @@ void ComputeKanmdTensor::check_masses() const
     const int type = types_.model_type[i];
     if (type < 0 || !atom->mass_setflag[i]) continue;
     const double known = manifest.masses[type];
-    if (std::abs(atom->mass[i] - known) > mass_tolerance(known) && comm->me == 0)
+    if (!kan_md::is_mass_of(known, atom->mass[i]) && comm->me == 0)
       error->warning(
           FLERR, one_line(style_, fmt::format("atom type {} is mapped to {} ({} u) and "
                                               "has a mass of {} u; check the order of the "

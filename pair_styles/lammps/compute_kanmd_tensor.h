@@ -46,7 +46,6 @@ class ComputeKanmdTensor : public Compute {
 
  private:
   void read_arguments(int narg, char **arg);
-  void map_types(const std::vector<std::string> &names);
   std::vector<std::string> names_by_mass() const;
   void check_masses() const;
   void request_ghosts();

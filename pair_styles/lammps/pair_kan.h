@@ -43,15 +43,8 @@ class PairKAN : public Pair {
   virtual kan_md::Layout choose_layout(int num_layers, int num_ranks) const = 0;
 
  private:
-  // Runs `body`; what it throws becomes one LAMMPS error on this rank, or, where every rank runs
-  // it (`together`), on all.
-  template <typename Body> void guard(Body &&body);
-  template <typename Body> void guard_together(Body &&body);
-  std::string explain(const std::string &problem) const;
-
   void allocate();
   void load_model(const std::string &file);
-  void map_types(int narg, char **arg);
   void check_model() const;
   void check_masses() const;
   void check_special_bonds() const;
@@ -85,6 +78,7 @@ class PairKAN : public Pair {
   };
 
   std::string style_, file_;
+  std::string who_;    // style and file, before every message
   bool check_mass_;
   kan_md::DeviceRequest device_;
   kan_md::Keep keep_;

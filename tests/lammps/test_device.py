@@ -194,6 +194,19 @@ def test_two_ranks(device, for_device, engine, tmp_path):
         assert ("list on the device" in result.output) == (style == "allegro")
 
 
+def test_pair_style_command_that_comes_again(device, for_device, engine, tmp_path):
+    """LAMMPS then keeps the style and its pair_coeff."""
+    lines = ["run 0", f"pair_style allegro device {device.name} keep list", *ZERO_STEPS]
+    cases = [(rattled((2, 2, 2)), "allegro", for_device("allegro"), lines)]
+    there = engine.run(jobs_on("device cpu", cases, tmp_path), environment=device.environment)
+    lines = ["run 0", *ZERO_STEPS]
+    cases = [(rattled((2, 2, 2)), "allegro", for_device("allegro"), lines)]
+    assert_equal(there, engine.run(jobs_on("device cpu", cases, tmp_path)))
+    before, after = there[0].output.split("pair_style allegro: ")[1:]
+    assert "on cpu" in before
+    assert f"on {device.name}:0, list on the device, layout" in after
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["torchscript", "aotinductor"])
 def test_files_made_on_a_gpu(backend, alloy_model, for_device, engine, tmp_path):

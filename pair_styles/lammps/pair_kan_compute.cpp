@@ -1,0 +1,329 @@
+/* ----------------------------------------------------------------------
+   kan-md: machine-learned potentials in LAMMPS, pair styles allegro, nequip, mace
+   This file is distributed under the GNU General Public License, version 2 or later.
+------------------------------------------------------------------------- */
+
+// One step: graph or positions in, energies, forces and virials out.
+
+#include "pair_kan.h"
+
+#include "guard.h"
+
+#include "core/error.h"
+#include "core/images.h"
+
+#include "atom.h"
+#include "comm.h"
+#include "force.h"
+#include "neigh_list.h"
+#include "neighbor.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+using namespace LAMMPS_NS;
+using kan_md::Array;
+using kan_md::Convention;
+using kan_md::Graph;
+using kan_md::Layout;
+
+namespace {
+
+// Positions of LAMMPS' nine centroid components xx yy zz xy xz yz yx zx zy in a row-major matrix.
+constexpr int CENTROID[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};
+
+}    // namespace
+
+/* ---------------------------------------------------------------------- */
+
+void PairKAN::compute(int eflag, int vflag)
+{
+  ev_init(eflag, vflag);
+  const bool new_lists = lists_are_new();
+  if (new_lists && builder_->layout() != Layout::LOCAL_WITH_GHOSTS) find_images();
+
+  // With newton off LAMMPS drops what is added to ghosts, so their share waits here.
+  const bool own_return = !force->newton_pair && builder_->layout() != Layout::PERIODIC_IMAGES;
+  return_width_ = own_return ? 3 + (vflag_atom ? 6 : 0) + (cvflag_atom ? 9 : 0) : 0;
+  ghost_return_.assign(static_cast<std::size_t>(return_width_) * (atom->nlocal + atom->nghost),
+                       0.0);
+
+  if (resident_) {
+    if (new_lists) send_list();
+    compute_resident();
+  } else {
+    compute_sent();
+  }
+  lists_seen_ = neighbor->lastcall;
+  if (own_return) return_ghost_forces();
+}
+
+// Besides what LAMMPS says of its lists: fixes may change atoms' types in between.
+bool PairKAN::lists_are_new() const
+{
+  if (neighbor->ago == 0 || neighbor->lastcall != lists_seen_) return true;
+  return resident_ && !std::equal(list_types_.begin(), list_types_.end(), atom->type,
+                                  atom->type + atom->nlocal + atom->nghost);
+}
+
+// The graph of the present positions goes to the model.
+void PairKAN::compute_sent()
+{
+  const Graph *graph = nullptr;
+  guard(lmp, who_, [&] {
+    graph = &builder_->build(view_atoms(), types_, first_image_.data(), comm->nthreads);
+  });
+  if (!start_reported_) report_start(*graph);
+  warn_of_close_atoms(graph->num_close_edges);
+  guard(lmp, who_, [&] { evaluate(*graph); });
+}
+
+// The present positions go to the model, which has the neighbour list.
+void PairKAN::compute_resident()
+{
+  kan_md::StepResult result;
+  const bool per_atom = eflag_atom || vflag_atom || cvflag_atom;
+  guard(lmp, who_, [&] {
+    kan_md::check_positions(view_atoms());
+    result = resident_->step(atom->x, per_atom);
+    if (!std::isfinite(result.energy) && !per_atom) result = resident_->step(atom->x, true);
+    if (result.energies)
+      add_energies(list_, {result.energies, {list_.num_nodes, 1}});
+    else if (eflag_global)
+      eng_vdwl += result.energy;
+    add_to_atoms(list_, result.forces, result.virials);
+    add_virial(result.virial);
+  });
+  warn_of_close_atoms(result.num_close_edges);
+}
+
+void PairKAN::send_list()
+{
+  const auto build = [&](const kan_md::TypeTable &types) -> const Graph & {
+    return builder_->build(view_atoms(), types, first_image_.data(), comm->nthreads);
+  };
+  if (!start_reported_) {
+    const Graph *graph = nullptr;
+    guard(lmp, who_, [&] { graph = &build(types_); });
+    report_start(*graph);
+  }
+  guard(lmp, who_, [&] {
+    kan_md::TypeTable wide = types_;
+    for (double &cutoff_sq : wide.cutoff_sq)
+      if (cutoff_sq > 0.0) cutoff_sq = std::pow(std::sqrt(cutoff_sq) + neighbor->skin, 2);
+    list_ = build(wide);
+    const int num_all = atom->nlocal + atom->nghost;
+    list_types_.assign(atom->type, atom->type + num_all);
+    resident_->set_list(list_, num_all);
+  });
+}
+
+// No atom map, no unique or dense atom IDs are needed. Ghosts stay the same between two builds of the
+// neighbour lists.
+void PairKAN::find_images()
+{
+  identity_.resize(atom->nlocal + atom->nghost);
+  for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
+  comm->forward_comm(this);
+  kan_md::find_first_images(identity_, first_image_);
+}
+
+int PairKAN::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)
+{
+  for (int k = 0; k < n; ++k) buffer[k] = ubuf(identity_[atoms[k]]).d;
+  return n;
+}
+
+void PairKAN::unpack_forward_comm(int n, int first, double *buffer)
+{
+  for (int k = 0; k < n; ++k) identity_[first + k] = ubuf(buffer[k]).i;
+}
+
+kan_md::AtomView PairKAN::view_atoms() const
+{
+  kan_md::AtomView view;
+  view.x = atom->x;
+  view.type = atom->type;
+  view.num_all = atom->nlocal + atom->nghost;
+  view.ilist = list->ilist;
+  view.inum = list->inum;
+  view.numneigh = list->numneigh;
+  view.firstneigh = list->firstneigh;
+  view.neigh_mask = NEIGHMASK;
+  return view;
+}
+
+void PairKAN::evaluate(const Graph &graph)
+{
+  if (graph.num_edges == 0) {
+    add_isolated_energies(graph);
+    return;
+  }
+  const auto outputs = model_->run(graph);
+  add_energies(graph, outputs.at(0));
+  if (model_->manifest().convention == Convention::EDGE_FORCES)
+    add_edge_forces(graph, outputs.at(1));
+  else
+    add_node_forces(graph, outputs.at(1), outputs.at(2));
+}
+
+void PairKAN::add_isolated_energies(const Graph &graph)
+{
+  const auto &energies = model_->manifest().isolated_energies;
+  for (std::int64_t i = 0; i < graph.num_local; ++i) {
+    const double energy = energies[graph.atom_types[i]];
+    if (eflag_global) eng_vdwl += energy;
+    if (eflag_atom) eatom[graph.node_atoms[i]] += energy;
+  }
+}
+
+void PairKAN::add_energies(const Graph &graph, const Array &energies)
+{
+  for (std::int64_t i = 0; i < graph.num_local; ++i) {
+    const double energy = energies.data[i];
+    if (!std::isfinite(energy))
+      throw kan_md::Error("energy of atom ID " + std::to_string(atom->tag[graph.node_atoms[i]]) +
+                              " must be a finite number",
+                          std::to_string(energy), "",
+                          "atoms are likely far from all training data: reduce the timestep, "
+                          "minimize first, or check the structure");
+    if (eflag_global) eng_vdwl += energy;
+    if (eflag_atom) eatom[graph.node_atoms[i]] += energy;
+  }
+}
+
+/* ----------------------------------------------------------------------
+   F_centre += g, F_neighbour -= g, W = -sum r ⊗ g with g = dE/dr of an edge (kan_md/contract.py).
+   The virial of an edge belongs to its neighbour: with U = sum U_i, J = sum_j v_j . sum_i (r_i - r_j)
+   ⊗ dU_i/dr_j is the potential part of the heat flux (Fan et al., Phys. Rev. B 92, 094301 (2015)).
+------------------------------------------------------------------------- */
+
+void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
+{
+  const bool per_atom = vflag_atom || cvflag_atom;
+  const std::size_t nodes = graph.num_nodes;
+  const std::int64_t edges = graph.num_edges;
+  const int max_threads = comm->nthreads;
+  tally_.force.assign(max_threads * nodes * 3, 0.0);
+  tally_.virial.assign(per_atom ? max_threads * nodes * 9 : 0, 0.0);
+  tally_.total.assign(max_threads * 9, 0.0);
+  int num_threads = 1;
+
+#pragma omp parallel num_threads(max_threads)
+  {
+    const int thread = omp_get_thread_num();
+    const int threads = omp_get_num_threads();
+    if (thread == 0) num_threads = threads;
+    double *const force_of = tally_.force.data() + thread * nodes * 3;
+    double *const virial_of = per_atom ? tally_.virial.data() + thread * nodes * 9 : nullptr;
+    double total[9] = {0.0};
+    for (std::int64_t e = edges * thread / threads; e < edges * (thread + 1) / threads; ++e) {
+      const double *const r = graph.edge_vectors.data() + 3 * e;
+      const double *const g = edge_forces.data + 3 * e;
+      double *const centre = force_of + 3 * graph.edge_index[e];
+      const std::int64_t neighbour = graph.edge_index[edges + e];
+      for (int a = 0; a < 3; ++a) {
+        centre[a] += g[a];
+        force_of[3 * neighbour + a] -= g[a];
+        for (int b = 0; b < 3; ++b) {
+          const double w = -r[a] * g[b];
+          total[3 * a + b] += w;
+          if (per_atom) virial_of[9 * neighbour + 3 * a + b] += w;
+        }
+      }
+    }
+    std::copy(total, total + 9, tally_.total.begin() + 9 * thread);
+  }
+
+  // In the order of the threads, so that equal runs give equal bits.
+  for (int thread = 1; thread < num_threads; ++thread) {
+    const double *const part = tally_.force.data() + thread * nodes * 3;
+    for (std::size_t k = 0; k < nodes * 3; ++k) tally_.force[k] += part[k];
+    for (std::size_t k = 0; per_atom && k < nodes * 9; ++k)
+      tally_.virial[k] += tally_.virial[thread * nodes * 9 + k];
+    for (int k = 0; k < 9; ++k) tally_.total[k] += tally_.total[9 * thread + k];
+  }
+
+  add_to_atoms(graph, tally_.force.data(), per_atom ? tally_.virial.data() : nullptr);
+  add_virial(tally_.total.data());
+}
+
+// Forces [num_nodes, 3] and, where they are asked for, virials [num_nodes, 3, 3] of nodes.
+void PairKAN::add_to_atoms(const Graph &graph, const double *forces, const double *virials)
+{
+  double **const f = atom->f;
+  for (std::int64_t node = 0; node < graph.num_nodes; ++node) {
+    const int i = graph.node_atoms[node];
+    const double *const w = virials ? virials + 9 * node : nullptr;
+    const bool aside = return_width_ && i >= atom->nlocal;
+    double *const back =
+        aside ? ghost_return_.data() + static_cast<std::size_t>(i) * return_width_ : nullptr;
+    double *const target = aside ? back : f[i];
+    for (int a = 0; a < 3; ++a) target[a] += forces[3 * node + a];
+    if (vflag_atom) {
+      double *const v = aside ? back + 3 : vatom[i];
+      for (int a = 0; a < 3; ++a) v[a] += w[4 * a];
+      v[3] += 0.5 * (w[1] + w[3]);
+      v[4] += 0.5 * (w[2] + w[6]);
+      v[5] += 0.5 * (w[5] + w[7]);
+    }
+    if (cvflag_atom) {
+      double *const v = aside ? back + (vflag_atom ? 9 : 3) : cvatom[i];
+      for (int a = 0; a < 9; ++a) v[a] += w[CENTROID[a]];
+    }
+  }
+  if (cvflag_atom) warn_of_heat_flux();
+}
+
+void PairKAN::add_virial(const double *w)
+{
+  if (!vflag_global) return;
+  for (int a = 0; a < 3; ++a) virial[a] += w[4 * a];
+  virial[3] += 0.5 * (w[1] + w[3]);
+  virial[4] += 0.5 * (w[2] + w[6]);
+  virial[5] += 0.5 * (w[5] + w[7]);
+}
+
+void PairKAN::add_node_forces(const Graph &graph, const Array &forces, const Array &virial_3x3)
+{
+  if (vflag_atom || cvflag_atom)
+    throw kan_md::Error("per-atom virial needs a file of kan-md deploy", "a file of nequip-compile",
+                        "", "deploy the model with kan-md deploy");
+  add_to_atoms(graph, forces.data, nullptr);
+  add_virial(virial_3x3.data);
+}
+
+/* ---------------------------------------------------------------------- */
+
+void PairKAN::return_ghost_forces()
+{
+  comm->reverse_comm(this, return_width_);
+}
+
+int PairKAN::pack_reverse_comm(int n, int first, double *buffer)
+{
+  const double *const from = ghost_return_.data() + static_cast<std::size_t>(first) * return_width_;
+  std::copy(from, from + static_cast<std::size_t>(n) * return_width_, buffer);
+  return n * return_width_;
+}
+
+// A ghost of a ghost passes on what it receives: rows of ghosts collect, rows of owned atoms arrive.
+void PairKAN::unpack_reverse_comm(int n, int *atoms, double *buffer)
+{
+  for (int k = 0; k < n; ++k, buffer += return_width_) {
+    const int i = atoms[k];
+    if (i >= atom->nlocal) {
+      double *const row = ghost_return_.data() + static_cast<std::size_t>(i) * return_width_;
+      for (int a = 0; a < return_width_; ++a) row[a] += buffer[a];
+      continue;
+    }
+    const double *value = buffer;
+    for (int a = 0; a < 3; ++a) atom->f[i][a] += *value++;
+    if (vflag_atom)
+      for (int a = 0; a < 6; ++a) vatom[i][a] += *value++;
+    if (cvflag_atom)
+      for (int a = 0; a < 9; ++a) cvatom[i][a] += *value++;
+  }
+}
