@@ -80,9 +80,21 @@ template <typename T> class Workspace {
         for (size_t d = 0; d + 1 < layer.kans.size(); ++d) keep(layer.kans[d].product.out);
         for (const KanLayer<T> &kan : layer.from) measure(kan);
         measure(layer.from_scalars);
+        measure(layer.to_readout);
         for (const KanLayer<T> &kan : layer.kans) measure(kan);
         largest = std::max(largest, layer.dim_in);
       }
+      readout_inner.clear();
+      const auto keep_readout = [&](int64_t width) {
+        readout_inner.push_back(cut(most * width));
+        widest = std::max(widest, width);
+      };
+      for (const KanLayer<T> &kan : plan.readout_kans) {
+        keep_readout(kan.product.out);
+        measure(kan);
+      }
+      for (const Product<T> &hidden : plan.readout_hidden) keep_readout(hidden.out);
+      widest = std::max(widest, plan.readout_width);
       active = cut(most * widest);
       kan_rows = cut(std::min(most, kEdgesTogether) * longest_row);
       environment_grad = cut(basis * c);
@@ -101,6 +113,8 @@ template <typename T> class Workspace {
   };
   T *functions, *functions_grad, *harmonics_grad, *readout, *readout_grad, *scalars, *edge_energy;
   T *active, *kan_rows, *environment_grad, *chain_grad, *chain_next;
+  std::vector<T *>
+      readout_inner;    // behind each layer of a readout network: values, then gradients
   std::vector<Layer> layers;
   std::vector<const T *> rows;
   std::vector<T> place;
@@ -246,26 +260,67 @@ template <typename T, int L> class Centre {
         const int64_t at = e * plan_.readout_width;
         work_.edge_energy[e] = kan(plan_.sum_kan, work_.readout + at, work_.readout_grad + at);
       }
+    else if (plan_.readout_is_kan_network())
+      finish_kan_network();
     else
       finish_perceptron();
     copy_rows(work_.readout_grad, plan_.readout_width, work_.functions_grad + plan_.readout_at,
               plan_.num_functions, plan_.readout_width);
   }
 
+  // The last layer's first column is the edge's energy.
+  void finish_kan_network()
+  {
+    const T *in = work_.readout;
+    for (size_t d = 0; d < plan_.readout_kans.size(); ++d) {
+      const KanLayer<T> &kan = plan_.readout_kans[d];
+      clear({work_.readout_inner[d], kan.product.out}, kan.product.out);
+      add_kan(kan, n_, in, kan.in, work_.kan_rows, work_.readout_inner[d], kan.product.out);
+      in = work_.readout_inner[d];
+    }
+    const int64_t width = plan_.readout_kans.back().product.out;
+    T *last = work_.readout_inner.back();
+    for (int64_t e = 0; e < n_; ++e) work_.edge_energy[e] = last[e * width];
+    clear({last, width}, width);
+    for (int64_t e = 0; e < n_; ++e) last[e * width] = energy_norm_;
+    for (size_t d = plan_.readout_kans.size(); d-- > 0;) {
+      const KanLayer<T> &kan = plan_.readout_kans[d];
+      T *values = d == 0 ? work_.readout : work_.readout_inner[d - 1];
+      reverse_kan(kan, n_, values, kan.in, work_.kan_rows, work_.readout_inner[d], kan.product.out,
+                  d == 0 ? work_.readout_grad : values, kan.in);
+    }
+  }
+
+  // kSum is a perceptron of one map.
   void finish_perceptron()
   {
-    const int64_t width = plan_.readout_width, size = n_ * width;
-    T *value = work_.readout, *grad = work_.readout_grad;
+    const bool active = plan_.readout == Readout::kPerceptron;
+    T *last = work_.readout;
+    int64_t width = plan_.readout_width;
+    for (size_t d = 0; d < plan_.readout_hidden.size(); ++d) {
+      silu(n_ * width, last, work_.active);
+      product(plan_.readout_hidden[d], work_.active, work_.readout_inner[d], false);
+      last = work_.readout_inner[d];
+      width = plan_.readout_hidden[d].out;
+    }
+    T *grad = work_.active;
     for (int64_t e = 0; e < n_; ++e)
       for (int64_t i = 0; i < width; ++i)
         grad[e * width + i] = energy_norm_ * plan_.readout_vector[i];
-    if (plan_.readout == Readout::kPerceptron) silu_reverse(size, value, grad);
-    if (plan_.readout == Readout::kPerceptron) silu(size, value, value);
+    if (active) silu_reverse(n_ * width, last, grad);
+    if (active) silu(n_ * width, last, last);
     for (int64_t e = 0; e < n_; ++e) {
       T total = 0;
-      for (int64_t i = 0; i < width; ++i) total += value[e * width + i] * plan_.readout_vector[i];
+      for (int64_t i = 0; i < width; ++i) total += last[e * width + i] * plan_.readout_vector[i];
       work_.edge_energy[e] = total;
     }
+    for (size_t d = plan_.readout_hidden.size(); d-- > 0;) {
+      const Product<T> &hidden = plan_.readout_hidden[d];
+      std::memcpy(work_.readout_inner[d], grad, sizeof(T) * n_ * hidden.out);
+      reverse_product(hidden, work_.readout_inner[d], grad);
+      silu_reverse(n_ * hidden.in, d == 0 ? work_.readout : work_.readout_inner[d - 1], grad);
+    }
+    std::memcpy(work_.readout_grad, grad, sizeof(T) * n_ * plan_.readout_width);
   }
 
   void forward(size_t l)
@@ -296,6 +351,11 @@ template <typename T, int L> class Centre {
       copy_rows(mine.result + layer.shared_at, layer.result_width, mine.result + at,
                 layer.result_width, plan_.scalars_width);
 
+    if (plan_.readout == Readout::kKanNetwork) {
+      add_kan(layer.to_readout, n_, mine.result + layer.readout_at, layer.result_width,
+              work_.kan_rows, work_.readout, plan_.readout_width);
+      return;
+    }
     for (int64_t e = 0; e < n_; ++e) {
       T *out = mine.result + e * layer.result_width + layer.readout_at;
       if (plan_.readout == Readout::kKan)
@@ -414,9 +474,12 @@ template <typename T, int L> class Centre {
     const AllegroLayer<T> &layer = plan_.layers[l];
     typename Workspace<T>::Layer &mine = work_.layers[l];
     const int64_t out = layer.result_width, c = plan_.channels;
-    if (plan_.readout != Readout::kKan)
-      copy_rows(work_.readout_grad, plan_.readout_width, mine.result + layer.readout_at, out,
-                plan_.readout_width);
+    T *to_readout = mine.result + layer.readout_at;
+    if (plan_.readout == Readout::kKanNetwork)
+      reverse_kan(layer.to_readout, n_, to_readout, out, work_.kan_rows, work_.readout_grad,
+                  plan_.readout_width, to_readout, out);
+    else if (plan_.readout != Readout::kKan)
+      copy_rows(work_.readout_grad, plan_.readout_width, to_readout, out, plan_.readout_width);
     for (const int64_t at : layer.copies_at)
       add_rows(mine.result + at, out, mine.result + layer.shared_at, out, plan_.scalars_width);
     if (layer.latent == Latent::kPerceptron)

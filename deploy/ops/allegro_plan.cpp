@@ -141,7 +141,7 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
   const int64_t num_layers = read.number();
   TORCH_CHECK(num_layers >= 1, "kan_md::allegro: at least one layer, got ", num_layers);
   const int64_t kind = read.number();
-  TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Readout::kProjectedKan),
+  TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Readout::kProjectedKanNetwork),
               "kan_md::allegro: unknown readout ", kind);
   readout = static_cast<Readout>(kind);
   readout_width = read.width();
@@ -150,6 +150,15 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
               readout_width);
   const int64_t pair_width = read.width();
   folded = readout == Readout::kKan && read.number() != 0;
+  std::vector<int64_t> readout_widths{readout_width};
+  if (readout_is_kan_network() || readout == Readout::kPerceptron) {
+    TORCH_CHECK(pair_width == readout_width, "kan_md::allegro: a network adds up ", readout_width,
+                " columns, got ", pair_width, " of the pair");
+    const int64_t num_maps = read.number();
+    TORCH_CHECK(num_maps >= (readout_is_kan_network() ? 1 : 0),
+                "kan_md::allegro: a network without maps");
+    for (int64_t d = 0; d < num_maps; ++d) readout_widths.push_back(read.width());
+  }
   std::vector<std::vector<int64_t>> widths(num_layers);
   layers.resize(num_layers);
   for (int64_t l = 0; l < num_layers; ++l) {
@@ -191,8 +200,13 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
     if (!folded) pair_kan = read.pieces(readout_width);
   } else if (readout == Readout::kProjectedKan) {
     sum_kan = read.pieces(readout_width);
+  } else if (readout_is_kan_network()) {
+    for (size_t d = 0; d + 1 < readout_widths.size(); ++d)
+      readout_kans.push_back(read.kan_layer(readout_widths[d], readout_widths[d + 1]));
   } else {
-    readout_vector = read.template tensor<T>({readout_width});
+    for (size_t d = 0; d + 1 < readout_widths.size(); ++d)
+      readout_hidden.push_back(read.product(readout_widths[d], readout_widths[d + 1]));
+    readout_vector = read.template tensor<T>({readout_widths.back()});
   }
   const int64_t basis = (l_max + 1) * (l_max + 1);
   for (int64_t l = 0; l < num_layers; ++l) {
@@ -228,6 +242,8 @@ AllegroPlan<T>::AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArra
         layer.last = read.product(in, out);
     }
     if (readout == Readout::kKan) layer.kan = read.pieces(readout_width);
+    if (readout == Readout::kKanNetwork)
+      layer.to_readout = read.kan_layer(scalars_width, readout_width);
   }
   read.finish();
 }
@@ -253,7 +269,8 @@ template <typename T> void AllegroPlan<T>::place_result(int64_t l)
     const bool kan = layers[later].latent == Latent::kKan;
     place(layer.later_at[later], kan, kan ? scalars_width : layers[later].first_width);
   }
-  place(layer.readout_at, readout == Readout::kKan, readout_width);
+  place(layer.readout_at, readout_reads_scalars(),
+        readout_reads_scalars() ? scalars_width : readout_width);
   layer.computed_width = out;
   for (int64_t *at : copies) {
     *at = out;

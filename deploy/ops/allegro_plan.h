@@ -15,8 +15,16 @@
 
 namespace kan_md::ops {
 
-// kKan is a sum of functions of every source's own columns, the others add up the columns first.
-enum class Readout : int64_t { kSum = 0, kPerceptron = 1, kKan = 2, kProjectedKan = 3 };
+// kKan and kKanNetwork begin with functions of every source's own scalars, the others add up columns
+// of all sources. The networks are KANs of several layers.
+enum class Readout : int64_t {
+  kSum = 0,
+  kPerceptron = 1,
+  kKan = 2,
+  kProjectedKan = 3,
+  kKanNetwork = 4,
+  kProjectedKanNetwork = 5
+};
 
 // Networks behind the tensor products. kKan begins with functions of every source's own scalars, the
 // others with the sum of linear maps of all sources.
@@ -50,7 +58,8 @@ template <typename T> struct AllegroLayer {
   int64_t readout_at = 0;
   int64_t shared_at = -1;
   std::vector<int64_t> copies_at;
-  Pieces<T> kan;
+  Pieces<T> kan;             // kKan readout
+  KanLayer<T> to_readout;    // kKanNetwork readout
 };
 
 template <typename T> struct AllegroPlan {
@@ -63,15 +72,25 @@ template <typename T> struct AllegroPlan {
   std::vector<IntervalEnds> intervals;    // of every pair
   const T *environment_norm = nullptr, *energy_norm = nullptr;    // one, or one per type
   bool environment_norm_per_type = false, energy_norm_per_type = false;
-  const T *readout_vector = nullptr;    // [readout_width], kSum and kPerceptron
-  Pieces<T> pair_kan;                   // kKan: of what the pair gives, unless folded
-  Pieces<T> sum_kan;                    // kProjectedKan
+  const T *readout_vector = nullptr;         // [last width], kSum and kPerceptron
+  std::vector<Product<T>> readout_hidden;    // kPerceptron: hidden layer to hidden layer
+  Pieces<T> pair_kan;                        // kKan: of what the pair gives, unless folded
+  Pieces<T> sum_kan;                         // kProjectedKan
+  std::vector<KanLayer<T>> readout_kans;     // of a network, from the sum to the edge's energy
   std::vector<AllegroLayer<T>> layers;
   // Columns of the table: tensor weights, weights of the first environment, one block per layer.
   std::vector<int64_t> known_at;
   int64_t environment_at = 0, readout_at = 0;
 
   AllegroPlan(const std::vector<at::Tensor> &weights, c10::IntArrayRef shape);
+  bool readout_reads_scalars() const
+  {
+    return readout == Readout::kKan || readout == Readout::kKanNetwork;
+  }
+  bool readout_is_kan_network() const
+  {
+    return readout == Readout::kKanNetwork || readout == Readout::kProjectedKanNetwork;
+  }
   int64_t weights_width() const { return (l_max + 1) * channels; }
 
  private:

@@ -13,6 +13,7 @@ exactly (deploy/ops/kan_rows.h).
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -33,10 +34,16 @@ from kan_md_deploy.passes.functions import Contributions
 from kan_md_deploy.passes.harmonics import HarmonicsChain
 from kan_md_deploy.passes.kan_fit import fit_layer, silu_tail
 from kan_md_deploy.passes.kinks import find_kinks
-from kan_md_deploy.passes.latents import LatentNetwork, latent_network, read_chain
+from kan_md_deploy.passes.latents import (
+    LatentNetwork,
+    latent_network,
+    perceptron_matrices,
+    read_chain,
+)
 from kan_md_deploy.passes.radial_tables import Functions, exact_functions, vanishes
 
 _SUM, _PERCEPTRON, _KAN, _PROJECTED_KAN = 0, 1, 2, 3  # enum Readout in allegro_plan.h
+_KAN_NETWORK, _PROJECTED_KAN_NETWORK = 4, 5
 _BASES = ("bspline", "gaussian", "fourier")  # enum Basis in kan_rows.h
 _MOST_L = 4
 _WIDEST_TAIL = 512.0
@@ -141,6 +148,8 @@ class _Packed:
         )
         self.num_intervals = table.powers.size(1)
         readout_width = sources[-1].widths[sources[-1].piece_of[-1]]
+        if kind == _KAN_NETWORK:
+            readout_width = sources[-1].functions[-1].out_features
         l_max = factored.num_irreps - 1
 
         columns = [*[factored.channels] * (2 * factored.num_irreps), *widths]
@@ -154,20 +163,27 @@ class _Packed:
         self.shape += [len(latents), kind, self._padded(readout_width), self._padded(widths[-1])]
         if kind == _KAN:
             self.shape.append(int(folded))
+        maps = _maps(factored.readout, kind)
+        if maps is not None:
+            self.shape += [len(maps), *(self._padded(_width(step)) for step in maps)]
         for latent in latents:
             self.shape += [latent.kind, len(latent.widths), *map(self._padded, latent.widths)]
         if kind == _PROJECTED_KAN:
-            self._add_kan(_only_layer(factored.readout[0]))
-        elif kind != _KAN:
-            self.weights.append(_pad(_readout_vector(factored, kind), 0, self.dtype))
-        elif not folded:
+            self._add_kan(*_chain(factored.readout))
+        elif kind == _KAN and not folded:
             self._add_kan(sources[0].functions[-1])
+        for step in maps or []:
+            self._add_map(step)
+        if kind in (_SUM, _PERCEPTRON):
+            self.weights.append(_pad(_readout_vector(factored, kind), 0, self.dtype))
         for number, (layer, latent) in enumerate(zip(factored.layers, latents, strict=True)):
             self._add_tensor_product(layer, last=number + 1 == len(latents))
             for first in (*latent.sources, latent.scalars, *latent.maps):
                 self._add_map(first)
             if kind == _KAN:
                 self._add_kan(layer.contributions.functions[-1])
+            if kind == _KAN_NETWORK:
+                self._add_map(layer.contributions.functions[-1])
 
     def _padded(self, width: int) -> int:
         block = block_of(self.dtype)
@@ -197,6 +213,8 @@ class _Packed:
         contributions: Contributions = self.factored.radial.contributions
         firsts = [latent.pair or torch.nn.Identity() for latent in latents]
         plain, readout = torch.nn.Identity(), contributions.functions[-1]
+        if kind == _KAN_NETWORK:
+            return *self._table(functions, cutoffs, [*firsts, readout]), True
         if kind == _KAN:
             try:
                 return *self._table(functions, cutoffs, [*firsts, readout]), True
@@ -302,16 +320,22 @@ def _factored(model: GraphModel) -> list[FactoredAllegro]:
 
 def _is_known(factored: FactoredAllegro, bound: float) -> bool:
     """Whether all networks are of a known kind."""
-    sources = [factored.radial.contributions, *(layer.contributions for layer in factored.layers)]
-    kans = [s.functions[-1] for s in sources if isinstance(s.functions[-1], KANLayer)]
-    kans += [kan for kan in [_only_layer(factored.readout[0])] if kan is not None]
     return (
         isinstance(factored.harmonics, HarmonicsChain)
         and factored.num_irreps - 1 <= _MOST_L
-        and all(silu_tail(kan, bound=bound) <= _WIDEST_TAIL for kan in kans)
         and all(read_chain(layer) is not None for layer in factored.layers)
         and _readout_kind(factored) is not None
+        and all(silu_tail(kan, bound=bound) <= _WIDEST_TAIL for kan in _kans_of_pieces(factored))
     )
+
+
+def _kans_of_pieces(factored: FactoredAllegro) -> list[KANLayer]:
+    """KANs that the operator evaluates as piecewise polynomials."""
+    kind = _readout_kind(factored)
+    if kind == _KAN:
+        sources = [factored.radial.contributions, *(x.contributions for x in factored.layers)]
+        return [source.functions[-1] for source in sources]
+    return _chain(factored.readout) if kind == _PROJECTED_KAN else []
 
 
 def _scalars(pair: Contributions) -> int:
@@ -322,25 +346,42 @@ def _scalars(pair: Contributions) -> int:
 
 def _readout_kind(factored: FactoredAllegro) -> int | None:
     """Which readout of allegro_plan.h it is; None for another one."""
-    function = factored.radial.contributions.functions[-1]
-    if isinstance(function, KANLayer):
-        plain = function.out_features == 1 and len(factored.readout[0]) == 0
-        return _KAN if plain and len(factored.readout) == 1 else None
+    first, chain = factored.radial.contributions.functions[-1], _chain(factored.readout)
+    if chain is not None:
+        from_scalars = isinstance(first, KANLayer)
+        layers = [first, *chain] if from_scalars else chain
+        if len(layers) == 1 and layers[0].out_features == 1:
+            return _KAN if from_scalars else _PROJECTED_KAN
+        known = len(layers) > 1 and all(layer.zero_preserving for layer in layers)
+        network = _KAN_NETWORK if from_scalars else _PROJECTED_KAN_NETWORK
+        return network if known else None
     body, *last = factored.readout
     if isinstance(body, torch.nn.Identity) and not last:
         return _SUM
-    if _only_layer(body) is not None and not last:
-        return _PROJECTED_KAN
-    steps = list(body) if isinstance(body, torch.nn.Sequential) else []
-    perceptron = len(steps) == 1 and isinstance(steps[0], torch.nn.SiLU) and len(last) == 1
-    return _PERCEPTRON if perceptron else None
-
-
-def _only_layer(readout: torch.nn.Module) -> KANLayer | None:
-    """The layer of a KAN with one layer and one output; None for anything else."""
-    if not isinstance(readout, KAN) or readout.widths[1:] != [1]:
+    if not isinstance(body, torch.nn.Sequential):
         return None
-    return readout.layers[0]
+    hidden = perceptron_matrices(list(body))
+    return _PERCEPTRON if hidden is not None and len(last) == 1 else None
+
+
+def _maps(readout: torch.nn.Sequential, kind: int) -> Sequence[torch.Tensor | KANLayer] | None:
+    """Maps of a readout network behind the sum of its sources, without a perceptron's last one."""
+    if kind in (_KAN_NETWORK, _PROJECTED_KAN_NETWORK):
+        return _chain(readout)
+    return perceptron_matrices(list(readout[0])) if kind == _PERCEPTRON else None
+
+
+def _width(step: torch.Tensor | KANLayer) -> int:
+    return step.size(1) if isinstance(step, torch.Tensor) else step.out_features
+
+
+def _chain(readout: torch.nn.Sequential) -> list[KANLayer] | None:
+    """KAN layers behind the first map of a readout; None where there is anything else."""
+    body, *last = readout
+    steps = body.layers if isinstance(body, KAN) else body
+    steps = list(steps) if isinstance(steps, (torch.nn.Sequential, torch.nn.ModuleList)) else [body]
+    known = not last and all(isinstance(step, KANLayer) for step in steps)
+    return steps if known else None
 
 
 def _readout_vector(factored: FactoredAllegro, kind: int) -> torch.Tensor:

@@ -46,15 +46,21 @@ def read_chain(layer: Layer) -> Chain | None:
             return Chain(KAN_LATENT, kans=tuple(steps)) if known else None
         known = len(steps) > 0 and all(kan.zero_preserving for kan in steps)
         return Chain(PROJECTED_KAN, kans=tuple(steps)) if known else None
+    matrices = perceptron_matrices(steps)
+    if matrices is None or not isinstance(layer.reads, Linear):
+        return None
+    return Chain(PERCEPTRON, matrices=matrices)
+
+
+def perceptron_matrices(steps: list[torch.nn.Module]) -> tuple[torch.Tensor, ...] | None:
+    """Maps [in, out] float64 between SiLUs, of which there is one more; None for anything else."""
     activations, maps = steps[::2], steps[1::2]
-    if not (
-        isinstance(layer.reads, Linear)
-        and len(activations) == len(maps) + 1
+    known = (
+        len(activations) == len(maps) + 1
         and all(isinstance(step, torch.nn.SiLU) for step in activations)
         and all(isinstance(m, ScalarLinearLayer) and m.bias is None for m in maps)
-    ):
-        return None
-    return Chain(PERCEPTRON, matrices=tuple(linear_weight(m) for m in maps))
+    )
+    return tuple(linear_weight(m) for m in maps) if known else None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def rewrite(path, *, dtype="float64", bound=1e-7, passes=PASSES, operators="fuse
     [
         pytest.param({"readout": {"kind": "linear"}}, id="linear"),
         pytest.param(MLP, id="mlp"),
+        pytest.param({"readout": {"kind": "mlp", "hidden": [20, 5]}}, id="deep mlp"),
         pytest.param(MLP | ALLOY | {"l_max": 3, "num_layers": 2}, id="two elements, l = 3"),
         pytest.param(MLP | {"num_layers": 3, "l_max": 2}, id="three layers"),
         pytest.param(MLP | {"l_max": 0}, id="scalars only"),
@@ -81,6 +82,31 @@ def test_fused_kan_readout_is_the_eager_one(
     path = tiny_checkpoint("allegro", readout=readout, num_layers=num_layers, **ALLOY)
     eager, fused, graphs, reports = rewrite(path, bound=1e-6)
     assert "fused_allegro" in reports
+    found = deviation(fused, eager, graphs)
+    assert found.force < 2e-5
+    assert found.virial < 2e-5
+
+
+@pytest.mark.parametrize("basis", ["gaussian", "bspline", "fourier"])
+@pytest.mark.parametrize("projection", [None, 3])
+@pytest.mark.parametrize(
+    ("hidden", "sites", "num_layers"),
+    [([5], ["output"], 1), ([5], ["output"], 3), ([20, 3], ["output"], 2), ([4], ["all"], 2)],
+    ids=["two layers", "two layers, deep model", "three layers", "KANs everywhere"],
+)
+def test_fused_readout_of_several_kan_layers_is_the_eager_one(
+    operators, tiny_checkpoint, basis, projection, hidden, sites, num_layers
+):
+    readout = {
+        "basis": basis,
+        "projection": projection,
+        "hidden": hidden,
+        "sites": sites,
+        "num_basis": 6,
+    }
+    path = tiny_checkpoint("allegro", readout=readout, num_layers=num_layers, **ALLOY)
+    eager, fused, graphs, reports = rewrite(path, bound=1e-6)
+    assert "operator" in reports["fused_allegro"]
     found = deviation(fused, eager, graphs)
     assert found.force < 2e-5
     assert found.virial < 2e-5
@@ -276,8 +302,6 @@ def test_weights_of_another_shape_are_refused(operators, tiny_checkpoint):
 @pytest.mark.parametrize(
     "keywords",
     [
-        pytest.param({"readout": {"hidden": [4]}}, id="two KAN layers"),
-        pytest.param({"readout": {"hidden": [4], "projection": 3}}, id="two, projected"),
         pytest.param({"allegro_mlp_hidden_layers_depth": 0}, id="linear latents"),
     ],
 )
