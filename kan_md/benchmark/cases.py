@@ -95,6 +95,16 @@ def allegro() -> Section:
     wide = {f"MLP, {width} wide": {"kind": "mlp", "hidden": [width]}}
     models = tuple(variants(ALLEGRO, readouts=readouts | wide))
     plain = tuple(variants(ALLEGRO, readouts=READOUTS, deploy=NONE))
+    deep = {
+        "MLP": READOUTS["MLP"],
+        "MLP, 2 hidden layers": {"kind": "mlp", "hidden": [width, width]},
+        "KAN, 2 layers": {"kind": "kan", "hidden": [PROJECTION]},
+        "KAN, 2 layers, projected": {
+            "kind": "kan",
+            "projection": PROJECTION,
+            "hidden": [PROJECTION],
+        },
+    }
     return Section(
         name="allegro",
         title="Allegro: what the output block costs",
@@ -106,7 +116,9 @@ def allegro() -> Section:
         "the first map of an MLP, like a projection, is multiplied into the layer before it, so "
         f"that a layer gives it 9 columns; a KAN of every scalar needs all {width} of them. The "
         f"row of an MLP of {width} hidden features, which needs as many, shows that these columns "
-        "are the cost: the KAN's functions add nothing that could be seen.",
+        "are the cost: the KAN's functions add nothing that could be seen.\n\n"
+        f"Blocks of several layers: an MLP of two hidden layers of {width}, a KAN of two layers "
+        f"with {PROJECTION} sums in between.",
         cases=(
             _case(
                 "71-atoms", "71 Ag atoms, as deployed", models, silver, targets=targets, weight=2
@@ -117,6 +129,12 @@ def allegro() -> Section:
                 models,
                 ALLEGRO_SIZES[863],
                 targets=targets,
+            ),
+            _case(
+                "71-atoms-deep",
+                "71 Ag atoms, output blocks of several layers, as deployed",
+                tuple(variants(ALLEGRO, readouts=deep)),
+                silver,
             ),
             _case("71-atoms-plain", "71 Ag atoms, no passes", plain, silver),
         ),
