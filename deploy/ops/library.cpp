@@ -106,7 +106,7 @@ class PiecewiseSum : public torch::autograd::Function<PiecewiseSum> {
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     static const auto op = operator_handle<decltype(piecewise_sum)>("kan_md::piecewise_sum");
-    const auto [y, slope] = op.call(x, pieces, inverse_step, origin);
+    const auto [y, slope] = op.call(x, pieces, inverse_step, origin, true);
     ctx->save_for_backward({slope});
     ctx->mark_non_differentiable({slope});
     return {y, slope};
@@ -143,7 +143,7 @@ class PiecewiseValues : public torch::autograd::Function<PiecewiseValues> {
       const at::Tensor pieces =
           at::constant_pad_nd(s[1].select(3, output), {0, kPieceRow - kPiecePowers});
       const at::Tensor slope =
-          std::get<1>(op.call(s[0], pieces, s[2], ctx->saved_data["origin"].toInt()));
+          std::get<1>(op.call(s[0], pieces, s[2], ctx->saved_data["origin"].toInt(), true));
       result[0] += grads[0].narrow(1, output, 1) * slope;
     }
     return result;
@@ -197,8 +197,13 @@ at::Tensor polynomial_autograd(const at::Tensor &a, const at::Tensor &atom_types
 std::tuple<at::Tensor, at::Tensor> piecewise_sum_autograd(const at::Tensor &x,
                                                           const at::Tensor &pieces,
                                                           const at::Tensor &inverse_step,
-                                                          int64_t origin)
+                                                          int64_t origin, bool slopes)
 {
+  if (!slopes && !x.requires_grad()) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    static const auto op = operator_handle<decltype(piecewise_sum)>("kan_md::piecewise_sum");
+    return op.call(x, pieces, inverse_step, origin, false);
+  }
   const variable_list out = PiecewiseSum::apply(x, pieces, inverse_step, origin);
   return {out[0], out[1]};
 }
@@ -259,9 +264,10 @@ at::Tensor polynomial_backward_meta(const at::Tensor &, const at::Tensor &a, con
 }
 
 std::tuple<at::Tensor, at::Tensor> piecewise_sum_meta(const at::Tensor &x, const at::Tensor &,
-                                                      const at::Tensor &, int64_t)
+                                                      const at::Tensor &, int64_t, bool slopes)
 {
-  return {at::empty_symint({x.sym_size(0), 1}, x.options()), like(x)};
+  const at::Tensor y = at::empty_symint({x.sym_size(0), 1}, x.options());
+  return {y, slopes ? like(x) : at::empty_symint({0, x.sym_size(1)}, x.options())};
 }
 
 std::tuple<at::Tensor, at::Tensor> allegro_meta(const at::Tensor &edge_vectors, const at::Tensor &,
@@ -287,8 +293,8 @@ TORCH_LIBRARY(kan_md, m)
         "int[] components, int[] outputs, Tensor? num_centres=None) -> Tensor");
   m.def("polynomial_backward(Tensor out_grad, Tensor a, Tensor atom_types, Tensor coefficients, "
         "Tensor program, int[] components, int[] outputs, Tensor? num_centres=None) -> Tensor");
-  m.def("piecewise_sum(Tensor x, Tensor pieces, Tensor inverse_step, int origin) -> "
-        "(Tensor, Tensor)");
+  m.def("piecewise_sum(Tensor x, Tensor pieces, Tensor inverse_step, int origin, "
+        "bool slopes=True) -> (Tensor, Tensor)");
   m.def("piecewise_values(Tensor x, Tensor pieces, Tensor inverse_step, int origin) -> Tensor");
   m.def("allegro(Tensor edge_vectors, Tensor edge_index, Tensor atom_types, Tensor[] weights, "
         "int[] shape) -> (Tensor, Tensor)");

@@ -61,9 +61,10 @@ at::Tensor polynomial_backward(const at::Tensor &out_grad, const at::Tensor &a,
 //   pieces       [in, num_pieces, 8], six powers of the place inside the piece and two zeros; the
 //                first and the last piece reach to infinity
 //   inverse_step [in] one over the width of a piece; origin: the piece that starts at x = 0
-// Returns y [num_rows, 1] and the slopes d phi/dx [num_rows, in].
+// Returns y [num_rows, 1] and the slopes d phi/dx [num_rows, in], or [0, in] where they are not wanted.
 std::tuple<at::Tensor, at::Tensor> piecewise_sum(const at::Tensor &x, const at::Tensor &pieces,
-                                                 const at::Tensor &inverse_step, int64_t origin);
+                                                 const at::Tensor &inverse_step, int64_t origin,
+                                                 bool slopes);
 
 // Such sums for several outputs, y[n, o] = sum_i phi_oi(x[n, i]), without slopes.
 //

@@ -59,8 +59,8 @@ template <typename T> struct EightPieces {
 // pieces: [in, num_pieces, kPieceRow], powers of the place u inside a piece, x = (piece - origin +
 // u) / inverse_step; the first and the last piece reach to infinity. Counting from x = 0 keeps the
 // relative precision of small arguments, and phi(0) is a stored number. NaN falls to the first piece
-// and stays NaN in the place. slope may be x.
-template <typename T>
+// and stays NaN in the place. slope may be x; without Slopes it is not touched.
+template <typename T, bool Slopes = true>
 T piecewise_row(int64_t in, const T *x, const T *pieces, const T *inverse_step, int32_t origin,
                 int32_t num_pieces, T *slope)
 {
@@ -84,8 +84,13 @@ T piecewise_row(int64_t in, const T *x, const T *pieces, const T *inverse_step, 
     int i = 0;
     for (; i + 8 <= count; i += 8) {
       const EightPieces<T> c(mine, at + i);
-      Eight v, step;
+      Eight v;
       std::memcpy(&v, u + i, sizeof(v));
+      if constexpr (!Slopes) {
+        total += ((((c.c5 * v + c.c4) * v + c.c3) * v + c.c2) * v + c.c1) * v + c.c0;
+        continue;
+      }
+      Eight step;
       std::memcpy(&step, inverse_step + begin + i, sizeof(step));
       Eight value = c.c5 * v + c.c4, rise = c.c5;
       rise = rise * v + value;
@@ -107,7 +112,7 @@ T piecewise_row(int64_t in, const T *x, const T *pieces, const T *inverse_step, 
         value = value * u[i] + c[power];
       }
       rest += value;
-      slope[begin + i] = inverse_step[begin + i] * rise;
+      if constexpr (Slopes) slope[begin + i] = inverse_step[begin + i] * rise;
     }
   }
   for (int lane = 0; lane < 8; ++lane) rest += total[lane];

@@ -10,7 +10,7 @@
 namespace kan_md::ops {
 namespace {
 
-template <typename T>
+template <typename T, bool Slopes>
 void evaluate(const at::Tensor &x, const at::Tensor &pieces, const at::Tensor &inverse_step,
               int32_t origin, at::Tensor &y, at::Tensor &slope)
 {
@@ -21,14 +21,15 @@ void evaluate(const at::Tensor &x, const at::Tensor &pieces, const at::Tensor &i
   T *y_data = y.mutable_data_ptr<T>(), *slope_data = slope.mutable_data_ptr<T>();
 #pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
   for (int64_t n = 0; n < rows; ++n)
-    y_data[n] = piecewise_row(in, x_data + n * in, piece_data, inverse, origin, num_pieces,
-                              slope_data + n * in);
+    y_data[n] = piecewise_row<T, Slopes>(in, x_data + n * in, piece_data, inverse, origin,
+                                         num_pieces, Slopes ? slope_data + n * in : nullptr);
 }
 
 }    // namespace
 
 std::tuple<at::Tensor, at::Tensor> piecewise_sum(const at::Tensor &x, const at::Tensor &pieces,
-                                                 const at::Tensor &inverse_step, int64_t origin)
+                                                 const at::Tensor &inverse_step, int64_t origin,
+                                                 bool slopes)
 {
   check_piecewise("kan_md::piecewise_sum", x, pieces, inverse_step, origin);
   TORCH_CHECK(pieces.dim() == 3 && pieces.size(2) == kPieceRow,
@@ -37,12 +38,18 @@ std::tuple<at::Tensor, at::Tensor> piecewise_sum(const at::Tensor &x, const at::
   const at::Tensor x_ = x.contiguous(), c = pieces.contiguous();
   const at::Tensor inverse = inverse_step.contiguous();
   at::Tensor y = at::empty({x.size(0), 1}, x.options());
-  at::Tensor slope = at::empty({x.size(0), x.size(1)}, x.options());
+  at::Tensor slope = at::empty({slopes ? x.size(0) : 0, x.size(1)}, x.options());
   const auto first = static_cast<int32_t>(origin);
+  const auto call = [&]<typename T>(T) {
+    if (slopes)
+      evaluate<T, true>(x_, c, inverse, first, y, slope);
+    else
+      evaluate<T, false>(x_, c, inverse, first, y, slope);
+  };
   if (x.scalar_type() == at::kFloat)
-    evaluate<float>(x_, c, inverse, first, y, slope);
+    call(0.0f);
   else
-    evaluate<double>(x_, c, inverse, first, y, slope);
+    call(0.0);
   return {y, slope};
 }
 

@@ -1,7 +1,8 @@
 """Frozen KAN layers are evaluated by the project's C++ operators.
 
 The plain form of :class:`PiecewiseSum` writes a dozen intermediates of the size of its input to
-memory; ``kan_md::piecewise_sum`` reads the input once and writes value and slope.
+memory; ``kan_md::piecewise_sum`` reads the input once and writes value and slope,
+or the value alone where nobody differentiates.
 
 Layers with many outputs, which ``kan_collapse`` leaves alone, are collapsed here where nobody
 differentiates them: ``kan_md::piecewise_values`` finds a cell once for all outputs.
@@ -34,10 +35,12 @@ class FusedPiecewiseSum(torch.nn.Module):
 
     Args:
         plain: the module it replaces.
+        slopes: whether its result will be differentiated.
     """
 
-    def __init__(self, plain: PiecewiseSum):
+    def __init__(self, plain: PiecewiseSum, *, slopes: bool):
         super().__init__()
+        self.slopes = slopes
         self.origin = plain.origin
         coefficients = plain.powers.t().view(plain.inverse_step.size(0), plain.num_cells, -1)
         self.register_buffer("pieces", pack_pieces(coefficients))
@@ -45,7 +48,9 @@ class FusedPiecewiseSum(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Evaluate [rows, 1] for x [rows, in]."""
-        value, _ = torch.ops.kan_md.piecewise_sum(x, self.pieces, self.inverse_step, self.origin)
+        value, _ = torch.ops.kan_md.piecewise_sum(
+            x, self.pieces, self.inverse_step, self.origin, self.slopes
+        )
         return value
 
 
@@ -86,10 +91,11 @@ class FusedKAN:
         """Exchange every collapsed function, and layers with many outputs."""
         load()
         report = self._collapse_wide(model, context)
+        slopes = context.kind == "potential"
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, PiecewiseSum):
-                    setattr(parent, name, FusedPiecewiseSum(child))
+                    setattr(parent, name, FusedPiecewiseSum(child, slopes=slopes))
         return {"bound": 0.0, "operator": "kan_md::piecewise_sum"} | report
 
     def _collapse_wide(self, model: GraphModel, context: PassContext) -> dict:

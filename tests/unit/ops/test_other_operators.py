@@ -91,6 +91,7 @@ def test_tracers_see_what_the_piecewise_sum_does(operators, dtype):
     *_, rest = piece_arguments(dtype, num_inputs=5)
     x = torch.randn(6, 5, dtype=dtype, requires_grad=True)
     torch.library.opcheck(operators.piecewise_sum.default, (x, *rest))
+    torch.library.opcheck(operators.piecewise_sum.default, (x.detach(), *rest, False))
 
 
 def test_polynomial_of_the_twin_is_the_sum_of_its_terms():
@@ -151,6 +152,11 @@ def test_piecewise_sum_equals_twin(operators, num_inputs, dtype):
             lambda x: twins.piecewise_sum(x, *rest)[0],
             x,
         )
+        value, slopes = operators.piecewise_sum(x, *rest, False)
+        torch.testing.assert_close(
+            value, operators.piecewise_sum(x, *rest)[0], rtol=1e-6, atol=1e-6
+        )
+        assert slopes.shape == (0, num_inputs)
 
 
 def test_piecewise_sum_of_the_twin_is_scipys_spline_with_linear_tails():
