@@ -31,6 +31,7 @@ from nequip.nn import AvgNumNeighborsNorm, GraphModel
 
 from kan_md.kan.layer import KANLayer
 from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.chain import Chain, with_lengths
 from kan_md_deploy.passes.functions import (
     Contributions,
     Linear,
@@ -49,6 +50,8 @@ _REPLACED = (
     "edge_readout",
     "edge_eng_sum",
 )
+EDGES = "edges"
+"""Name of the part on edges in the rewritten model."""
 
 
 class CentreFactored:
@@ -58,11 +61,10 @@ class CentreFactored:
     needs_operators = False
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
-        """Whether the model is an Allegro in upstream's layout, without a pair potential."""
+        """Whether the model is an Allegro in upstream's layout."""
         names = [name for name, _ in model.model.func.named_children()]
         return (
             tuple(names[: len(_REPLACED)]) == _REPLACED
-            and "pair_potential" not in names
             and isinstance(model.model.func.allegro, Allegro_Module)
             and all(split_function(f) is not None for f in _networks(model.model.func))
         )
@@ -75,28 +77,14 @@ class CentreFactored:
             {name: rest.pop(name) for name in _REPLACED},
             layout="edges" if context.static_shapes else "slots",
         )
-        model.model.func = _EnergyModel(fused, list(rest.values()))
+        parts = with_lengths(rest, fused.radial.length)
+        model.model.func = Chain({EDGES: fused, **parts})
         return {"bound": 0.0}
 
 
 def _networks(energy: torch.nn.Module) -> list[torch.nn.Module]:
     readouts = [energy.scalar_embed_mlp.mlp_module, energy.edge_readout.mlp_module]
     return [*energy.allegro.latents, *readouts]
-
-
-class _EnergyModel(torch.nn.Module):
-    """The fused edge part, then upstream's modules on atoms."""
-
-    def __init__(self, edges: torch.nn.Module, atoms: list[torch.nn.Module]):
-        super().__init__()
-        self.edges = edges
-        self.atoms = torch.nn.ModuleList(atoms)
-
-    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
-        data = self.edges(data)
-        for module in self.atoms:
-            data = module(data)
-        return data
 
 
 class Radial(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -24,3 +25,20 @@ class Chain(torch.nn.Module):
         for part in self.parts.values():
             data = part(data)
         return data
+
+
+def with_lengths(
+    atoms: Mapping[str, torch.nn.Module], lengths: torch.nn.Module
+) -> dict[str, torch.nn.Module]:
+    """Modules that follow a fused part, and before a pair potential what it reads of the edges.
+
+    Args:
+        atoms: upstream's modules on atoms by name; a pair potential and its cutoff work on edges.
+        lengths: upstream's module that writes the edges' lengths, which the fused part replaced.
+    """
+    found: dict[str, torch.nn.Module] = {}
+    for name, part in atoms.items():
+        if name in ("cutoff", "pair_potential") and "pair_lengths" not in found:
+            found["pair_lengths"] = copy.deepcopy(lengths)
+        found[name] = part
+    return found

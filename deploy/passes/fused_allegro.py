@@ -29,7 +29,7 @@ from kan_md_deploy.ops.layout import block_of, pack_pieces
 from kan_md_deploy.ops.library import is_built, load
 from kan_md_deploy.ops.tables import BoundNotReachedError
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.centre_factored import FactoredAllegro, Layer, Radial
+from kan_md_deploy.passes.centre_factored import EDGES, FactoredAllegro, Layer, Radial
 from kan_md_deploy.passes.functions import Contributions
 from kan_md_deploy.passes.harmonics import HarmonicsChain
 from kan_md_deploy.passes.kan_fit import fit_layer, silu_tail
@@ -122,7 +122,7 @@ class FusedAllegro:
             packed = _Packed(factored, context, cutoffs)
         except BoundNotReachedError as reason:
             return {"bound": 0.0, "skipped": str(reason)}
-        model.model.func.edges = AllegroOnOperator(packed.weights, packed.shape)
+        model.model.func.parts[EDGES] = AllegroOnOperator(packed.weights, packed.shape)
         return {
             "bound": packed.error,
             "slope_bound": packed.slope_error,

@@ -21,7 +21,7 @@ from kan_md_deploy.ops.library import is_built
 from kan_md_deploy.ops.modules import BlockLinear, TypedLinear, as_blocks
 from kan_md_deploy.ops.tables import RadialFunction
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.chain import Chain
+from kan_md_deploy.passes.chain import Chain, with_lengths
 from kan_md_deploy.passes.convolutions import TABLE_BOUND, can_fuse, fuse_convolution
 from kan_md_deploy.passes.equivariant import (
     channel_slices,
@@ -54,7 +54,6 @@ class FusedNequIP:
             and bool(layers)
             and not parts["type_embed"].do_categorical_graph_field_embed
             and list(parts)[1:5] == list(_EDGES)
-            and "pair_potential" not in parts
             and all(
                 not layer.resnet
                 and isinstance(layer.equivariant_nonlin, Gate)
@@ -79,7 +78,8 @@ class FusedNequIP:
             attributes=attributes,
             bound=context.bound,
         )
-        model.model.func = Chain({"type_embed": embedding, "nequip": fused, **rest})
+        atoms = with_lengths(rest, edges[1])
+        model.model.func = Chain({"type_embed": embedding, "nequip": fused, **atoms})
         return {"bound": fused.error, "operator": "kan_md::convolution"}
 
 

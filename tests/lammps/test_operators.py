@@ -8,10 +8,19 @@ from structures import ELEMENTS, structures
 from kan_md_deploy import load_deployed
 
 KANS = {"readout": {"sites": ["all"], "num_basis": 5}, "num_layers": 2}
+ZBL = {
+    "pair_potential": {
+        "_target_": "nequip.nn.pair_potential.ZBL",
+        "units": "metal",
+        "chemical_species": list(ELEMENTS),
+    }
+}
 MODELS = {
     "allegro": ("allegro", {}),
     "allegro of KANs": ("allegro", KANS),
+    "allegro, two KAN layers, repulsion": ("allegro", {"readout": {"hidden": [4]}, **ZBL}),
     "nequip": ("nequip", {}),
+    "nequip, repulsion": ("nequip", ZBL),
     "mace": ("mace", {}),
 }
 """Style and keywords of the models."""

@@ -12,6 +12,13 @@ from kan_md_deploy.verify import deviation
 from kan_md_deploy.wrapper import make_edge_model
 
 ALLOY = {"type_names": ("Cu", "Au")}
+ZBL = {
+    "pair_potential": {
+        "_target_": "nequip.nn.pair_potential.ZBL",
+        "units": "metal",
+        "chemical_species": ["Cu", "Au"],
+    }
+}
 DEEP = {"num_layers": 3, "l_max": 2, "allegro_mlp_hidden_layers_depth": 2}
 
 
@@ -36,6 +43,7 @@ def optimise(path, passes, **options):
     [
         pytest.param({}, id="one layer"),
         pytest.param(ALLOY, id="two elements"),
+        pytest.param(ALLOY | ZBL, id="pair potential"),
         pytest.param(DEEP | ALLOY, id="three layers, deep latents"),
         pytest.param({"tp_path_channel_coupling": False, "parity": False}, id="shared paths"),
         pytest.param({"allegro_mlp_hidden_layers_depth": 0}, id="linear latents"),

@@ -24,6 +24,12 @@ PASSES = "centre_factored,fused_allegro"
 MLP = {"readout": {"kind": "mlp"}}
 
 
+def zbl(*species):
+    """Upstream's short-range repulsion."""
+    target = "nequip.nn.pair_potential.ZBL"
+    return {"pair_potential": {"_target_": target, "units": "metal", "chemical_species": species}}
+
+
 def rewrite(path, *, dtype="float64", bound=1e-7, passes=PASSES, operators="fused"):
     """The eager float64 model, the rewritten one, frames, and the passes' reports."""
     checkpoint = load_checkpoint(path)
@@ -58,6 +64,11 @@ def rewrite(path, *, dtype="float64", bound=1e-7, passes=PASSES, operators="fuse
             MLP | {"num_tensor_features": 5, "allegro_mlp_hidden_layers_width": 33}, id="odd widths"
         ),
         pytest.param(MLP | {"tp_path_channel_coupling": False, "parity": False}, id="shared paths"),
+        pytest.param(MLP | ALLOY | zbl("Cu", "Au"), id="pair potential"),
+        pytest.param(
+            MLP | ALLOY | zbl("Cu", "Au") | {"per_edge_type_cutoff": {"Cu": 3.5}},
+            id="pair potential, cutoffs by pair",
+        ),
         pytest.param(
             MLP | ALLOY | {"avg_num_neighbors": {"Cu": 12.0, "Au": 24.0}}, id="norm per element"
         ),

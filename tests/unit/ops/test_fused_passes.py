@@ -25,6 +25,13 @@ MACE = {"hidden_irreps": "4x0e+4x1o", "radial_MLP": (8,), "max_ell": 2, "correla
 NEQUIP = {"num_layers": 2, "l_max": 2, "num_features": [5, 4, 3], "radial_mlp_width": 8}
 RESIDUAL = {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"}
 PAIR_CUTOFFS = {"per_edge_type_cutoff": {"C": 2.5, "Si": {"C": 2.7, "Si": R_MAX}}}
+ZBL = {
+    "pair_potential": {
+        "_target_": "nequip.nn.pair_potential.ZBL",
+        "units": "metal",
+        "chemical_species": ["C", "Si"],
+    }
+}
 CASES = [
     pytest.param("mace", MACE, ["C"], id="mace"),
     pytest.param("mace", MACE | RESIDUAL, ["C", "Si"], id="mace, two elements, residual"),
@@ -32,6 +39,7 @@ CASES = [
     pytest.param("nequip", NEQUIP | {"parity": False}, ["C"], id="nequip without parity"),
     pytest.param("nequip", NEQUIP, ["C", "Si"], id="nequip, two elements, parity"),
     pytest.param("nequip", NEQUIP | PAIR_CUTOFFS, ["C", "Si"], id="nequip, cutoffs by pair"),
+    pytest.param("nequip", NEQUIP | ZBL, ["C", "Si"], id="nequip, pair potential"),
 ]
 
 
