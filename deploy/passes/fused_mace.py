@@ -36,7 +36,7 @@ from kan_md_deploy.ops.modules import (
     TypedLinear,
     as_blocks,
 )
-from kan_md_deploy.ops.tables import RadialFunction
+from kan_md_deploy.ops.tables import BoundNotReachedError, RadialFunction
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.chain import Chain
 from kan_md_deploy.passes.convolutions import (
@@ -49,7 +49,9 @@ from kan_md_deploy.passes.equivariant import channel_slices, in_float64, linear_
 from kan_md_deploy.passes.reach import centres_per_layer, kept_rows, rows_of_first
 from kan_md_deploy.wrapper import NUM_LOCAL_KEY
 
-_PLAIN, _RESIDUAL = "RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"
+_PLAIN = ("RealAgnosticInteractionBlock", "RealAgnosticDensityInteractionBlock")
+_RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
+_HIGHEST_CORRELATION = 3
 _NOISE = {torch.float32: 1e-7, torch.float64: 1e-13}
 """Entries of a coupling tensor below this share of the largest are rounding errors."""
 
@@ -71,7 +73,7 @@ class FusedMACE:
             return False
         layers = [part for part in parts if isinstance(part, MACELayer)]
         return all(
-            type(layer.interaction).__name__ in (_PLAIN, _RESIDUAL)
+            type(layer.interaction).__name__ in (*_PLAIN, *_RESIDUAL)
             and can_fuse(layer.interaction.conv_tp)
             and _understood(layer.product)
             for layer in layers
@@ -85,13 +87,16 @@ class FusedMACE:
         parts = {
             name: rest.pop(name) for name, part in list(rest.items()) if isinstance(part, mace)
         }
-        fused = MACEOnOperators(
-            parts,
-            rows=kept_rows(static_shapes=context.static_shapes),
-            num_types=context.num_types,
-            bound=context.bound,
-            with_fields="pair_repulsion" in rest,
-        )
+        try:
+            fused = MACEOnOperators(
+                parts,
+                rows=kept_rows(static_shapes=context.static_shapes),
+                num_types=context.num_types,
+                bound=context.bound,
+                with_fields="pair_repulsion" in rest,
+            )
+        except BoundNotReachedError as reason:
+            return {"bound": 0.0, "skipped": str(reason)}
         model.model.func = Chain({"mace": fused, **rest})
         return {"bound": fused.error, "operator": "kan_md::convolution"}
 
@@ -195,25 +200,34 @@ class LayerOnOperators(torch.nn.Module):
     ):
         super().__init__()
         interaction, product = layer.interaction, layer.product
-        functions = _radial_functions(interaction, edges, num_types)
         cutoff = float(edges.radial_embedding.cutoff_fn.r_max)
-        fused = fuse_convolution(
-            interaction.conv_tp,
-            functions,
-            [cutoff] * len(functions),
-            reversed_edges=True,
-            bound=bound,
-            dtype=dtype,
-        )
+
+        def convolution(product: o3.TensorProduct, network: torch.nn.Module) -> FusedConvolution:
+            functions = _radial_functions(network, edges, num_types)
+            return fuse_convolution(
+                product,
+                functions,
+                [cutoff] * len(functions),
+                reversed_edges=True,
+                bound=bound,
+                dtype=dtype,
+            )
+
+        fused = convolution(interaction.conv_tp, interaction.conv_tp_weights)
         self.error = fused.error
         self.convolution = fused.module
+        self.density = None
+        if hasattr(interaction, "density_fn"):
+            density = convolution(_sum_of_scalars(), _Density(interaction.density_fn))
+            self.error = max(self.error, density.error)
+            self.density = density.module
         up = in_float64(interaction.linear_up)
         if embedding is not None:
             self.up = _TypeFeatures(up(embedding), dtype=dtype)
         else:
             self.up = _Up(_same_irreps(up, up.irreps_in, up.irreps_out, dtype=dtype))
         self.mid = _mid_linear(interaction, fused, dtype=dtype)
-        plain = type(interaction).__name__ == _PLAIN
+        plain = type(interaction).__name__ in _PLAIN
         typed = _typed_blocks(interaction.skip_tp, num_types)
         self.by_type = self.skip = None
         if plain:
@@ -254,8 +268,16 @@ class LayerOnOperators(torch.nn.Module):
         neighbours = self.up(x, types, num_atoms)
         messages = self.convolution(vectors, neighbours, index, types, num_centres)
         messages = rows_of_first(messages, self.mid.sizes, num_atoms, num_kept)
-        types = types[:num_kept]
+        all_types, types = types, types[:num_kept]
         pieces = self.mid(messages, num_kept)
+        if self.density is not None:
+            ones = torch.ones(num_atoms, dtype=messages.dtype, device=messages.device)
+            density = self.density(vectors, ones, index, all_types, num_centres)[:num_kept]
+            factor = (1.0 + density).reciprocal().view(-1, 1, 1)
+            pieces = [
+                (piece.view(num_kept, -1, piece.size(1)) * factor).view(piece.size())
+                for piece in pieces
+            ]
         if self.by_type is not None:
             pieces = self.by_type(as_blocks(pieces), types, num_kept)
         basis = self.product(torch.cat(pieces), types, num_centres)
@@ -335,6 +357,9 @@ def _understood(product: torch.nn.Module) -> bool:
     """Whether the contraction is upstream's own and every irreps comes once, scalars included."""
     if not hasattr(product.symmetric_contractions, "contractions"):
         return False
+    contractions = product.symmetric_contractions.contractions
+    if any(part.correlation > _HIGHEST_CORRELATION for part in contractions):
+        return False
     irreps = o3.Irreps(product.linear.irreps_out)
     return len({ir for _, ir in irreps}) == len(irreps) and (0, 1) in {
         (ir.l, ir.p) for _, ir in irreps
@@ -376,11 +401,15 @@ def _blocks(
 def _mid_linear(
     interaction: torch.nn.Module, fused: FusedConvolution, *, dtype: torch.dtype
 ) -> BlockLinear:
-    """Upstream's linear map after the convolution, over the average number of neighbours."""
+    """Upstream's linear map after the convolution, over the average number of neighbours.
+
+    Blocks with a density divide by that instead, atom by atom.
+    """
     linear = in_float64(interaction.linear)
     irreps_out = o3.Irreps(linear.irreps_out)
     matrix = linear_matrix(linear, o3.Irreps(linear.irreps_in), irreps_out)
-    matrix = matrix / float(interaction.avg_num_neighbors)
+    if not hasattr(interaction, "density_fn"):
+        matrix = matrix / float(interaction.avg_num_neighbors)
     kinds = [irrep for _, irrep in fused.irreps]
     maps = []
     for (_, irrep), columns in zip(irreps_out, channel_slices(irreps_out), strict=True):
@@ -405,15 +434,36 @@ def _typed_blocks(product: torch.nn.Module, num_types: int) -> dict[int, tuple[i
     return _blocks(torch.stack(matrices), irreps_in, irreps_out)
 
 
+class _Density(torch.nn.Module):
+    """An edge's share of an atom's density."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, radial: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.network(radial) ** 2)
+
+
+def _sum_of_scalars() -> o3.TensorProduct:
+    """A convolution of ones with it is the sum of a radial function over neighbours."""
+    return o3.TensorProduct(
+        *("0e", "0e", "0e"),
+        [(0, 0, 0, "uvu", True)],
+        shared_weights=False,
+        internal_weights=False,
+    )
+
+
 def _radial_functions(
-    interaction: torch.nn.Module, edges: MACEEdgeEmbedding, num_types: int
+    network: torch.nn.Module, edges: MACEEdgeEmbedding, num_types: int
 ) -> list[RadialFunction]:
-    """Weights of the tensor product by distance, for each (centre, neighbour) pair of types.
+    """A network of the radial embedding by distance, for each (centre, neighbour) pair of types.
 
     One function serves all pairs unless the distance is transformed by element.
     """
     embedding = in_float64(edges.radial_embedding)
-    network = in_float64(interaction.conv_tp_weights)
+    network = in_float64(network)
     numbers = edges.atomic_numbers
     one_hot = torch.eye(num_types, dtype=torch.float64)
 

@@ -19,7 +19,7 @@ from nequip.nn import ConvNetLayer, GraphModel
 
 from kan_md_deploy.ops.library import is_built
 from kan_md_deploy.ops.modules import BlockLinear, TypedLinear, as_blocks
-from kan_md_deploy.ops.tables import RadialFunction
+from kan_md_deploy.ops.tables import BoundNotReachedError, RadialFunction
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.chain import Chain, with_lengths
 from kan_md_deploy.passes.convolutions import TABLE_BOUND, can_fuse, fuse_convolution
@@ -71,13 +71,16 @@ class FusedNequIP:
         edges = [rest.pop(name) for name in _EDGES]
         layers = [rest.pop(n) for n, p in list(rest.items()) if isinstance(p, ConvNetLayer)]
         attributes = in_float64(embedding.embed_module)(torch.arange(context.num_types))
-        fused = NequIPOnOperators(
-            edges,
-            layers,
-            rows=kept_rows(static_shapes=context.static_shapes),
-            attributes=attributes,
-            bound=context.bound,
-        )
+        try:
+            fused = NequIPOnOperators(
+                edges,
+                layers,
+                rows=kept_rows(static_shapes=context.static_shapes),
+                attributes=attributes,
+                bound=context.bound,
+            )
+        except BoundNotReachedError as reason:
+            return {"bound": 0.0, "skipped": str(reason)}
         atoms = with_lengths(rest, edges[1])
         model.model.func = Chain({"type_embed": embedding, "nequip": fused, **atoms})
         return {"bound": fused.error, "operator": "kan_md::convolution"}

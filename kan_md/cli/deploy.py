@@ -85,6 +85,14 @@ def deploy(
     for_cpu = device == "cpu" and not static_shapes
     if for_cpu and passes == "default" and not portable and not is_built():
         console.print("note: no operators were built, so this file does without; run: kan-md build")
+    whole = f"fused_{manifest.backbone}"
+    wanted = for_cpu and passes == "default" and not portable and is_built()
+    with_tables = manifest.kind == "potential" and manifest.dtype == "float32"
+    if wanted and with_tables and whole not in manifest.passes:
+        console.print(
+            f"note: {whole} does not know every part of this model, so that a step takes several "
+            "times as long as it could"
+        )
     summary = {
         "output": str(path),
         "backbone": manifest.backbone,

@@ -15,6 +15,10 @@ ZBL = {
         "chemical_species": list(ELEMENTS),
     }
 }
+DENSITY = {
+    "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+    "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+}
 MODELS = {
     "allegro": ("allegro", {}),
     "allegro of KANs": ("allegro", KANS),
@@ -22,6 +26,7 @@ MODELS = {
     "nequip": ("nequip", {}),
     "nequip, repulsion": ("nequip", ZBL),
     "mace": ("mace", {}),
+    "mace, densities": ("mace", DENSITY),
 }
 """Style and keywords of the models."""
 BOUND = 1e-8

@@ -218,6 +218,19 @@ def test_command_line_says_that_there_are_no_operators(
         assert ("run: kan-md build" in " ".join(capfd.readouterr().err.split())) == noted
 
 
+@pytest.mark.parametrize(("nonlinearity", "noted"), [("silu", False), ("mish", True)])
+def test_command_line_says_that_the_operators_do_not_know_a_model(
+    tiny_checkpoint, tmp_path, capfd, nonlinearity, noted
+):
+    keywords = {"model_dtype": "float32", "allegro_mlp_nonlinearity": nonlinearity}
+    source = str(shutil.copy(tiny_checkpoint("allegro", **keywords), tmp_path / "model.pth"))
+    with pytest.raises(SystemExit) as ended:
+        main(["deploy", source])
+    assert ended.value.code == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert ("fused_allegro does not know every part" in said) == noted
+
+
 def test_command_line_deploys_and_inspects(tiny_checkpoint, tmp_path, capsys):
     source, output = tmp_path / "model.pth", tmp_path / "model.deployed.pth"
     shutil.copy(tiny_checkpoint("allegro"), source)

@@ -24,6 +24,10 @@ PASSES = {"mace": FusedMACE(), "nequip": FusedNequIP()}
 MACE = {"hidden_irreps": "4x0e+4x1o", "radial_MLP": (8,), "max_ell": 2, "correlation": 2}
 NEQUIP = {"num_layers": 2, "l_max": 2, "num_features": [5, 4, 3], "radial_mlp_width": 8}
 RESIDUAL = {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"}
+DENSITY = {
+    "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+    "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+}
 PAIR_CUTOFFS = {"per_edge_type_cutoff": {"C": 2.5, "Si": {"C": 2.7, "Si": R_MAX}}}
 ZBL = {
     "pair_potential": {
@@ -36,6 +40,8 @@ CASES = [
     pytest.param("mace", MACE, ["C"], id="mace"),
     pytest.param("mace", MACE | RESIDUAL, ["C", "Si"], id="mace, two elements, residual"),
     pytest.param("mace", MACE | {"correlation": 3, "max_ell": 1}, ["C", "Si"], id="mace, cubic"),
+    pytest.param("mace", MACE | DENSITY, ["C", "Si"], id="mace, densities"),
+    pytest.param("mace", MACE | DENSITY | RESIDUAL, ["C"], id="mace, density of the second layer"),
     pytest.param("nequip", NEQUIP | {"parity": False}, ["C"], id="nequip without parity"),
     pytest.param("nequip", NEQUIP, ["C", "Si"], id="nequip, two elements, parity"),
     pytest.param("nequip", NEQUIP | PAIR_CUTOFFS, ["C", "Si"], id="nequip, cutoffs by pair"),
@@ -57,16 +63,9 @@ def build(backbone, keywords, type_names, dtype="float64"):
 
 
 def rewrite(backbone, model, type_names, *, static_shapes=False):
-    context = PassContext(
-        static_shapes=static_shapes,
-        num_types=len(type_names),
-        r_max=R_MAX,
-        bound=1e-6,
-        graphs=(),
-        operators="fused",
-    )
-    assert PASSES[backbone].applies_to(model, context)
-    report = PASSES[backbone].apply(model, context)
+    chosen = context(static_shapes=static_shapes, num_types=len(type_names))
+    assert PASSES[backbone].applies_to(model, chosen)
+    report = PASSES[backbone].apply(model, chosen)
     return make_edge_model(model), report
 
 
@@ -75,6 +74,30 @@ def graph(type_names):
     atoms.rattle(0.08, seed=3)
     atoms.symbols = [type_names[i % len(type_names)] for i in range(len(atoms))]
     return graph_of(atoms, R_MAX, type_names)
+
+
+def context(**changes):
+    usual = PassContext(
+        static_shapes=False, num_types=1, r_max=R_MAX, bound=1e-6, graphs=(), operators="fused"
+    )
+    return replace(usual, **changes)
+
+
+def test_functions_that_no_table_holds_leave_the_model_alone(operators):
+    """mace-torch's Chebyshev polynomials of r are steep beyond measure."""
+    with nequip_scope():
+        model = build("mace", MACE | {"radial_type": "chebyshev"}, ["C"])
+        before = list(model.model.func.named_children())
+        report = FusedMACE().apply(model, context())
+        assert "slope error" in report["skipped"]
+        assert list(model.model.func.named_children()) == before
+
+
+def test_products_of_four_are_left_to_torch(operators):
+    with nequip_scope():
+        assert not FusedMACE().applies_to(
+            build("mace", MACE | {"correlation": 4}, ["C"]), context()
+        )
 
 
 @pytest.mark.parametrize(("backbone", "keywords", "type_names"), CASES)
@@ -145,18 +168,12 @@ def test_pass_leaves_other_backbones_alone(backbone):
     keywords = {"mace": MACE, "nequip": NEQUIP}[other]
     with nequip_scope():
         model = build(other, keywords, ["C"])
-    context = PassContext(
-        static_shapes=False, num_types=1, r_max=R_MAX, bound=1e-6, graphs=(), operators="fused"
-    )
-    assert not PASSES[backbone].applies_to(model, context)
+    assert not PASSES[backbone].applies_to(model, context())
 
 
 @pytest.mark.parametrize(("backbone", "keywords"), [("mace", MACE), ("nequip", NEQUIP)])
 def test_a_bound_of_zero_leaves_tables_out(operators, backbone, keywords):
     with nequip_scope():
         model = build(backbone, keywords, ["C"])
-    exact = PassContext(
-        static_shapes=False, num_types=1, r_max=R_MAX, bound=0.0, graphs=(), operators="fused"
-    )
-    assert not PASSES[backbone].applies_to(model, exact)
-    assert PASSES[backbone].applies_to(model, replace(exact, bound=1e-6))
+    assert not PASSES[backbone].applies_to(model, context(bound=0.0))
+    assert PASSES[backbone].applies_to(model, context())
