@@ -30,7 +30,7 @@ bench: plugin
 lint: venv
 	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[dev]"
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'pair_styles/*.cpp' 'pair_styles/*.h' 'deploy/*.cpp' 'deploy/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'pair_styles/*.cpp' 'pair_styles/*.h' 'deploy/*.cpp' 'deploy/*.h' 'tests/cpp/*.cpp' 'tests/cpp/*.h')
 
 venv: $(VENV)/.installed
 plugin: venv
