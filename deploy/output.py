@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kan_md.contract import Backend
+from kan_md.contract import Backend, Manifest
 from kan_md.errors import KanMdError, user_error
+from kan_md_deploy.archive import seal
 
 SUFFIX = {"torchscript": ".deployed.pth", "aotinductor": ".deployed.pt2"}
 
@@ -46,6 +47,27 @@ def written_whole(output: Path) -> Iterator[Path]:
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_judged(
+    path: Path,
+    write: Callable[..., None],
+    manifest: Manifest,
+    judge: Callable[[Path], Manifest],
+) -> None:
+    """Write a sealed file, judge the file itself, and write it again with what was found.
+
+    Args:
+        path: file to write; left unfinished where ``judge`` raises.
+        write: puts the compiled model into a file, with ``manifest``, a text.
+        manifest: what is known before.
+        judge: loads the file, refuses it, or completes its manifest.
+    """
+    write(path, manifest=manifest.to_text())
+    seal(path)
+    measured = judge(path)
+    write(path, manifest=measured.to_text())
+    seal(path)
 
 
 def _temporary_beside(output: Path) -> Path:

@@ -15,10 +15,11 @@ from kan_md.backbones.scope import nequip_scope
 from kan_md.contract import Backend, Manifest
 from kan_md.model.device import set_tf32
 from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
-from kan_md_deploy.archive import seal, sha256_of
+from kan_md_deploy.archive import sha256_of
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.manifest import describe_model
 from kan_md_deploy.options import Options
+from kan_md_deploy.output import write_judged
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.registry import run_passes
 from kan_md_deploy.runtime import load_deployed
@@ -77,13 +78,13 @@ def compile_potential(
     set_tf32(options.tf32)
     example = max(graphs, key=lambda graph: graph[0].size(0))
     write = _compile(edge_model, options.backend, example=example)
-    write(temporary, manifest=manifest.to_text())
-    seal(temporary)
-    found = deviation(load_deployed(temporary, options.device), reference, graphs)
-    check(found, precision=manifest.precision, rounding=rounding, bound=options.bound)
-    measured = replace(manifest, energy_error=found.energy, force_error=found.force)
-    write(temporary, manifest=measured.to_text())
-    seal(temporary)
+
+    def judge(path: Path) -> Manifest:
+        found = deviation(load_deployed(path, options.device), reference, graphs)
+        check(found, precision=manifest.precision, rounding=rounding, bound=options.bound)
+        return replace(manifest, energy_error=found.energy, force_error=found.force)
+
+    write_judged(temporary, write, manifest, judge)
 
 
 def _baked_threads(options: Options) -> int:

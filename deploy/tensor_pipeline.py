@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,17 +15,17 @@ from kan_md.backbones.build import num_layers_of
 from kan_md.backbones.readout import parse_readout
 from kan_md.backbones.scope import nequip_scope
 from kan_md.contract import Manifest
-from kan_md.errors import user_error
 from kan_md.model.tensors import tensors_of
-from kan_md_deploy.archive import seal, sha256_of
+from kan_md_deploy.archive import sha256_of
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.options import Options
+from kan_md_deploy.output import write_judged
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.registry import run_passes
 from kan_md_deploy.tensor_runtime import load_deployed_tensors
 from kan_md_deploy.tensor_wrapper import describe_outputs, make_tensor_edge_model
 from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
-from kan_md_deploy.verify import Graph, allowed_error, with_ghosts
+from kan_md_deploy.verify import Graph, allowed_error, hold, with_ghosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,22 +77,20 @@ def compile_tensors(
         )
         edge_model = make_tensor_edge_model(model).to(options.device)
     module = compile_torchscript(edge_model)
-    save_torchscript(module, temporary, manifest=manifest.to_text())
-    seal(temporary)
-    compiled = load_deployed_tensors(temporary, options.device)
-    found = tensor_deviation(compiled, reference, graphs)
-    tolerance = TOLERANCE[manifest.precision]
-    allowed = allowed_error(tolerance, rounding=rounding, bound=options.bound)
-    if not found <= allowed:
-        raise user_error(
-            "compiled model differs from the trained one on the reference frames",
+
+    def judge(path: Path) -> Manifest:
+        compiled = load_deployed_tensors(path, options.device)
+        found = tensor_deviation(compiled, reference, graphs)
+        tolerance = TOLERANCE[manifest.precision]
+        hold(
+            found,
+            allowed_error(tolerance, rounding=rounding, bound=options.bound),
             found=f"relative error {found:.1e}",
-            allowed=f"{allowed:.1e} for {manifest.precision}",
-            remedy="deploy with `--passes none` or `--dtype float64`",
+            precision=manifest.precision,
         )
-    measured = replace(manifest, outputs=manifest.outputs | {"error": found})
-    save_torchscript(module, temporary, manifest=measured.to_text())
-    seal(temporary)
+        return replace(manifest, outputs=manifest.outputs | {"error": found})
+
+    write_judged(temporary, partial(save_torchscript, module), manifest, judge)
 
 
 def change_of_tensors(

@@ -97,11 +97,30 @@ def check(found: Deviation, *, precision: str, rounding: float, bound: float) ->
         KanMdError: the deviation is above the tolerance or is not a number.
     """
     allowed = allowed_error(TOLERANCE[precision], rounding=rounding, bound=bound)
-    worst = max(found.force, found.virial)
-    if not (worst <= allowed):
+    hold(
+        max(found.force, found.virial),
+        allowed,
+        found=f"relative force error {found.force:.1e}, virial {found.virial:.1e}",
+        precision=precision,
+    )
+
+
+def hold(error: float, allowed: float, *, found: str, precision: str) -> None:
+    """Refuse a compiled model whose error is too large or no number.
+
+    Args:
+        error: relative to the largest value of its kind.
+        allowed: largest one.
+        found: the error in words.
+        precision: of the compiled model, for the message.
+
+    Raises:
+        KanMdError: it is not allowed.
+    """
+    if not error <= allowed:
         raise user_error(
             "compiled model differs from the trained one on the reference frames",
-            found=f"relative force error {found.force:.1e}, virial {found.virial:.1e}",
+            found=found,
             allowed=f"{allowed:.1e} for {precision}",
             remedy="deploy with `--passes none` or `--dtype float64`",
         )

@@ -435,7 +435,10 @@ def _typed_blocks(product: torch.nn.Module, num_types: int) -> dict[int, tuple[i
 
 
 class _Density(torch.nn.Module):
-    """An edge's share of an atom's density."""
+    """An edge's share of an atom's density, [num_edges, 1], from its radial embedding.
+
+    Source: mace-torch's blocks with densities.
+    """
 
     def __init__(self, network: torch.nn.Module):
         super().__init__()
@@ -448,7 +451,9 @@ class _Density(torch.nn.Module):
 def _sum_of_scalars() -> o3.TensorProduct:
     """A convolution of ones with it is the sum of a radial function over neighbours."""
     return o3.TensorProduct(
-        *("0e", "0e", "0e"),
+        "0e",
+        "0e",
+        "0e",
         [(0, 0, 0, "uvu", True)],
         shared_weights=False,
         internal_weights=False,

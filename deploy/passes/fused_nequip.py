@@ -81,7 +81,7 @@ class FusedNequIP:
             )
         except BoundNotReachedError as reason:
             return {"bound": 0.0, "skipped": str(reason)}
-        atoms = with_lengths(rest, edges[1])
+        atoms = with_lengths(rest, edges[_EDGES.index("edge_norm")])
         model.model.func = Chain({"type_embed": embedding, "nequip": fused, **atoms})
         return {"bound": fused.error, "operator": "kan_md::convolution"}
 
