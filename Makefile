@@ -23,9 +23,9 @@ test: plugin
 	$(BIN)/python -m pytest $(PYTEST) tests
 
 bench: plugin
-	$(BIN)/python -m kan_md.benchmark.suite --output results
-	$(BIN)/python -m kan_md.benchmark.tensor_speed --output results
-	$(BIN)/python -m kan_md.benchmark.kan_layer --output results
+	$(BIN)/python -m results.experiments.suite --output results
+	$(BIN)/python -m results.experiments.tensor_speed --output results
+	$(BIN)/python -m results.experiments.kan_layer --output results
 
 lint: venv
 	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[dev]"

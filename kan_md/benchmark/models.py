@@ -30,8 +30,8 @@ class Entry:
         name_elements: whether ``pair_coeff`` ends with one element per type.
         r_max: Å, None where the style is asked for it.
         manifest: of a file deployed by kan-md.
-        program: module to run with ``python -m`` instead of the LAMMPS worker; it gets the same
-            folder and keeps the same protocol.
+        program: Python file to run instead of the LAMMPS worker; it gets the same folder and keeps
+            the same protocol.
         options: for that program, by name.
     """
 
@@ -42,7 +42,7 @@ class Entry:
     name_elements: bool = True
     r_max: float | None = None
     manifest: Manifest | None = None
-    program: str | None = None
+    program: Path | None = None
     options: dict[str, str] = field(default_factory=dict)
 
     @property

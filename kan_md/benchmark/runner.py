@@ -31,7 +31,7 @@ from kan_md.benchmark.log import last_error, last_line
 from kan_md.errors import KanMdError
 from kan_md.lammps.run import lammps_environment, mpiexec
 
-LAMMPS_WORKER = "kan_md.benchmark.worker"
+LAMMPS_WORKER = Path(__file__).with_name("worker.py")
 _PROBE = 4  # steps: a compiled model specialises itself in the first two or three calls
 _PATIENCE = 30.0  # s, for a process to end by itself
 _OUTPUT = "output.txt"
@@ -40,10 +40,15 @@ Progress = Callable[[str, int, int], None]
 """Called with (label, steps done so far, steps of the run) after each block."""
 
 
+def python_command(program: Path, *arguments: object) -> list[str]:
+    """Command that runs a Python file, whose folder stays off the path of imports."""
+    return [sys.executable, "-P", str(program.resolve()), *map(str, arguments)]
+
+
 class Process:
     """One LAMMPS run (on one or several ranks) that waits for its turn between blocks."""
 
-    def __init__(self, job: Job, folder: Path, *, ranks: int, threads: int, program: str) -> None:
+    def __init__(self, job: Job, folder: Path, *, ranks: int, threads: int, program: Path) -> None:
         self.job = job
         self.folder = folder
         self.ranks = ranks
@@ -55,7 +60,7 @@ class Process:
         self._child = subprocess.Popen(
             [
                 *(mpiexec(ranks) if ranks > 1 else []),
-                *(sys.executable, "-m", program, str(folder.resolve()), str(os.getpid())),
+                *python_command(program, folder.resolve(), os.getpid()),
             ],
             cwd=folder,
             env=lammps_environment(threads=threads, ranks=ranks),
@@ -168,7 +173,7 @@ def run_interleaved(
     plan: Plan,
     ranks: int = 1,
     threads: int = 1,
-    programs: Sequence[str | None] | None = None,
+    programs: Sequence[Path | None] | None = None,
     progress: Progress | None = None,
 ) -> list[Result]:
     """Run jobs side by side: one process each, block by block in turn (A B A B …).
@@ -182,7 +187,7 @@ def run_interleaved(
         plan: steps and blocks.
         ranks: MPI ranks of each process.
         threads: OpenMP threads of each rank.
-        programs: module to run per job, None for the LAMMPS worker.
+        programs: Python file to run per job, None for the LAMMPS worker.
         progress: told after each block.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One LAMMPS process of a benchmark: ``python -m kan_md.benchmark.worker FOLDER PARENT_PID``.
+"""One LAMMPS process of a benchmark: ``python worker.py FOLDER PARENT_PID``.
 
 Reads ``job.json``, follows the protocol of :mod:`kan_md.benchmark.job`. Imports nothing that would
 count in the memory it measures: LAMMPS initialises MPI itself, so mpi4py is not needed either.

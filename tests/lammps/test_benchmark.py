@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kan_md.benchmark import cases, suite, zoo
 from kan_md.benchmark.compare import Conditions, compare
 from kan_md.benchmark.models import baseline_entry, deployed_entry
 from kan_md.benchmark.structures import silver
 from kan_md.errors import KanMdError
+from results.experiments import cases, suite, zoo
 
 pytestmark = pytest.mark.lammps
 

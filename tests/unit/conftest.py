@@ -46,3 +46,57 @@ def _mace_torch_model(elements: list[int], *, kind: str = "ScaleShiftMACE", **ch
         torch.manual_seed(5)
         torch.set_default_dtype(torch.float64)
         return getattr(modules, kind)(**arguments).eval()
+
+
+def benchmark_row(label: str, ms: float, ratio: float | None = None, **changes):
+    from kan_md.benchmark.statistics import Row
+
+    given = dict(
+        label=label,
+        readout="kan gaussian",
+        backbone="allegro",
+        dtype="float32",
+        backend="torchscript",
+        passes=("one",),
+        num_atoms=71,
+        edges_per_atom=28.0,
+        steps=100,
+        ms_per_step=ms,
+        ms_error=0.1 * ms,
+        ms_p95=1.2 * ms,
+        ms_mean=ms,
+        us_per_atom_step=ms * 1e3 / 71,
+        ns_per_day=86.4 / ms,
+        phases={"Pair": 0.9, "Comm": 0.1},
+        peak_rss_mib=300.0,
+        device_mib={},
+        temperature=300.0,
+        ratio=ratio,
+        ratio_error=0.01,
+    )
+    return Row(**given | changes)
+
+
+@pytest.fixture
+def report():
+    """A report of two models, made up."""
+    from kan_md.benchmark.compare import Conditions, Report
+
+    return Report(
+        title="two models",
+        rows=[benchmark_row("KAN", 10.0, 0.5), benchmark_row("MLP", 20.0, 1.0)],
+        control="MLP",
+        structure="Ag71",
+        conditions=Conditions(steps=100),
+        machine={
+            "cpu": "some CPU",
+            "cores": 2,
+            "memory_gib": 4.0,
+            "gpus": [],
+            "system": "Linux",
+            "python": "3",
+            "versions": {"torch": "2"},
+        },
+        command="kan-md benchmark",
+        date="2026-01-01 00:00",
+    )

@@ -26,6 +26,7 @@ LAYERS = {
     "kan_md.evaluate": 6,
     "kan_md.calculator": 6,
     "kan_md.cli": 7,
+    "results": 8,
 }
 TORCH_FREE = (
     "kan_md.benchmark",
@@ -34,11 +35,17 @@ TORCH_FREE = (
     "kan_md.errors",
     "kan_md.allocator",
 )
+EXPERIMENTS = "results.experiments"
+"""The project's own measurements: they use everything, nothing uses them, no wheel holds them."""
 HEAVY = ("torch", "nequip", "allegro", "mace", "e3nn", "lightning")
 
 
 def sources() -> Iterator[tuple[str, Path]]:
-    for folder, package in (("kan_md", "kan_md"), ("deploy", "kan_md_deploy")):
+    for folder, package in (
+        ("kan_md", "kan_md"),
+        ("deploy", "kan_md_deploy"),
+        ("results/experiments", EXPERIMENTS),
+    ):
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
             yield ".".join([package, *(p for p in parts if p != "__init__")]), path
@@ -112,5 +119,5 @@ def test_every_package_is_in_the_wheel():
     listed = set(
         tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     )
-    found = {module for module, path in sources() if path.name == "__init__.py"}
+    found = {module for module, path in sources() if path.name == "__init__.py"} - {EXPERIMENTS}
     assert listed - {"kan_md_pair_styles", "kan_md_lammps_inputs"} == found

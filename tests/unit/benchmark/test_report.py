@@ -1,68 +1,15 @@
 """Tables, figures and files made from a report."""
 
-import json
 from dataclasses import replace
 from io import StringIO
 
 import pytest
 from matplotlib.colors import to_hex
 
-from kan_md.benchmark.cases import Case, Section
-from kan_md.benchmark.compare import Conditions, Report
-from kan_md.benchmark.pages import write_page
+from kan_md.benchmark.compare import Report
 from kan_md.benchmark.report import draw_figure, markdown, screen_table
-from kan_md.benchmark.statistics import Row
 from kan_md.benchmark.store import check_folder, load_report, save_report
-from kan_md.benchmark.structures import silver
 from kan_md.errors import KanMdError
-
-
-def row(label, ms, ratio, **device):
-    return Row(
-        label=label,
-        readout="kan gaussian",
-        backbone="allegro",
-        dtype="float32",
-        backend="torchscript",
-        passes=("one",),
-        num_atoms=71,
-        edges_per_atom=28.0,
-        steps=100,
-        ms_per_step=ms,
-        ms_error=0.1 * ms,
-        ms_p95=1.2 * ms,
-        ms_mean=ms,
-        us_per_atom_step=ms * 1e3 / 71,
-        ns_per_day=86.4 / ms,
-        phases={"Pair": 0.9, "Comm": 0.1},
-        peak_rss_mib=300.0,
-        device_mib=device,
-        temperature=300.0,
-        ratio=ratio,
-        ratio_error=0.01,
-    )
-
-
-@pytest.fixture
-def report():
-    return Report(
-        title="two models",
-        rows=[row("KAN", 10.0, 0.5), row("MLP", 20.0, 1.0)],
-        control="MLP",
-        structure="Ag71",
-        conditions=Conditions(steps=100),
-        machine={
-            "cpu": "some CPU",
-            "cores": 2,
-            "memory_gib": 4.0,
-            "gpus": [],
-            "system": "Linux",
-            "python": "3",
-            "versions": {"torch": "2"},
-        },
-        command="kan-md benchmark",
-        date="2026-01-01 00:00",
-    )
 
 
 def test_a_report_survives_its_json(report, tmp_path):
@@ -115,61 +62,6 @@ def test_the_table_fits_eighty_columns(report):
     console.print(screen_table(report))
     text = console.export_text()
     assert "0.500±0.010" in text and "…" not in text
-
-
-def section():
-    case = Case(name="one", title="First case", models=(), structure=silver, control="MLP")
-    return Section(
-        name="page",
-        title="Page",
-        text="What is compared.",
-        cases=(case, replace(case, name="two", title="Second case")),
-    )
-
-
-def stored(report, **changes):
-    result = {"report": json.loads(report.to_json()), "targets": {"KAN": 0.6}, "missing": {}}
-    return {
-        "quick": False,
-        "cases": {"one": result, "two": {"error": "out of memory"}},
-        "profiles": {},
-        **changes,
-    }
-
-
-def test_a_page_says_what_is_reached_and_what_failed(report, tmp_path):
-    write_page(section(), stored(report), tmp_path)
-    text = (tmp_path / "page.md").read_text()
-    assert "| First case | KAN | 20.00 | 10.00 | 0.500 ± 0.010 | 0.60 | yes | 1.00 |" in text
-    assert "Not measured: out of memory" in text
-    assert (tmp_path / "page-one.png").exists()
-    assert "no measurements" not in text
-
-
-def test_a_missed_target_is_said_and_a_trial_run_is_marked(report, tmp_path):
-    slow = replace(report, rows=[replace(report.rows[0], ratio=0.9), report.rows[1]])
-    write_page(section(), stored(slow, quick=True), tmp_path)
-    text = (tmp_path / "page.md").read_text()
-    assert "| 0.900 ± 0.010 | 0.60 | no |" in text
-    assert "no measurements" in text
-
-
-def test_profiles_give_the_distance_to_the_limit(report, tmp_path):
-    profile = {
-        "ms_per_step": 12.0,
-        "operators": [["aten::mm", 0.5, 3.0]],
-        "product_gflop": 0.4,
-        "gemm_gflops": 100.0,
-        "limit_ms": 4.0,
-        "num_edges": 1978,
-        "threads": 1,
-    }
-    profiles = {"allegro": {"profile": profile, "atoms": 71}, "mace": {"error": "no file"}}
-    write_page(section(), stored(report, profiles=profiles), tmp_path)
-    text = (tmp_path / "page.md").read_text()
-    assert "| allegro | 71 | 1978 | 1 | 12.00 | 0.400 | 100 | 4.00 | 3.0 |" in text
-    assert "- allegro: mm 50 %" in text
-    assert "Profile of mace: not measured: no file" in text
 
 
 def test_an_unwritable_folder_is_refused_before_anything_runs(tmp_path):

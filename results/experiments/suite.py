@@ -1,4 +1,4 @@
-"""The published timings: ``python -m kan_md.benchmark.suite --output results`` (``make bench``).
+"""The published timings: ``python -m results.experiments.suite --output results`` (``make bench``).
 
 Each section writes NAME.md, NAME.json and figures. Every finished case is in the JSON at once; a
 second call measures only what is missing, so a run can be interrupted, and what failed is tried
@@ -20,18 +20,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kan_md.benchmark.cases import SECTIONS, Case, Section
 from kan_md.benchmark.compare import Conditions, compare
 from kan_md.benchmark.log import last_line
 from kan_md.benchmark.models import Entry, find_control
-from kan_md.benchmark.pages import write_page
 from kan_md.benchmark.progress import show_progress
 from kan_md.benchmark.store import check_folder, save_atomically
-from kan_md.benchmark.zoo import MACE, READOUTS, Model, build, run_module
 from kan_md.errors import KanMdError
+from results.experiments.cases import SECTIONS, Case, Section
+from results.experiments.pages import write_page
+from results.experiments.zoo import MACE, READOUTS, Model, build, run_program
 
-MACE_TORCH = "kan_md.evaluate.mace_torch"
-PROFILE = "kan_md.evaluate.profile"
+MACE_TORCH = Path(__file__).with_name("mace_torch.py")
+PROFILE = Path(__file__).with_name("operator_profile.py")
 TETHER = 5.0  # eV/Å²; keeps fresh models' crystals in place, see zoo.ENERGY_SCALE
 RATTLE = 0.1  # Å, about the thermal displacement at 300 K
 
@@ -172,7 +172,7 @@ def _profile(model: Model, atoms, settings: Settings) -> dict:
     with tempfile.TemporaryDirectory(prefix="kan-md-") as folder:
         structure = Path(folder) / "structure.xyz"
         atoms.write(structure)
-        text = run_module(
+        text = run_program(
             *(PROFILE, entry.pair_coeff.strip('"'), structure),
             *("--steps", 2 if settings.quick else 10),
             what=f"profiling {model.label}",

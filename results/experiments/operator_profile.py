@@ -1,6 +1,6 @@
 """Where the time of a deployed file goes, by operator, and how far it is from the arithmetic limit.
 
-``python -m kan_md.evaluate.profile FILE STRUCTURE [--steps 10]`` prints JSON.
+``python operator_profile.py FILE STRUCTURE [--steps 10]`` prints JSON.
 """
 
 from __future__ import annotations

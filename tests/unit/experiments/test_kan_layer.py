@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 
-from kan_md.benchmark import kan_layer
 from kan_md.benchmark.machine import describe_machine
-from kan_md.evaluate import layer_timing
 from kan_md.kan import KANLayer, kernels
+from results.experiments import kan_layer, layer_timing
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """How long a readout of one layer takes in training, alone and from Python.
 
-``python -m kan_md.evaluate.layer_timing [--points 25000] [--calls 20]`` prints JSON: times of KAN
-layers of every basis, with the C++ operators and in plain torch, and their ratios to an MLP.
+``python layer_timing.py [--points 25000] [--calls 20]`` prints JSON: times of KAN layers of every
+basis, with the C++ operators and in plain torch, and their ratios to an MLP.
 """
 
 from __future__ import annotations

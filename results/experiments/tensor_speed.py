@@ -1,4 +1,4 @@
-"""Speed of tensor models: ``python -m kan_md.benchmark.tensor_speed --output results``.
+"""Speed of tensor models: ``python -m results.experiments.tensor_speed --output results``.
 
 ETGNN with fresh weights on the 72-atom cell of quartz: a training step, and predictions by files
 deployed with and without passes. Writes etgnn_speed.md and etgnn_speed.json; a second call measures
@@ -16,15 +16,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kan_md.benchmark.born_charges import MODEL, TIMING
 from kan_md.benchmark.compare import command_line
 from kan_md.benchmark.log import last_line
 from kan_md.benchmark.machine import describe_machine, machine_line
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
 from kan_md.benchmark.structures import quartz
-from kan_md.benchmark.zoo import READOUTS, run_kan_md, run_module
 from kan_md.errors import KanMdError
+from results.experiments.born_charges import MODEL, TIMING
+from results.experiments.zoo import READOUTS, run_kan_md, run_program
 
 SIZES: dict[str, dict] = {
     "small": MODEL,
@@ -66,7 +66,7 @@ def measure_step(size: str, readout: str, *, work: Path, calls: int) -> dict:
     )
     for name, options in DEPLOYMENTS.items():
         run_kan_md("deploy", model, "-o", folder / f"{name}.deployed.pth", *options, what=what)
-    step = json.loads(last_line(run_module(TIMING, model, structure, "--calls", calls, what=what)))
+    step = json.loads(last_line(run_program(TIMING, model, structure, "--calls", calls, what=what)))
     return {
         "numbers": json.loads(text)["numbers"],
         "step": _condense(step["ms"][0]),
@@ -86,7 +86,7 @@ def measure_frames(size: str, readouts: Sequence[str], *, work: Path, calls: int
     """
     keys = [(readout, name) for readout in readouts for name in DEPLOYMENTS]
     files = [_folder(work, size, readout) / f"{name}.deployed.pth" for readout, name in keys]
-    text = run_module(
+    text = run_program(
         TIMING, *files, _structure(work), "--calls", calls, what=f"{size}, deployed files"
     )
     times = dict(zip(keys, json.loads(last_line(text))["ms"], strict=True))

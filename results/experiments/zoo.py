@@ -20,6 +20,7 @@ import ase
 from kan_md.benchmark.log import last_line
 from kan_md.benchmark.machine import package_version
 from kan_md.benchmark.models import Entry, deployed_entry
+from kan_md.benchmark.runner import python_command
 from kan_md.benchmark.structures import diamond, silver
 from kan_md.errors import KanMdError
 
@@ -121,22 +122,21 @@ def build(model: Model, folder: Path) -> Entry:
 
 
 def run_kan_md(*arguments: object, what: str) -> str:
-    """Run the command line in a process of its own and return what it prints; see run_module."""
-    return run_module("kan_md", *arguments, what=what)
+    """Run the command line in a process of its own and return what it prints; see run_program."""
+    return _run([sys.executable, "-m", "kan_md", *map(str, arguments)], what=what)
 
 
-def run_module(module: str, *arguments: object, what: str) -> str:
-    """Run ``python -m module`` in a process of its own and return what it prints.
+def run_program(program: Path, *arguments: object, what: str) -> str:
+    """Run a Python file in a process of its own and return what it prints.
 
     Raises:
         KanMdError: it failed; the message carries the last line of its output.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return _run(python_command(program, *arguments), what=what)
+
+
+def _run(command: list[str], *, what: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise KanMdError(f"{what} failed: {last_line(done.stderr) or last_line(done.stdout)}")
     return done.stdout

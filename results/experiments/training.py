@@ -17,8 +17,8 @@ from kan_md.benchmark.compare import command_line
 from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.report import save_atomically
 from kan_md.benchmark.store import check_folder
-from kan_md.benchmark.zoo import run_kan_md
 from kan_md.errors import KanMdError, user_error
+from results.experiments.zoo import run_kan_md
 
 DEPLOYED = "model.deployed.pth"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from kan_md.benchmark.suite import _attempt
 from kan_md.errors import KanMdError
+from results.experiments.suite import _attempt
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kan_md.benchmark.cases import Section
 from kan_md.benchmark.compare import Report
 from kan_md.benchmark.report import (
     markdown,
@@ -14,6 +13,7 @@ from kan_md.benchmark.report import (
     save_ratio_figure,
 )
 from kan_md.benchmark.statistics import Row
+from results.experiments.cases import Section
 
 HOW = """\
 How: every model is deployed by `kan-md deploy` and run in LAMMPS through its Python module, one

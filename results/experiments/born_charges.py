@@ -1,6 +1,6 @@
 """Born charges of real crystals by ETGNN, KAN heads against MLP heads.
 
-``python -m kan_md.benchmark.born_charges --data FOLDER --output results`` trains every case with
+``python -m results.experiments.born_charges --data FOLDER --output results`` trains every case with
 `kan-md train`, deploys it, and writes etgnn.md, etgnn.json and etgnn.png. A second call does only
 what is missing. The data sets are not part of the project: see --data.
 """
@@ -22,7 +22,8 @@ from rich.console import Console
 from kan_md.benchmark.log import last_line
 from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table
-from kan_md.benchmark.training import (
+from kan_md.data.splitting import split_indices
+from results.experiments.training import (
     DEPLOYED,
     Study,
     mean_and_spread,
@@ -30,11 +31,10 @@ from kan_md.benchmark.training import (
     save_bars,
     train_and_deploy,
 )
-from kan_md.benchmark.zoo import run_module
-from kan_md.data.splitting import split_indices
+from results.experiments.zoo import run_program
 
 SEEDS = (1, 2, 3)
-TIMING = "kan_md.evaluate.tensor_timing"
+TIMING = Path(__file__).with_name("tensor_timing.py")
 READOUTS: dict[str, dict] = {
     "MLP": {"kind": "mlp"},
     "KAN Gaussian": {"kind": "kan", "basis": "gaussian"},
@@ -141,7 +141,7 @@ def time_deployed(stored: dict, *, data: Path, work: Path) -> None:
         if all("timing" in case for case in cases.values()):
             continue
         files = [_folder(work, crystal, readout, SEEDS[0]) / DEPLOYED for readout in cases]
-        text = run_module(
+        text = run_program(
             *(TIMING, *files, data / crystal.file),
             what=f"timing files of {crystal.name}",
         )

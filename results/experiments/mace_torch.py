@@ -1,6 +1,6 @@
 """Times mace-torch's own scripted model.
 
-``python -m kan_md.evaluate.mace_torch FOLDER PARENT_PID`` is a child program of the benchmark, see
+``python mace_torch.py FOLDER PARENT_PID`` is a child program of the benchmark, see
 :mod:`kan_md.benchmark.job`. The model is what ``mace_create_lammps_model`` makes (LAMMPS_MACE,
 scripted), frozen, and called on one structure whose neighbour list is ready: no molecular dynamics,
 no communication, no neighbour search is counted.

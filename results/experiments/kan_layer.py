@@ -1,4 +1,4 @@
-"""Speed of KAN layers in training: ``python -m kan_md.benchmark.kan_layer --output results``.
+"""Speed of KAN layers in training: ``python -m results.experiments.kan_layer --output results``.
 
 A layer alone against an MLP of the same inputs. Writes kan_layer.md and kan_layer.json.
 """
@@ -18,10 +18,10 @@ from kan_md.benchmark.log import last_line
 from kan_md.benchmark.machine import describe_machine, machine_line
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
-from kan_md.benchmark.zoo import run_module
 from kan_md.errors import KanMdError
+from results.experiments.zoo import run_program
 
-TIMING = "kan_md.evaluate.layer_timing"
+TIMING = Path(__file__).with_name("layer_timing.py")
 NUM_INPUTS = 64
 STEPS = {
     "step": "Forward and backward",
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = ("--points", options.points, "--inputs", NUM_INPUTS, "--calls", options.calls)
     try:
         check_folder(options.output)
-        found = json.loads(last_line(run_module(TIMING, *sizes, what="timing of layers")))
+        found = json.loads(last_line(run_program(TIMING, *sizes, what="timing of layers")))
     except KanMdError as error:
         Console(stderr=True, highlight=False).print(f"kan-md: error: {error}", markup=False)
         return 2

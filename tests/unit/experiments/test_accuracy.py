@@ -2,9 +2,9 @@
 
 import pytest
 
-from kan_md.benchmark import accuracy
 from kan_md.benchmark.machine import describe_machine
 from kan_md.config import parse_config
+from results.experiments import accuracy
 
 
 @pytest.mark.parametrize("readout", accuracy.READOUTS)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from kan_md.benchmark.zoo import run_module
-from kan_md.evaluate.profile import product_flop
+from results.experiments.operator_profile import product_flop
+from results.experiments.suite import PROFILE
+from results.experiments.zoo import run_program
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_profile_of_a_plain_file_counts_its_products(deployed, ag_frames, tmp_pa
     structure = tmp_path / "structure.xyz"
     ag_frames[0].write(structure)
     file = deployed("allegro", model_dtype="float32", deploy={"operators": "portable"})
-    text = run_module("kan_md.evaluate.profile", file, structure, "--steps", 2, what="profile")
+    text = run_program(PROFILE, file, structure, "--steps", 2, what="profile")
     found = json.loads(text.splitlines()[-1])
     # At least the latent network of one layer, [edges, 4] x [4, 8], forward and reverse.
     assert found["product_gflop"] > 2e-9 * 2 * found["num_edges"] * 4 * 8

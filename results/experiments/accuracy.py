@@ -1,6 +1,6 @@
 """Errors of Allegro on silver by output block: linear map, MLP, KANs; three seeds.
 
-``python -m kan_md.benchmark.accuracy --data FOLDER --output results`` trains every case with
+``python -m results.experiments.accuracy --data FOLDER --output results`` trains every case with
 `kan-md train`, deploys it, and writes accuracy.md, accuracy.json and accuracy.png. A second call
 does only what is missing. The data set is not part of the project: see --data.
 """
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table
-from kan_md.benchmark.training import (
+from results.experiments.training import (
     Study,
     mean_and_spread,
     run_missing,

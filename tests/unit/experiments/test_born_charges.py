@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kan_md.benchmark import born_charges
 from kan_md.benchmark.machine import describe_machine
 from kan_md.config import parse_config
 from kan_md.data.charge_transfer import make_charge_transfer
 from kan_md.data.write import write_frames
+from results.experiments import born_charges
 
 
 @pytest.mark.parametrize("crystal", born_charges.CRYSTALS, ids=lambda crystal: crystal.name)
@@ -40,12 +40,12 @@ def test_deployed_files_are_found_in_the_work_folder(tmp_path, monkeypatch):
     stored = stored_cases()
     asked = []
 
-    def run_module(module, *files, what):
+    def run_program(module, *files, what):
         *deployed, _ = files
         asked.extend(file.relative_to(tmp_path) for file in deployed)
         return json.dumps({"ms": [[1.0, 3.0, 2.0] for _ in deployed]})
 
-    monkeypatch.setattr(born_charges, "run_module", run_module)
+    monkeypatch.setattr(born_charges, "run_program", run_program)
     born_charges.time_deployed(stored, data=tmp_path, work=tmp_path)
     assert len(asked) == 5  # one seed of each, without the case that failed
     assert Path("BaTiO3-KAN-B-spline-1/model.deployed.pth") in asked
@@ -71,7 +71,7 @@ def stored_cases():
         "cases": cases,
         "baseline": {"SiO2": 0.3, "BaTiO3": 0.4},
         "machine": describe_machine(),
-        "command": "python -m kan_md.benchmark.born_charges",
+        "command": "python -m results.experiments.born_charges",
         "jobs": 2,
     }
 

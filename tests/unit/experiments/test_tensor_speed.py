@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from kan_md.benchmark import tensor_speed
 from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.structures import quartz
-from kan_md.evaluate.tensor_timing import measure_in_turns, prediction, training_step
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.model.tensors import tensors_of
 from kan_md.model.untrained import make_untrained
 from kan_md_deploy import deploy
+from results.experiments import tensor_speed
+from results.experiments.tensor_timing import measure_in_turns, prediction, training_step
 
 
 def test_quartz_has_bonds_of_the_right_length():
@@ -65,7 +65,7 @@ def test_command_prints_times(fresh, tmp_path):
     quartz((1, 1, 1)).write(tmp_path / "quartz.xyz")
     arguments = [str(fresh), str(tmp_path / "quartz.xyz"), "--calls", "3"]
     done = subprocess.run(
-        [sys.executable, "-m", tensor_speed.TIMING, *arguments],
+        [sys.executable, str(tensor_speed.TIMING), *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -82,7 +82,7 @@ def test_files_take_turns(tmp_path, monkeypatch):
     assert [len(mine) for mine in times] == [3, 3]
     monkeypatch.setattr(
         tensor_speed,
-        "run_module",
+        "run_program",
         lambda *_, **__: json.dumps({"ms": [[1, 2], [4, 4], [2, 6], [2, 2]]}),
     )
     found = tensor_speed.measure_frames("small", ["MLP", "linear"], work=tmp_path, calls=2)

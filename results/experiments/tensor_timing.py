@@ -1,9 +1,9 @@
 """How long a tensor model takes for one structure, from Python.
 
-``python -m kan_md.evaluate.tensor_timing FILE STRUCTURES [--calls 20]`` prints JSON: of a deployed
-file the times of predictions, neighbour list included; of a model.pth those of training steps
-(forward, backward and AdamW on one structure, whose graph is ready as in training). Several files
-take turns, so that what disturbs the machine disturbs all of them.
+``python tensor_timing.py FILE STRUCTURES [--calls 20]`` prints JSON: of a deployed file the times
+of predictions, neighbour list included; of a model.pth those of training steps (forward, backward
+and AdamW on one structure, whose graph is ready as in training). Several files take turns, so that
+what disturbs the machine disturbs all of them.
 """
 
 from __future__ import annotations

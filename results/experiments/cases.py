@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ase
 
 from kan_md.benchmark.structures import diamond, silver
-from kan_md.benchmark.zoo import ALLEGRO, MACE, NEQUIP, READOUTS, Model, variants
+from results.experiments.zoo import ALLEGRO, MACE, NEQUIP, READOUTS, Model, variants
 
 NONE = ("--passes", "none")
 AOTINDUCTOR = ("--backend", "aotinductor")

@@ -1,0 +1,1 @@
+"""The project's own measurements: what made the pages of this folder. Not part of the package."""
