@@ -61,6 +61,11 @@ def edge_graph(atoms: ase.Atoms, r_max: float, type_names: Sequence[str]) -> Edg
 def periodic_edges(atoms: ase.Atoms, r_max: float) -> PeriodicEdges:
     """Find all pairs closer than ``r_max``, periodic images included.
 
+    The one convention of the Python side: edge_vectors = r_neighbour + S·cell - r_centre with
+    whole-numbered S, zero along directions that are not periodic; vectors of the cell that are
+    missing count as :func:`ase.geometry.complete_cell` makes them. S is worked out from the vectors
+    that the neighbour list gives and held against them.
+
     Raises:
         KanMdError: a position is not finite.
     """
@@ -73,13 +78,11 @@ def periodic_edges(atoms: ase.Atoms, r_max: float) -> PeriodicEdges:
             remedy="check the structure",
         )
     if len(atoms):
-        i, j, shifts, vectors = neighbour_list(
-            "ijSD",
-            pbc=atoms.pbc,
-            cell=complete_cell(atoms.cell.array),  # atoms are sorted into a box even without one
-            positions=positions,
-            cutoff=float(r_max),
+        cell = complete_cell(atoms.cell.array)  # atoms are sorted into a box even without one
+        i, j, vectors = neighbour_list(
+            "ijD", pbc=atoms.pbc, cell=cell, positions=positions, cutoff=float(r_max)
         )
+        shifts = _image_shifts(vectors, positions[j] - positions[i], cell, atoms.pbc)
     else:
         i = j = np.zeros(0, dtype=np.int64)
         shifts = vectors = np.zeros((0, 3))
@@ -89,6 +92,25 @@ def periodic_edges(atoms: ase.Atoms, r_max: float) -> PeriodicEdges:
         edge_index=torch.from_numpy(np.stack([i[order], j[order]]).astype(np.int64)),
         edge_cell_shift=torch.from_numpy(shifts[order].astype(np.float64)),
     )
+
+
+def _image_shifts(
+    vectors: np.ndarray, within: np.ndarray, cell: np.ndarray, pbc: np.ndarray
+) -> np.ndarray:
+    """Image of the neighbour of each pair, [num_edges, 3], in whole cell vectors.
+
+    Args:
+        vectors: [num_edges, 3], from the centre to that image, Å.
+        within: [num_edges, 3], r_neighbour - r_centre of the atoms as they are given, Å.
+        cell: [3, 3], complete, vectors as rows.
+        pbc: [3].
+    """
+    shifts = np.rint((vectors - within) @ np.linalg.inv(cell))
+    deviation = np.abs(within + shifts @ cell - vectors).max(initial=0.0)
+    size = max(np.abs(cell).max(), np.abs(within).max(initial=0.0))
+    consistent = deviation <= 1e-9 * size and not shifts[:, ~pbc].any()
+    assert consistent, f"neighbour list and cell differ by {deviation:.3g} Å"
+    return shifts
 
 
 def atom_types_of(atoms: ase.Atoms, type_names: Sequence[str]) -> torch.Tensor:

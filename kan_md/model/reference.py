@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import ase
 import torch
+from ase.geometry import complete_cell
 from nequip.data import AtomicDataDict
 from nequip.nn.graph_model import GraphModel
 
@@ -48,7 +49,9 @@ def model_input(
         AtomicDataDict.EDGE_INDEX_KEY: edges.edge_index,
     }
     if atoms.pbc.any():
-        data[AtomicDataDict.CELL_KEY] = torch.from_numpy(atoms.cell.array.copy()).view(1, 3, 3)
+        # As the shifts of the pairs are counted; no pair crosses a vector that was made up.
+        cell = complete_cell(atoms.cell.array)
+        data[AtomicDataDict.CELL_KEY] = torch.from_numpy(cell).view(1, 3, 3)
         data[AtomicDataDict.EDGE_CELL_SHIFT_KEY] = edges.edge_cell_shift
     return data
 
