@@ -2,7 +2,7 @@
 
 The graph that is compiled holds the derivative as plain operations: ``make_fx`` unrolls the call of
 autograd in the deployed forward. The project's operators stay calls; their Meta kernels in
-deploy/ops/library.cpp say the shapes. Numbers of atoms and edges stay symbolic, from two upwards: a
+kan_md/ops/library.cpp say the shapes. Numbers of atoms and edges stay symbolic, from two upwards: a
 caller with fewer pads with edges beyond the cutoff. On CPUs inductor bakes in the number of threads
 that the export ran with; the manifest records it.
 """

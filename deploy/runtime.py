@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from kan_md import ops
 from kan_md.contract import Manifest
 from kan_md.errors import user_error
 from kan_md.model.device import check_device, set_tf32
-from kan_md_deploy import ops
 from kan_md_deploy.aotinductor import load_aotinductor
 from kan_md_deploy.archive import read_manifest
 from kan_md_deploy.torchscript import load_torchscript

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from e3nn import o3
 
-from kan_md_deploy.ops.layout import ConvolutionSpec
-from kan_md_deploy.ops.modules import Convolution
-from kan_md_deploy.ops.tables import RadialFunction, make_table
+from kan_md.ops.layout import ConvolutionSpec
+from kan_md.ops.modules import Convolution
+from kan_md.ops.tables import RadialFunction, make_table
 from kan_md_deploy.passes.equivariant import channel_slices, couplings_of
 
 TABLE_BOUND = {torch.float32: 1e-6, torch.float64: 1e-10}

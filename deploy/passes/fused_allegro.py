@@ -2,12 +2,12 @@
 
 Allegro is strictly local: the energy of a centre depends on its own edges alone. The operator
 computes one centre after the other, forward and reverse, while everything about it is in the cache
-(deploy/ops/allegro.cpp). It takes the factored form of :mod:`kan_md_deploy.passes.centre_factored`,
+(kan_md/ops/allegro.cpp). It takes the factored form of :mod:`kan_md_deploy.passes.centre_factored`,
 with tables in the place of the pair networks and of the functions of a KAN readout.
 
 What a pair alone gives to a KAN, Σ_i φ_oi(x_i(r)), is a function of the distance: it becomes
 columns of the table. The functions of a latent KAN's other inputs are evaluated by the operator,
-exactly (deploy/ops/kan_rows.h).
+exactly (kan_md/ops/kan_rows.h).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from nequip.nn import GraphModel
 from kan_md.kan import bases
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
+from kan_md.ops.interval_tables import IntervalTable, locate_cells, make_interval_table
+from kan_md.ops.layout import block_of, pack_pieces
+from kan_md.ops.library import is_built, load
+from kan_md.ops.tables import BoundNotReachedError
 from kan_md_deploy.manifest import pair_cutoffs
-from kan_md_deploy.ops.interval_tables import IntervalTable, locate_cells, make_interval_table
-from kan_md_deploy.ops.layout import block_of, pack_pieces
-from kan_md_deploy.ops.library import is_built, load
-from kan_md_deploy.ops.tables import BoundNotReachedError
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import EDGES, FactoredAllegro, Layer, Radial
 from kan_md_deploy.passes.functions import Contributions

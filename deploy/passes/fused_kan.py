@@ -16,8 +16,8 @@ import torch
 from nequip.nn import GraphModel
 
 from kan_md.kan.layer import KANLayer
-from kan_md_deploy.ops.layout import OUTPUT_BLOCK, pack_outputs, pack_pieces
-from kan_md_deploy.ops.library import is_built, load
+from kan_md.ops.layout import OUTPUT_BLOCK, pack_outputs, pack_pieces
+from kan_md.ops.library import is_built, load
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.kan_collapse import (
     MOST_OUTPUTS,

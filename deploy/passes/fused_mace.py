@@ -27,16 +27,16 @@ from kan_md.backbones.mace_modules import (
     MACENodeEmbedding,
     MACEReadout,
 )
-from kan_md_deploy.ops.layout import Monomial, make_polynomial, pack_coefficients
-from kan_md_deploy.ops.library import is_built
-from kan_md_deploy.ops.modules import (
+from kan_md.ops.layout import Monomial, make_polynomial, pack_coefficients
+from kan_md.ops.library import is_built
+from kan_md.ops.modules import (
     BlockLinear,
     Irreps,
     PolynomialOfComponents,
     TypedLinear,
     as_blocks,
 )
-from kan_md_deploy.ops.tables import BoundNotReachedError, RadialFunction
+from kan_md.ops.tables import BoundNotReachedError, RadialFunction
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.chain import Chain
 from kan_md_deploy.passes.convolutions import (

@@ -17,9 +17,9 @@ from e3nn.nn import Gate
 from nequip.data import AtomicDataDict
 from nequip.nn import ConvNetLayer, GraphModel
 
-from kan_md_deploy.ops.library import is_built
-from kan_md_deploy.ops.modules import BlockLinear, TypedLinear, as_blocks
-from kan_md_deploy.ops.tables import BoundNotReachedError, RadialFunction
+from kan_md.ops.library import is_built
+from kan_md.ops.modules import BlockLinear, TypedLinear, as_blocks
+from kan_md.ops.tables import BoundNotReachedError, RadialFunction
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.chain import Chain, with_lengths
 from kan_md_deploy.passes.convolutions import TABLE_BOUND, can_fuse, fuse_convolution

@@ -17,7 +17,7 @@ import torch
 
 from kan_md.errors import KanMdError
 from kan_md.kan.layer import KANLayer
-from kan_md_deploy.ops.tables import hermite_powers
+from kan_md.ops.tables import hermite_powers
 
 _FEWEST_CELLS, _MOST_CELLS = 2, 512
 """Cells per step of the KAN's grid. Two: a zero-preserving B-spline has x = 0 on a knot or half-way

@@ -13,7 +13,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from kan_md.kan.layer import KANLayer
-from kan_md_deploy.ops.interval_tables import NEAREST
+from kan_md.ops.interval_tables import NEAREST
 
 _SAMPLES = 2048
 _STEPS = 12

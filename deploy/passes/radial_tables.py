@@ -16,8 +16,8 @@ import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 
+from kan_md.ops.tables import BoundNotReachedError, hermite_powers, make_table
 from kan_md_deploy.manifest import pair_cutoffs
-from kan_md_deploy.ops.tables import BoundNotReachedError, hermite_powers, make_table
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import FactoredAllegro, Radial
 from kan_md_deploy.passes.functions import Contributions

@@ -60,9 +60,9 @@ def deploy(
 
     Example: kan-md deploy model.pth -o ag.deployed.pth
     """
+    from kan_md.ops.library import is_built
     from kan_md_deploy import deploy as run
     from kan_md_deploy.archive import read_manifest
-    from kan_md_deploy.ops.library import is_built
 
     console = Console(stderr=True)
     with console.status("compiling"):

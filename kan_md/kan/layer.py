@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 
 from kan_md.errors import user_error
-from kan_md.kan import bases, kernels
+from kan_md.kan import bases
+from kan_md.ops import function_sums
 
 BaseFunction = Literal["silu", "none"]
 BASE_FUNCTIONS = ("silu", "none")
@@ -178,7 +179,7 @@ class KANLayer(torch.nn.Module):
         x = x.reshape(-1, self.in_features)
         if torch.jit.is_scripting():
             y = self.by_definition(x)
-        elif self.out_features == 1 and kernels.apply_to(x, self.basis, self.num_basis):
+        elif self.out_features == 1 and function_sums.apply_to(x, self.basis, self.num_basis):
             y = self.by_tables(x)
         else:
             y = self.by_definition(x)
@@ -203,8 +204,8 @@ class KANLayer(torch.nn.Module):
 
     def by_tables(self, x: torch.Tensor) -> torch.Tensor:
         """The same for one output without a tensor over the basis: for eager training."""
-        family = kernels.Family(self.basis, self.steps, 0, self.zero_preserving)
-        w, rest = kernels.tables(
+        family = function_sums.Family(self.basis, self.steps, 0, self.zero_preserving)
+        w, rest = function_sums.tables(
             self.coefficients[0] / self.norm,
             None if self.base_weight is None else self.base_weight[0],
             self.grid_zero,
@@ -214,7 +215,7 @@ class KANLayer(torch.nn.Module):
         )
         scale = (1.0 if self.input_gain is None else self.input_gain) / self.grid_step
         grid = torch.stack([self.grid_zero, self.grid_step])
-        return kernels.sum_of_functions(x, scale, w, rest, grid, family).unsqueeze(-1)
+        return function_sums.sum_of_functions(x, scale, w, rest, grid, family).unsqueeze(-1)
 
     def expansion(self, z: torch.Tensor) -> torch.Tensor:
         """Σ_i Σ_m c_oim (B_m(z_i) - B_m(0)).

@@ -68,7 +68,7 @@ def plugin_sources() -> Path:
 
 def operator_sources() -> Path:
     """Folder of the C++ sources of the fused operators."""
-    return Path(str(files("kan_md_deploy") / "ops"))
+    return Path(str(files("kan_md") / "ops"))
 
 
 def _source_files() -> list[Path]:

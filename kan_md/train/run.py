@@ -29,6 +29,7 @@ from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
 from kan_md.model.reference import make_reference_frames
 from kan_md.model.tensors import is_tensor_backbone, make_tensor_frames
+from kan_md.ops import operators_in_layers
 from kan_md.train.budget import Budget
 from kan_md.train.divergence import StopAtDivergence, check_best
 from kan_md.train.figure import plot_learning_curves
@@ -44,7 +45,6 @@ from kan_md.train.metrics import (
 from kan_md.train.module import MODEL_KEY, AveragedModule, PlainModule
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
 from kan_md.train.record import EpochLog, ProgressDisplay, read_log
-from kan_md_deploy.ops import operators_in_layers
 
 MODEL_FILE = "model.pth"
 RESULT_FILE = "metrics.json"

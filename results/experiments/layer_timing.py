@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from kan_md.backbones.readout import MLP
-from kan_md.kan import BASES, KANLayer, kernels
-from kan_md_deploy.ops import operators_in_layers
+from kan_md.kan import BASES, KANLayer
+from kan_md.ops import function_sums, operators_in_layers
 
 CONTROL = "MLP"
 _WARM_UP = 3
@@ -103,7 +103,7 @@ class _WithKernels(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # stays in force for the backward pass, until the next module's turn
-        kernels.use_operators(self.operators)
+        function_sums.use_operators(self.operators)
         return self.layer(x)
 
 

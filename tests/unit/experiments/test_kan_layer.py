@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kan_md.benchmark.machine import describe_machine
-from kan_md.kan import KANLayer, kernels
+from kan_md.kan import KANLayer
+from kan_md.ops import function_sums
 from results.experiments import kan_layer, layer_timing
 
 
@@ -16,9 +17,11 @@ from results.experiments import kan_layer, layer_timing
 def test_timed_steps_compute_what_training_does(monkeypatch, make, derivatives):
     layer, x = KANLayer(3, 1, basis="bspline"), torch.randn(5, 3)
     orders = []
-    evaluate = kernels._evaluate
+    evaluate = function_sums._evaluate
     monkeypatch.setattr(
-        kernels, "_evaluate", lambda *given: orders.append(given[-1].order) or evaluate(*given)
+        function_sums,
+        "_evaluate",
+        lambda *given: orders.append(given[-1].order) or evaluate(*given),
     )
     getattr(layer_timing, make)(layer, x)()
     assert max(orders) == derivatives

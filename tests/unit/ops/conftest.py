@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kan_md_deploy.ops import is_built, load
+from kan_md.ops import is_built, load
 
-SOURCES = Path(__file__).parents[3] / "deploy" / "ops"
+SOURCES = Path(__file__).parents[3] / "kan_md" / "ops"
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import twins
 from e3nn import o3
 from ops_support import RandomGraph, check_reverse, random_graph
 
-from kan_md_deploy.ops import twins
-from kan_md_deploy.ops.layout import ConvolutionSpec, pack_table, unpack_table
+from kan_md.ops.layout import ConvolutionSpec, pack_table, unpack_table
 
 CUTOFF = 2.2
 NUM_KNOTS = 9

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kan_md.kan import BASES, KANLayer, kernels
-from kan_md_deploy.ops import library, operators_in_layers
+from kan_md.kan import BASES, KANLayer
+from kan_md.ops import function_sums, library, operators_in_layers
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -32,28 +32,28 @@ def arguments(basis, *, order=0, shifted=False, dtype=torch.float64, points=150,
         w = w * torch.exp(-((zero - number.unsqueeze(-1)) ** 2)).unsqueeze(1)
     g = torch.randn(points, inputs, dtype=dtype)
     rest = torch.randn(rest, inputs, dtype=dtype)
-    return x, scale, g, w, rest, grid, kernels.Family(basis, steps, order, shifted)
+    return x, scale, g, w, rest, grid, function_sums.Family(basis, steps, order, shifted)
 
 
 def results(x, scale, g, w, rest, grid, family):
     """What the four kernels give, by weights per function and per point."""
     sizes = (*w.shape[:2], rest.shape[0])
-    found = [kernels._sums(x, scale, w, rest, grid, family)]
+    found = [function_sums._sums(x, scale, w, rest, grid, family)]
     for weight in (g, g[:, :1], g[:, -1:].expand_as(g)):
         found += [
-            kernels._values(x, scale, weight, w, rest, grid, family),
-            *kernels._gradients(x, scale, weight, w, rest, grid, family),
-            *kernels._moments(x, scale, weight, grid, family, *sizes),
+            function_sums._values(x, scale, weight, w, rest, grid, family),
+            *function_sums._gradients(x, scale, weight, w, rest, grid, family),
+            *function_sums._moments(x, scale, weight, grid, family, *sizes),
         ]
     return found
 
 
 def with_operators(operators, function, *arguments):
-    before = kernels.use_operators(operators)
+    before = function_sums.use_operators(operators)
     try:
         return function(*arguments)
     finally:
-        kernels.use_operators(before)
+        function_sums.use_operators(before)
 
 
 def assert_operators_are_the_kernels(operators, *arguments):
@@ -202,8 +202,8 @@ def test_what_does_not_fit_is_refused(operators):
 def test_layers_use_the_operators_within_the_scope_only(operators):
     with operators_in_layers() as available:
         assert available
-        assert kernels._operators is torch.ops.kan_md
-    assert kernels._operators is None
+        assert function_sums._operators is torch.ops.kan_md
+    assert function_sums._operators is None
 
 
 def test_without_a_library_layers_run_in_plain_torch(monkeypatch, tmp_path):
@@ -211,4 +211,4 @@ def test_without_a_library_layers_run_in_plain_torch(monkeypatch, tmp_path):
     monkeypatch.setattr(library, "_is_registered", lambda: False)
     with operators_in_layers() as available:
         assert not available
-        assert kernels._operators is None
+        assert function_sums._operators is None

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kan_md.kan.layer import KANLayer
-from kan_md_deploy.ops.interval_tables import locate_cells, make_interval_table
-from kan_md_deploy.ops.tables import BoundNotReachedError
+from kan_md.ops.interval_tables import locate_cells, make_interval_table
+from kan_md.ops.tables import BoundNotReachedError
 from kan_md_deploy.passes.kinks import find_kinks
 
 CUTOFF, KINK = 3.0, 1.2345

@@ -7,12 +7,12 @@ from math import factorial
 
 import pytest
 import torch
+import twins
 from ops_support import check_reverse
 from scipy.interpolate import PPoly, make_interp_spline
 
-from kan_md_deploy.ops import twins
-from kan_md_deploy.ops.layout import make_polynomial, pack_coefficients, pack_outputs
-from kan_md_deploy.ops.tables import make_table
+from kan_md.ops.layout import make_polynomial, pack_coefficients, pack_outputs
+from kan_md.ops.tables import make_table
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 COMPONENTS, OUTPUTS = [1, 2, 3], [1, 3]

@@ -14,10 +14,10 @@ from kan_md.errors import KanMdError
 from kan_md.kan.layer import KANLayer
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kan_md.model.tensors import make_tensor_frames
+from kan_md.ops import library
 from kan_md_deploy import deploy, load_deployed_tensors
 from kan_md_deploy.frames import graph_of, made_up_crystal
 from kan_md_deploy.inspect import describe_file
-from kan_md_deploy.ops import library
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_kan import FusedKAN
 from kan_md_deploy.passes.registry import choose_passes, run_passes

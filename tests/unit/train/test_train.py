@@ -14,11 +14,11 @@ from rich.console import Console
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.reference import evaluate
+from kan_md.ops import is_built
 from kan_md.train import run as run_module
 from kan_md.train.interrupt import TrainingInterrupted
 from kan_md.train.record import EpochLog, read_log
 from kan_md.train.run import train
-from kan_md_deploy.ops import is_built
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from kan_md_deploy.ops.layout import ConvolutionSpec, pack_table
-from kan_md_deploy.ops.library import load
-from kan_md_deploy.ops.tables import RadialTable
+from kan_md.ops.layout import ConvolutionSpec, pack_table
+from kan_md.ops.library import load
+from kan_md.ops.tables import RadialTable
 
 Irreps = list[tuple[int, int]]
 """(channels, l) per irreps."""
@@ -164,7 +164,7 @@ class PolynomialOfComponents(torch.nn.Module):
     """``kan_md::polynomial`` with its constants.
 
     Args:
-        program: see :class:`kan_md_deploy.ops.layout.Polynomial`.
+        program: see :class:`kan_md.ops.layout.Polynomial`.
         coefficients: packed.
         components: rows of the blocks that go in, 2l+1 each.
         outputs: rows of the blocks that come out.

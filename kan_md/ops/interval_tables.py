@@ -1,6 +1,6 @@
 """Functions of a distance as polynomials on intervals of any width.
 
-A uniform table (:mod:`kan_md_deploy.ops.tables`) is of little use to a function that has kinks in
+A uniform table (:mod:`kan_md.ops.tables`) is of little use to a function that has kinks in
 a derivative, such as a KAN of the distance at the ends and knots of its grids: halving its step
 halves the error of the slope beside a kink, no more. Here every kink is the end of an interval. The
 quintic Hermite polynomial of an interval is made from inside it, and an interval whose error is
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kan_md_deploy.ops.tables import (
+from kan_md.ops.tables import (
     BoundNotReachedError,
     RadialFunction,
     derivative,

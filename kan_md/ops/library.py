@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from kan_md.errors import KanMdError
-from kan_md.kan import kernels
 from kan_md.lammps.cache import newest_plugin_dir
+from kan_md.ops import function_sums
 
 LIBRARY_NAME = "libkan_md_ops.so"
 OVERRIDE = "KAN_MD_OPS"
@@ -57,11 +57,11 @@ def operators_in_layers() -> Iterator[bool]:
         Whether they do; they compute with plain torch if not.
     """
     available = _has_layer_kernels()
-    before = kernels.use_operators(torch.ops.kan_md if available else None)
+    before = function_sums.use_operators(torch.ops.kan_md if available else None)
     try:
         yield available
     finally:
-        kernels.use_operators(before)
+        function_sums.use_operators(before)
 
 
 def _has_layer_kernels() -> bool:

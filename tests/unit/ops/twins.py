@@ -10,7 +10,7 @@ from math import factorial, sqrt
 
 import torch
 
-from kan_md_deploy.ops.layout import ConvolutionSpec, unpack_coefficients, unpack_table
+from kan_md.ops.layout import ConvolutionSpec, unpack_coefficients, unpack_table
 
 
 def spherical_harmonics(unit: torch.Tensor, l_max: int) -> torch.Tensor:
@@ -163,8 +163,8 @@ def polynomial(
         a: [num_atoms * sum(components), channels], for each entry n of ``components`` a block
             [num_atoms, n, channels].
         atom_types: [num_atoms].
-        coefficients: as packed by :func:`kan_md_deploy.ops.layout.pack_coefficients`.
-        program: see :class:`kan_md_deploy.ops.layout.Polynomial`.
+        coefficients: as packed by :func:`kan_md.ops.layout.pack_coefficients`.
+        program: see :class:`kan_md.ops.layout.Polynomial`.
         components: rows of the blocks that go in.
         outputs: rows of the blocks that come out.
         num_centres: [1]; the results of atoms after the first ones are zero.

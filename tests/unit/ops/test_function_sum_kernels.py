@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kan_md.kan import BASES, KANLayer, kernels
+from kan_md.kan import BASES, KANLayer
+from kan_md.ops import function_sums
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 
@@ -88,7 +89,7 @@ def test_derivatives_of_the_base_function(order):
     expected = torch.nn.functional.silu(z)
     for _ in range(order):
         (expected,) = torch.autograd.grad(expected.sum(), z, create_graph=True)
-    found = kernels._silu_derivative(z, order)
+    found = function_sums._silu_derivative(z, order)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -96,7 +97,7 @@ def test_several_chunks_are_one(monkeypatch):
     layer = make_layer("bspline")
     x = points(torch.float64, rows=23)
     whole = outputs_and_derivatives(layer.by_tables, x, layer.parameters())
-    monkeypatch.setattr(kernels, "_CHUNK_ELEMENTS", 20)
+    monkeypatch.setattr(function_sums, "_CHUNK_ELEMENTS", 20)
     chunked = outputs_and_derivatives(layer.by_tables, x, layer.parameters())
     for value, reference in zip(chunked, whole, strict=True):
         torch.testing.assert_close(value, reference, atol=1e-13, rtol=1e-13)
@@ -104,7 +105,7 @@ def test_several_chunks_are_one(monkeypatch):
 
 def test_forces_alone_compute_no_gradient_of_the_coefficients(monkeypatch):
     layer, x = make_layer("gaussian"), points(torch.float64)
-    monkeypatch.setattr(kernels, "_moments", lambda *_: pytest.fail("moments were computed"))
+    monkeypatch.setattr(function_sums, "_moments", lambda *_: pytest.fail("moments were computed"))
     torch.autograd.grad(layer(x).sum(), x)
 
 

@@ -1,4 +1,4 @@
-// Where a distance lies in a table of intervals of any width; see deploy/ops/interval_tables.py.
+// Where a distance lies in a table of intervals of any width; see kan_md/ops/interval_tables.py.
 
 #ifndef KAN_MD_OPS_INTERVAL_TABLE_H
 #define KAN_MD_OPS_INTERVAL_TABLE_H
