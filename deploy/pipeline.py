@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from kan_md.contract import BACKENDS, Backend, Dtype
+from kan_md.files import written_whole
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.tensors import is_tensor_backbone
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.options import Operators, backends_of, check_choice, choose_options
-from kan_md_deploy.output import SUFFIX, output_path, written_whole
+from kan_md_deploy.output import SUFFIX, output_path
 from kan_md_deploy.potential_pipeline import compile_potential
 from kan_md_deploy.runtime import load_deployed
 from kan_md_deploy.tensor_pipeline import compile_tensors
@@ -95,7 +96,7 @@ def _deploy_faster(
         times = median_times([partial(model, *graph) for model in models])
         fastest = times.index(min(times))
         target = output_path(model_path, output, backends[fastest])
-        with written_whole(target) as temporary:
+        with written_whole(target, make_folder=True) as temporary:
             shutil.copyfile(files[fastest], temporary)
     return target
 
@@ -107,7 +108,7 @@ def _deploy_with(
     options = choose_options(checkpoint, backend=backend, **choices)
     target = output_path(model_path, output, backend)
     is_tensor = is_tensor_backbone(checkpoint.backbone)
-    with written_whole(target) as temporary:
+    with written_whole(target, make_folder=True) as temporary:
         compile_model = compile_tensors if is_tensor else compile_potential
         compile_model(checkpoint, model_path, temporary, options)
     return target

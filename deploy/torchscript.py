@@ -41,7 +41,8 @@ def compile_torchscript(edge_model: torch.nn.Module) -> torch.jit.ScriptModule:
 def save_torchscript(module: torch.jit.ScriptModule, path: Path, *, manifest: str) -> None:
     """Write a compiled module with its manifest as an extra file."""
     with _deprecation_silenced():
-        torch.jit.save(module, str(path), _extra_files={MANIFEST_KEY: manifest})
+        # Through memory: torch's own writer ends the process where a disk is full.
+        path.write_bytes(module.save_to_buffer(_extra_files={MANIFEST_KEY: manifest}))
 
 
 def load_torchscript(path: Path, *, device: str) -> torch.jit.ScriptModule:

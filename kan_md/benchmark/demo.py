@@ -16,6 +16,7 @@ from rich.console import Console
 from kan_md.benchmark.compare import Conditions
 from kan_md.benchmark.store import check_folder
 from kan_md.errors import KanMdError, user_error
+from kan_md.files import write_text
 
 DATA = "ag.xyz"
 REPORT = "timing"
@@ -123,7 +124,7 @@ class Demo:
             content["readout"] = {"kind": kind}
         path = self.output / f"{kind}.yaml"
         if not path.exists():
-            path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+            write_text(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
         return path
 
     def _tell_where(self, seconds: float) -> None:

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kan_md.files import write_text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -91,9 +93,7 @@ def go_file(folder: Path, block: int) -> Path:
 def give_turn(folder: Path, block: int, what: int | str) -> None:
     """Let a block start: `what` is its number of steps, or ``stop``."""
     path = go_file(folder, block)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(str(what))
-    temporary.replace(path)
+    write_text(path, str(what), durable=False)  # for a reader that waits, not for later
 
 
 def await_turn(folder: Path, block: int, *, parent: int) -> int | None:
@@ -126,9 +126,7 @@ def outcome_file(folder: Path, rank: int) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Write a dataclass or plain value so that a reader sees all of it or nothing."""
     data = asdict(value) if hasattr(value, "__dataclass_fields__") else value
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(data))
-    temporary.replace(path)
+    write_text(path, json.dumps(data), durable=False)
 
 
 def read_job(folder: Path) -> Job:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kan_md.benchmark.compare import Report
 from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.statistics import Row
+from kan_md.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -228,9 +229,8 @@ def save_ratio_figure(
 
 def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside the target and move into place, so that no half-written file is ever seen."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    part.replace(path)
+    with written_whole(path) as part:
+        write(part)
 
 
 def _bars(

@@ -50,7 +50,7 @@ def convert(
     Example: kan-md convert foo.model --trust --readout kan --data train.xyz -o model.pth
     """
     from kan_md.data import read_frames
-    from kan_md.data.write import check_writable
+    from kan_md.files import check_writable
     from kan_md.model.checkpoint import save_checkpoint
     from kan_md.model.convert import convert_mace
 

@@ -33,7 +33,8 @@ def ag_vacancy(
     Example: kan-md data ag-vacancy ag.xyz --frames 240
     """
     from kan_md.data.ag_vacancy import TEMPERATURES, make_ag_vacancy
-    from kan_md.data.write import check_writable, write_frames
+    from kan_md.data.write import write_frames
+    from kan_md.files import check_writable
 
     check_writable(output, overwrite=overwrite)
     with Console(stderr=True).status("molecular dynamics in LAMMPS"):
@@ -58,7 +59,8 @@ def charge_transfer(
     Example: kan-md data charge-transfer born.xyz --frames 120
     """
     from kan_md.data.charge_transfer import make_charge_transfer
-    from kan_md.data.write import check_writable, write_frames
+    from kan_md.data.write import write_frames
+    from kan_md.files import check_writable
 
     check_writable(output, overwrite=overwrite)
     with Console(stderr=True).status("labelling"):

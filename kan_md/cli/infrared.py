@@ -33,13 +33,13 @@ def infrared(
     import numpy as np
     from scipy.signal import find_peaks
 
-    from kan_md.data.write import check_writable
     from kan_md.evaluate.infrared import (
         absorption,
         check_figure_name,
         plot_spectrum,
         read_current,
     )
+    from kan_md.files import check_writable, written_whole
 
     check_figure_name(output)
     table = output.with_suffix(".csv")
@@ -54,14 +54,15 @@ def infrared(
         output,
         title=f"{duration:.3g} ps, {series.temperature:.0f} K, {series.volume:.0f} Å³",
     )
-    np.savetxt(
-        table,
-        np.stack([wavenumber, alpha], axis=1),
-        fmt="%.6g",
-        delimiter=",",
-        header="wavenumber_per_cm,alpha_n_per_cm",
-        comments="",
-    )
+    with written_whole(table) as temporary:
+        np.savetxt(
+            temporary,
+            np.stack([wavenumber, alpha], axis=1),
+            fmt="%.6g",
+            delimiter=",",
+            header="wavenumber_per_cm,alpha_n_per_cm",
+            comments="",
+        )
     spacing = wavenumber[1] - wavenumber[0]
     peaks, _ = find_peaks(
         alpha, height=0.05 * alpha.max(), distance=max(1, round(resolution / spacing))

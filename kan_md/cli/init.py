@@ -37,7 +37,7 @@ def init(
     """
     from kan_md.benchmark.structures import read_structure
     from kan_md.config.yaml_file import read_mapping
-    from kan_md.data.write import check_writable
+    from kan_md.files import check_writable
     from kan_md.model.checkpoint import save_checkpoint
     from kan_md.model.untrained import make_untrained, read_arguments
 

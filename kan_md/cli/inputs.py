@@ -30,6 +30,7 @@ def inputs(
     from rich.table import Table
 
     from kan_md.errors import user_error
+    from kan_md.files import write_text
 
     sources = sorted(
         (f for f in files("kan_md_lammps_inputs").iterdir() if f.name.endswith(".in")),
@@ -45,17 +46,8 @@ def inputs(
                 allowed=None,
                 remedy="choose another folder or set --overwrite",
             )
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            for name, text in texts.items():
-                (output / name).write_text(text)
-        except OSError as error:
-            raise user_error(
-                "output folder must be writable",
-                found=f"{output} ({error.strerror})",
-                allowed=None,
-                remedy="choose another folder",
-            ) from error
+        for name, text in texts.items():
+            write_text(output / name, text, make_folder=True)
     purposes = {name: text.splitlines()[0].lstrip("# ") for name, text in texts.items()}
     if as_json:
         typer.echo(json.dumps(purposes, indent=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 import typer
@@ -13,6 +14,7 @@ from rich.console import Console
 from kan_md import cli
 from kan_md.allocator import tune_allocator
 from kan_md.errors import KanMdError
+from kan_md.files import cannot_write, is_full_disk
 from kan_md.interrupt import interrupts_between_imports
 
 app = typer.Typer(
@@ -44,8 +46,8 @@ def _options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: every sibling module registers its command with ``register(app)``.
 
-    A :class:`KanMdError` and a wrong command line end the program with status 2 and one line on
-    stderr; the traceback is shown only with ``--debug``.
+    A :class:`KanMdError`, a wrong command line and a full disk end the program with status 2 and
+    one line on stderr; the traceback is shown only with ``--debug``.
     """
     tune_allocator()
     for module in pkgutil.iter_modules(cli.__path__):
@@ -53,7 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
             import_module(f"kan_md.cli.{module.name}").register(app)
     with interrupts_between_imports():
         try:
-            sys.exit(app(arguments, prog_name="kan-md", standalone_mode=False) or 0)
+            status = app(arguments, prog_name="kan-md", standalone_mode=False) or 0
+            sys.stdout.flush()  # here, where it can still be said that it fails
+            sys.exit(status)
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(INTERRUPTED)
         except _UsageError as error:
@@ -63,10 +67,27 @@ def main(arguments: list[str] | None = None) -> None:
             if os.environ.get("KAN_MD_DEBUG"):
                 raise
             _fail(str(error))
+        except BrokenPipeError:  # `kan-md inspect ... | head`: nobody listens any more
+            _drop_output()
+            sys.exit(1)
+        except OSError as error:
+            if os.environ.get("KAN_MD_DEBUG") or not is_full_disk(error):
+                raise
+            _drop_output()
+            _fail(str(cannot_write(error.filename or "the output or a temporary file", error)))
 
 
 def _fail(message: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"kan-md: error: {message}", markup=False
-    )
+    with suppress(OSError):  # stderr may be on the same full disk
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"kan-md: error: {message}", markup=False
+        )
     sys.exit(2)
+
+
+def _drop_output() -> None:
+    """Send what is left of stdout nowhere; Python would try, and complain, once more at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -32,8 +32,9 @@ def predict(
     from kan_md.cli.tables import track_frames
     from kan_md.data.checks import check_structures
     from kan_md.data.reading import read_frames
-    from kan_md.data.write import check_writable, write_frames
+    from kan_md.data.write import write_frames
     from kan_md.evaluate.tensors import load_tensors
+    from kan_md.files import check_writable
 
     check_writable(output, overwrite=overwrite)
     tensors = load_tensors(model, device=device)

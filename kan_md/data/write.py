@@ -1,16 +1,14 @@
-"""Writing structures: a file appears complete or not at all."""
+"""Writing structures."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
 from ase import Atoms
 
-from kan_md.errors import user_error
+from kan_md.files import check_writable, written_whole
 
 
 def write_frames(frames: Sequence[Atoms], path: str | Path, *, overwrite: bool = False) -> Path:
@@ -18,57 +16,14 @@ def write_frames(frames: Sequence[Atoms], path: str | Path, *, overwrite: bool =
 
     Args:
         frames: structures; labels are taken from their calculators.
-        path: file to write.
+        path: file to write; it appears whole or not at all.
         overwrite: replace an existing file.
 
     Raises:
-        KanMdError: the file exists, or its folder is missing or not writable.
+        KanMdError: the file exists, its folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
-    handle, name = tempfile.mkstemp(suffix=".xyz", prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w") as file:
-            ase.io.write(file, list(frames), format="extxyz")
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("w") as file:
+        ase.io.write(file, list(frames), format="extxyz")
     return path
-
-
-def check_writable(path: str | Path, *, overwrite: bool) -> None:
-    """Refuse an output file before work is spent on it.
-
-    Raises:
-        KanMdError: the file exists and may not be replaced, or its folder cannot be written.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise user_error(
-            f"output file {path}", found="a folder", allowed=None, remedy="choose another name"
-        )
-    if path.exists() and not overwrite:
-        raise user_error(
-            f"output file {path}",
-            found="an existing file",
-            allowed=None,
-            remedy="choose another name or give --overwrite",
-        )
-    if not is_writable(path.parent):
-        raise user_error(
-            f"output file {path}",
-            found=f"folder {path.parent} that is missing or not writable",
-            allowed=None,
-            remedy="choose a folder that exists and is writable",
-        )
-
-
-def is_writable(folder: str | Path) -> bool:
-    """Whether a folder is there and takes files; tried, as permissions alone do not say it."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False

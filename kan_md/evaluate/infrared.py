@@ -21,6 +21,7 @@ from ase.units import _c, _e, _eps0, _k
 from matplotlib.figure import Figure
 
 from kan_md.errors import user_error
+from kan_md.files import written_whole
 
 _CURRENT = _e * 1e-10 / 1e-12  # C m/s per e Å/ps
 
@@ -152,4 +153,5 @@ def plot_spectrum(
     axis.set_ylabel("absorption × index (10³/cm)")
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=150)

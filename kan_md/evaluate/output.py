@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kan_md.data.targets import Target
-from kan_md.data.write import check_writable, write_frames
+from kan_md.data.write import write_frames
 from kan_md.errors import user_error
 from kan_md.evaluate.evaluation import Evaluation
+from kan_md.files import cannot_write, check_writable, write_text, written_whole
 
 PREFIX = "kan_"
 """What names of predictions begin with in the extended XYZ file."""
@@ -55,10 +56,13 @@ def write_evaluation(
     """
     check_output(folder, overwrite=overwrite)
     folder = Path(folder)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     _write_predictions(evaluation, folder / FILES[0], overwrite)
     plot_parity(evaluation, folder / FILES[1])
-    (folder / FILES[2]).write_text(json.dumps(evaluation.errors, indent=2) + "\n")
+    write_text(folder / FILES[2], json.dumps(evaluation.errors, indent=2) + "\n")
     return folder
 
 
@@ -103,7 +107,8 @@ def plot_parity(evaluation: Evaluation, path: Path) -> None:
         axis.set_ylabel(f"prediction ({unit})")
         axis.set_aspect("equal", adjustable="datalim")
         axis.locator_params(nbins=4)  # energies per atom have long tick labels
-    figure.savefig(path, dpi=150)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def _points(evaluation: Evaluation, target: Target) -> tuple[np.ndarray, np.ndarray]:

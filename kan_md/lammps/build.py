@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from kan_md.errors import KanMdError, user_error
+from kan_md.files import write_text
 from kan_md.lammps.cache import PLUGIN_NAME, cache_dir, current_link, processor_key
 from kan_md.lammps.toolchain import (
     Toolchain,
@@ -113,9 +114,8 @@ def _build(
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".new-") as folder:
         new = Path(folder) / "lib"
         shutil.copytree(work / "lib", new)
-        (new / "build.json").write_text(
-            json.dumps({key: str(value) for key, value in vars(toolchain).items()}, indent=1)
-        )
+        what = {key: str(value) for key, value in vars(toolchain).items()}
+        write_text(new / "build.json", json.dumps(what, indent=1))
         if target.exists():
             target.rename(Path(folder) / "old")
         new.rename(target)
@@ -175,7 +175,7 @@ def _call(
                 progress(int(done), int(total))
     if process.returncode != 0:
         log = cache_dir() / "build.log"
-        log.write_text(" ".join(command) + "\n" + "".join(lines))
+        write_text(log, " ".join(command) + "\n" + "".join(lines))
         raise KanMdError(
             f"building the plug-in failed, got: {_cause(lines)}; the whole log is in {log}; "
             "mend the cause and run: kan-md build --force"

@@ -8,6 +8,7 @@ tampered or damaged file from a whole one.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import warnings
 import zipfile
@@ -21,6 +22,7 @@ from nequip.nn.graph_model import GraphModel
 from kan_md.backbones.build import build_model
 from kan_md.contract import UNITS
 from kan_md.errors import KanMdError, user_error
+from kan_md.files import write_bytes
 from kan_md.model.elements import Elements, elements_of
 
 FORMAT_VERSION = 1
@@ -118,26 +120,17 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike) -> Path:
     Raises:
         KanMdError: the file cannot be written, or a type is no element and has no atomic number.
     """
-    path = Path(path)
     _ = checkpoint.elements  # raises now rather than at deploy
     content = {f.name: _plain(getattr(checkpoint, f.name)) for f in fields(checkpoint)}
     content[_DIGEST_KEY] = _digest(content)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("xb") as file:
-            torch.save(content, file)
-        temporary.replace(path)
-    except OSError as error:
-        raise user_error(
-            "model file cannot be written",
-            found=f"{path} ({error.strerror or error})",
-            allowed=None,
-            remedy="choose another output path",
-        ) from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-    return path
+    return write_bytes(path, saved_bytes(content))
+
+
+def saved_bytes(content: object) -> memoryview:
+    """What ``torch.save`` writes; its own writer ends the process where a disk is full."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
 
 
 def load_checkpoint(path: str | os.PathLike) -> Checkpoint:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kan_md.data.targets import Target
+from kan_md.files import written_whole
 from kan_md.train.metrics import shown_unit
 
 _FEW = 15
@@ -34,7 +35,8 @@ def plot_learning_curves(
         name = f"{target.name}_mae"
         _curves(axis, rows, name)
         axis.set_ylabel(f"{target.name} MAE ({shown_unit(name, targets)})")
-    figure.savefig(path, dpi=150)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def _curves(axis: Axes, rows: Sequence[dict[str, float]], name: str) -> None:

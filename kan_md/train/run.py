@@ -24,8 +24,8 @@ from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.scope import nequip_scope
 from kan_md.config.schema import TrainConfig
 from kan_md.data.dataset import make_loader
-from kan_md.data.write import is_writable
 from kan_md.errors import user_error
+from kan_md.files import is_writable, write_text
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
 from kan_md.model.reference import make_reference_frames
 from kan_md.model.tensors import is_tensor_backbone, make_tensor_frames
@@ -425,7 +425,7 @@ def _write_results(
     rows = read_log(folder / "log.csv")
     if rows:
         plot_learning_curves(rows, data.targets, folder / "learning_curve.png")
-    _write_text(folder / RESULT_FILE, json.dumps(summary, indent=2) + "\n")
+    write_text(folder / RESULT_FILE, json.dumps(summary, indent=2) + "\n")
     return path
 
 
@@ -440,10 +440,4 @@ def _reference_frames(
 
 def _write_config(config: TrainConfig, folder: Path) -> None:
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    _write_text(folder / "config.yaml", text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_text(folder / "config.yaml", text)

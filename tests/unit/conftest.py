@@ -1,6 +1,8 @@
 """What the tests of backbones and of model files share."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -8,6 +10,22 @@ import torch
 
 from kan_md.backbones.mace import import_mace
 from kan_md.backbones.scope import nequip_scope
+
+
+@pytest.fixture(scope="session")
+def files_up_to() -> Callable:
+    """Context in which no file grows beyond so many bytes, as on a disk that is full."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

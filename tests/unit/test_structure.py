@@ -15,6 +15,7 @@ LAYERS = {
     "kan_md.errors": 0,
     "kan_md.allocator": 0,
     "kan_md.interrupt": 0,
+    "kan_md.files": 0,
     "kan_md.contract": 0,
     "kan_md.ops": 1,
     "kan_md.kan": 2,
@@ -34,6 +35,7 @@ TORCH_FREE = (
     "kan_md.lammps",
     "kan_md.contract",
     "kan_md.errors",
+    "kan_md.files",
     "kan_md.allocator",
 )
 EXPERIMENTS = "results.experiments"

@@ -205,6 +205,16 @@ def test_refused_model_leaves_the_older_file(tiny_checkpoint, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [older]
 
 
+def test_full_disk_leaves_the_older_file_and_no_remains(tiny_checkpoint, tmp_path, files_up_to):
+    older = tmp_path / "older.deployed.pth"
+    older.write_text("older")
+    source = tiny_checkpoint()
+    with files_up_to(10_000), pytest.raises(KanMdError, match=r"cannot write .*older.deployed.pth"):
+        deploy(source, older)
+    assert older.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [older]
+
+
 def test_command_line_says_that_there_are_no_operators(
     tiny_checkpoint, tmp_path, capfd, monkeypatch
 ):
