@@ -19,6 +19,12 @@ RANK_TOLERANCE = 1e-8
 
 _POINTS_PER_FUNCTION = 12
 
+OUTLIER_DISTANCE = 4.0
+"""Samples this many widths beyond the bulk of all are outliers; the bulk is 90 % of them."""
+
+OUTLIER_SHARE = 0.01
+"""At most this share of the samples at either end are outliers; what is more is a part of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GridFit:
@@ -45,8 +51,9 @@ def blended_range(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ends of a grid for each column of z: quantiles blended with the extremes, 0 included.
 
-    lower = (1 - blend) quantile(z, q) + blend min(z), upper likewise. Knots stay equally spaced,
-    which is what makes them cheap to find; the blend decides how much of the grid the outliers get.
+    lower = (1 - blend) quantile(z, q) + blend min(z), upper likewise, both of the samples without
+    their outliers (:func:`without_outliers`). Knots stay equally spaced, which is what makes them
+    cheap to find; the blend decides how much of the grid the rare samples get.
 
     Args:
         z: [num_samples, num_inputs].
@@ -69,10 +76,39 @@ def blended_range(
             allowed="finite numbers",
             remedy="check the structures of the batch and the learning rate",
         )
-    ordered = z.double().sort(dim=0).values
+    ordered = without_outliers(z.double()).sort(dim=0).values
     lower = (1.0 - blend) * _quantile(ordered, quantile) + blend * ordered[0]
     upper = (1.0 - blend) * _quantile(ordered, 1.0 - quantile) + blend * ordered[-1]
     return lower.clamp(max=0.0), upper.clamp(min=0.0)
+
+
+def without_outliers(z: torch.Tensor) -> torch.Tensor:
+    """Put the few samples that lie far from all others onto the outermost of these others.
+
+    The bulk of a column reaches from its 5 % to its 95 % quantile (to its quartiles where there are
+    few samples); an outlier is further than :data:`OUTLIER_DISTANCE` times that width away from it,
+    and there are no more of them than :data:`OUTLIER_SHARE` of the samples, or one.
+
+    Args:
+        z: [num_samples, num_inputs], finite.
+
+    Returns:
+        Of the same shape.
+    """
+    number = z.shape[0]
+    if number < 5:
+        return z
+    ordered = z.sort(dim=0).values
+    share = min(0.25, max(0.05, 2.0 / number))
+    low, high = _quantile(ordered, share), _quantile(ordered, 1.0 - share)
+    reach = OUTLIER_DISTANCE * (high - low)
+    most = max(1, int(OUTLIER_SHARE * number))
+    fence_low = torch.minimum(low - reach, ordered[most])
+    fence_high = torch.maximum(high + reach, ordered[-1 - most])
+    inside = (z >= fence_low) & (z <= fence_high)
+    lowest = torch.where(inside, z, math.inf).amin(dim=0)
+    highest = torch.where(inside, z, -math.inf).amax(dim=0)
+    return torch.minimum(torch.maximum(z, lowest), highest)
 
 
 @torch.no_grad()
@@ -89,7 +125,8 @@ def fit_layer(
     For every input the grid of :func:`blended_range` is tried first, then, for zero-preserving
     B-splines, the grid whose step is the present one halved as often as still covers all samples,
     with the present knots among its own: there the old function can be written exactly. The first
-    that changes no function by more than ``tolerance`` at any sample is taken. If there is none
+    that changes no function by more than ``tolerance`` at any sample is taken; outliers have no say
+    in any of this, see :func:`without_outliers`. If there is none
     (a grid that has to grow, or a Gaussian or Fourier expansion, is in general not representable
     on another grid) this input's grid stays. ``tolerance=math.inf`` takes the blended range with
     the least-squares refit, whatever it changes: for a start, when the functions are random.
@@ -112,6 +149,7 @@ def fit_layer(
     if layer.input_gain is not None:
         z = z * layer.input_gain.double()
     lower, upper = blended_range(z, blend=blend, quantile=quantile)
+    z = without_outliers(z)
     step, zero = layer.grid_step.double(), layer.grid_zero.double()
     old = layer.coefficients.double()
     before = torch.einsum("nim,oim->noi", layer.basis_functions(z, step, zero), old)

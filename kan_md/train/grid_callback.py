@@ -19,7 +19,8 @@ class GridFitCallback(Callback):
     """Move the grids of all KAN layers to the inputs they see, at a few early steps.
 
     The inputs of the batch that is trained at each of ``steps`` decide; the grids move when that
-    step is done. At step 0, where the functions are still random numbers, the best least-squares
+    step is done. A batch without inputs for one of the layers, such as isolated atoms have them for
+    functions of edges, leaves the fit to the next batch. At step 0, where the functions are still random numbers, the best least-squares
     refit is taken; later only grids move on which the functions can be kept to ``tolerance`` (see
     :func:`kan_md.kan.grids.fit_layer`).
 
@@ -73,24 +74,26 @@ class GridFitCallback(Callback):
         self.max_samples = max_samples
         self.fits: dict[int, dict[str, GridFit]] = {}
         self._done: set[int] = set()
+        self._due: set[int] = set()
         self._inputs: dict[str, list[torch.Tensor]] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps that are done, so that a resumed run does not repeat them."""
-        return {"done": sorted(self._done)}
+        """Steps that are done, so that a resumed run does not repeat them, and those put off."""
+        return {"done": sorted(self._done), "due": sorted(self._due)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
         self._done = set(state_dict["done"])
+        self._due = set(state_dict.get("due", ()))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Watch the inputs of the KAN layers if this is a step to fit at."""
-        if trainer.global_step not in self.steps or trainer.global_step in self._done:
+        self._due |= {trainer.global_step} & set(self.steps) - self._done
+        if not self._due:
             return
-        self._done.add(trainer.global_step)
         for name, layer in _kan_layers(pl_module).items():
             self._inputs[name] = []
             self._hooks.append(layer.register_forward_pre_hook(self._recorder(name)))
@@ -109,25 +112,22 @@ class GridFitCallback(Callback):
         if not inputs:
             return
         layers = _kan_layers(pl_module)
+        if not _all_have_inputs(trainer, inputs):
+            return
         before = {name: _grid(layer) for name, layer in layers.items()}
-        at_start = max(self._done) == 0
-        fits = {}
-        for name, layer in layers.items():
-            if not inputs[name]:
-                raise user_error(
-                    f"KAN layer {name} was not seen in a training step",
-                    found="a compiled model",
-                    allowed=None,
-                    remedy="train it in eager mode or leave out the grid fit",
-                )
-            fits[name] = fit_layer(
+        fits = {
+            name: fit_layer(
                 layer,
                 _thin(torch.cat(inputs[name]), self.max_samples),
                 blend=self.blend,
                 quantile=self.quantile,
-                tolerance=math.inf if at_start else self.tolerance,
+                tolerance=math.inf if 0 in self._due else self.tolerance,
             )
-        self.fits[max(self._done)] = fits
+            for name, layer in layers.items()
+        }
+        self.fits[max(self._due)] = fits
+        self._done |= self._due
+        self._due = set()
         _share(trainer, layers)
         if isinstance(pl_module, EMALightningModule):
             _move_average(pl_module, layers, before)
@@ -157,6 +157,24 @@ class GridFitCallback(Callback):
 
 
 Grid = tuple[torch.Tensor, torch.Tensor]
+
+
+def _all_have_inputs(trainer: Trainer, inputs: dict[str, list[torch.Tensor]]) -> bool:
+    """Whether every layer got rows in this batch, in all of several processes.
+
+    Raises:
+        KanMdError: a layer was not called.
+    """
+    for name, batches in inputs.items():
+        if not batches:
+            raise user_error(
+                f"KAN layer {name} was not seen in a training step",
+                found="a compiled model",
+                allowed=None,
+                remedy="train it in eager mode or leave out the grid fit",
+            )
+    mine = all(any(len(rows) for rows in batches) for batches in inputs.values())
+    return trainer.strategy.reduce_boolean_decision(mine, all=True)
 
 
 def _kan_layers(module: torch.nn.Module) -> dict[str, KANLayer]:

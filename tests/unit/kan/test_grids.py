@@ -63,6 +63,42 @@ def test_the_grid_goes_where_the_activations_are(basis):
     assert not layer(torch.zeros(2, 3, dtype=torch.float64)).any()
 
 
+@pytest.mark.parametrize("rows", [7, 60, 2000])
+@pytest.mark.parametrize("basis", BASES)
+def test_one_outlier_does_not_stretch_the_grid(basis, rows):
+    x = normal(rows, [0.2, 3.0, 1.0])
+    far = torch.cat([x, torch.tensor([[1e4, -1e4, 1e9]], dtype=torch.float64)])
+    layers = [make_layer(basis), make_layer(basis)]
+    fits = [fit_layer(layer, x, tolerance=math.inf) for layer, x in zip(layers, (x, far))]
+    width = fits[0].upper - fits[0].lower
+    assert ((fits[1].lower - fits[0].lower).abs() <= 0.3 * width).all()
+    assert ((fits[1].upper - fits[0].upper).abs() <= 0.3 * width).all()
+    for layer in layers:
+        assert not layer(torch.zeros(1, 3, dtype=torch.float64)).any()
+        # and it goes on across the ends of its grid and out to the outlier without a step
+        ends = torch.stack(layer.grid_ends()) / layer.input_gain
+        step = 1e-7 * (ends[1] - ends[0]).abs()
+        jump = layer(ends + step) - layer(ends - step)
+        assert jump.abs().max() < 1e-4 * layer(x).abs().max().clamp(min=1.0)
+        assert torch.isfinite(layer(far)).all()
+
+
+def test_a_part_of_the_samples_is_no_outlier():
+    most = normal(960, [1e-3, 1e-3, 1e-3])
+    some = 5.0 + normal(40, [0.1, 0.1, 0.1])
+    assert (blended_range(torch.cat([most, some]), blend=1.0)[1] > 5.0).all()
+    assert (blended_range(torch.cat([most, some[:5]]), blend=1.0)[1] < 0.1).all()
+
+
+def test_outliers_leave_the_function_of_the_others_alone():
+    layer = make_layer()
+    x = normal(700, [0.2, 0.1, 0.02])
+    before = layer(x)
+    far = torch.tensor([[300.0, -500.0, 1e4]], dtype=torch.float64)
+    assert fit_layer(layer, torch.cat([x, far])).moved.all()
+    assert (layer(x) - before).abs().max() <= 1e-6 * before.square().mean().sqrt()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 def test_shrinking_a_spline_grid_keeps_the_function(order, dtype):

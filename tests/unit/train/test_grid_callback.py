@@ -136,6 +136,24 @@ def test_steps_that_are_done_stay_done_on_resume():
     assert resumed.fits == {}
 
 
+@pytest.mark.parametrize(("empty", "fitted_for"), [(1, [0]), (3, [2])])
+def test_the_fit_waits_for_a_batch_with_inputs(empty, fitted_for):
+    module, callback = Regression(), GridFitCallback(steps=(0, 2), blend=1.0)
+    states = []
+
+    def step(batch, batch_idx):
+        states.append(callback.state_dict())
+        rows = 0 if len(states) <= empty else len(batch[0])  # edges of isolated atoms: none
+        return (module.model(batch[0][:rows]).sum() - batch[1].sum()).square()
+
+    module.training_step = step
+    run(module, callback, steps=empty + 1)
+    assert states[-1] == {"done": [], "due": list(range(0, empty, 2))}  # what a resumed run is told
+    assert list(callback.fits) == fitted_for
+    assert callback.fits[fitted_for[0]]["model.layers.0"].moved.all()  # freely, as at step 0
+    assert callback.state_dict()["due"] == []
+
+
 def test_accumulated_gradients_fit_once_per_step():
     callback = GridFitCallback(steps=(0,))
     run(Regression(), callback, steps=1, accumulate_grad_batches=2)
