@@ -35,15 +35,37 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
+def _as_size(value: object) -> object:
+    """A share or a number; 12.0 is the number 12, as earlier versions wrote it."""
+    if isinstance(value, bool):
+        raise ValueError("must be a share up to 1 (0.8) or a number of structures (12)")
+    if isinstance(value, float) and value > 1.0:
+        if not value.is_integer():
+            raise ValueError("must be a share up to 1 (0.8) or a number of structures (12)")
+        return int(value)
+    return value
+
+
+Size = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0.0, allow_inf_nan=False)],
+    BeforeValidator(_as_size),
+]
+
+
 class SplitConfig(Section):
     """How frames that are not named explicitly are divided.
+
+    A number with a point is a share of the frames, a whole number counts them: ``train: 1`` is one
+    structure, ``train: 1.0`` are all. Shares that are not given take what the others leave, in the
+    ratio 8 : 1 : 1; beside numbers they are 0.8, 0.1 and 0.1 as far as that is left. Shares that
+    make 1 together use every frame. The share of a test set with a file of its own does not
+    count, and beside a file for ``data.val`` nothing is divided.
 
     Attributes:
         method: ``random``, or ``block``: the file is cut into ``blocks`` equal pieces, and each
             piece gives its first frames to training, the next to validation, the last to test, so
             that neighbours in a trajectory rarely end up on both sides.
-        train: share (<= 1) or number (> 1) of the frames. Parts with files of their own do not
-            count.
+        train: share or number of the frames. Frames of isolated atoms count here.
         val: likewise; the best model is chosen on these.
         test: likewise; only looked at in the end.
         blocks: number of pieces of ``method: block``.
@@ -51,9 +73,9 @@ class SplitConfig(Section):
     """
 
     method: Literal["random", "block"] = "random"
-    train: PositiveFloat = 0.8
-    val: PositiveFloat = 0.1
-    test: Annotated[float, Field(ge=0.0)] = 0.1
+    train: Size | None = None
+    val: Size | None = None
+    test: Size | None = None
     blocks: PositiveInt = 10
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -100,17 +122,26 @@ class DataConfig(Section):
     max_force: PositiveFloat | None = None
 
     @model_validator(mode="after")
-    def _shares_leave_nothing_double(self) -> DataConfig:
-        taken = {"train": self.split.train, "val": self.split.val}
-        if self.test is None:
-            taken["test"] = self.split.test
-        if self.val is None and sum(part for part in taken.values() if part <= 1) > 1 + 1e-9:
-            found = ", ".join(f"{name} {part:g}" for name, part in taken.items())
+    def _split_can_be_made(self) -> DataConfig:
+        sizes = {name: getattr(self.split, name) for name in self.divided}
+        shares = [size for size in sizes.values() if isinstance(size, float)]
+        if sum(shares) > 1 + 1e-9:
+            found = ", ".join(f"{name} {size}" for name, size in sizes.items() if size is not None)
             raise ValueError(
-                f"split shares together must not exceed 1, got {found}; up to 1 is a share of all "
-                "structures, above 1 a number of them"
+                f"split shares together must not exceed 1, got {found}; a number with a point is "
+                "a share of all structures, a whole number counts them"
             )
+        for name in ("train", "val"):
+            if sizes.get(name) == 0:
+                raise ValueError(f"split.{name} must be > 0 where data.{name} has to be divided")
         return self
+
+    @property
+    def divided(self) -> list[str]:
+        """Parts that ``split`` makes of the frames of ``train``: none beside a file for ``val``."""
+        if self.val is not None:
+            return []
+        return ["train", "val"] + ["test"] * (self.test is None)
 
 
 class ModelConfig(Section):

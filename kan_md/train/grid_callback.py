@@ -20,9 +20,9 @@ class GridFitCallback(Callback):
 
     The inputs of the batch that is trained at each of ``steps`` decide; the grids move when that
     step is done. A batch without inputs for one of the layers, such as isolated atoms have them for
-    functions of edges, leaves the fit to the next batch. At step 0, where the functions are still random numbers, the best least-squares
-    refit is taken; later only grids move on which the functions can be kept to ``tolerance`` (see
-    :func:`kan_md.kan.grids.fit_layer`).
+    functions of edges, leaves the fit to the next batch. At step 0, where the functions are still
+    random numbers, the best least-squares refit is taken; later only grids move on which the
+    functions can be kept to ``tolerance`` (see :func:`kan_md.kan.grids.fit_layer`).
 
     An exponential moving average (nequip's ``EMALightningModule``) follows onto the new grids with
     functions of its own. The optimiser forgets its moments of refitted coefficients, because they

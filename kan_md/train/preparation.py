@@ -131,12 +131,8 @@ def _divide(parts: dict[str, list[Atoms]], data: DataConfig) -> dict[str, list[A
     """Take what has no file of its own from the training frames."""
     split = data.split
     frames = parts["train"]
-    sizes = {"train": split.train, "val": split.val, "test": split.test}
-    absent = [part for part in ("val", "test") if part not in parts]
-    if "val" not in absent:
-        # With files for both there is nothing to divide, and a test set is nobody's right.
+    if not data.divided:
         return {part: parts.get(part, []) for part in PARTS}
-    wanted = {part: size for part, size in sizes.items() if part == "train" or part in absent}
     if len(frames) < 2:
         raise user_error(
             "too few structures to divide into training and validation",
@@ -145,11 +141,22 @@ def _divide(parts: dict[str, list[Atoms]], data: DataConfig) -> dict[str, list[A
             remedy="give more structures or data.val",
         )
     indices = split_indices(
-        len(frames), wanted, method=split.method, seed=split.seed, blocks=split.blocks
+        len(frames), _sizes(data), method=split.method, seed=split.seed, blocks=split.blocks
     )
     divided = {part: [frames[i] for i in chosen] for part, chosen in indices.items()}
     found = {"test": [], **parts, **divided}
     return {part: found[part] for part in PARTS}
+
+
+def _sizes(data: DataConfig) -> dict[str, float | None]:
+    """What ``split`` asks of the training frames; a part with a file does not count."""
+    sizes = {part: getattr(data.split, part) for part in PARTS}
+    filed = [sizes[part] for part in PARTS if part not in data.divided]
+    left = 1.0 - sum(size for size in filed if isinstance(size, float))
+    return {
+        part: min(1.0, sizes[part] / left) if isinstance(sizes[part], float) else sizes[part]
+        for part in data.divided
+    }
 
 
 def _source_types(config: TrainConfig) -> list[str] | None:

@@ -45,7 +45,7 @@ MODEL = {
     "allegro_mlp_hidden_layers_width": 32,
 }
 EPOCHS = 15
-SPLIT = {"train": 0.8, "val": 0.1, "test": 0.1}
+SPLIT = {"train": 400, "val": 50, "test": 51}
 ERRORS = {
     "energy MAE (meV/atom)": ("energy_mae", 1e3),
     "force MAE (meV/Å)": ("forces_mae", 1e3),

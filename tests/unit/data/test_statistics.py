@@ -21,6 +21,18 @@ from kan_md.errors import KanMdError
         (240, {"train": 0.8, "val": 0.1, "test": 0.1}, (192, 24, 24)),
         (10, {"train": 7, "val": 2, "test": 0}, (7, 2, 0)),
         (17, {"train": 0.5, "val": 3, "test": 0.1}, (8, 3, 1)),
+        (214, {"train": 0.8, "val": 0.1, "test": 0.1}, (171, 22, 21)),  # nothing is lost
+        (213, {"train": 0.8, "val": 0.2, "test": None}, (170, 43, 0)),
+        (14, {"train": 12, "val": 1, "test": 1}, (12, 1, 1)),  # 1 is a structure, 1.0 are all
+        (14, {"train": 1.0, "val": None, "test": None}, (14, 0, 0)),
+        (100, {"train": 0.5, "val": None, "test": None}, (50, 25, 25)),
+        (100, {"train": None, "val": 0.2, "test": 0.0}, (80, 20, 0)),
+        (100, {"train": None, "val": None, "test": None}, (80, 10, 10)),
+        (100, {"train": None, "val": 10, "test": None}, (80, 10, 10)),
+        (12, {"train": 10, "val": None, "test": None}, (10, 1, 1)),
+        (11, {"train": 10, "val": None, "test": None}, (10, 1, 0)),
+        (3, {"train": 0.9, "val": 0.05, "test": 0.05}, (1, 1, 1)),
+        (999, {"train": 0.3, "val": 0.1, "test": 0.1}, (299, 100, 100)),  # half is not asked for
     ],
 )
 def test_parts_are_disjoint_and_of_the_size_asked_for(method, number, sizes, expected):

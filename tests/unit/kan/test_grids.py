@@ -69,7 +69,9 @@ def test_one_outlier_does_not_stretch_the_grid(basis, rows):
     x = normal(rows, [0.2, 3.0, 1.0])
     far = torch.cat([x, torch.tensor([[1e4, -1e4, 1e9]], dtype=torch.float64)])
     layers = [make_layer(basis), make_layer(basis)]
-    fits = [fit_layer(layer, x, tolerance=math.inf) for layer, x in zip(layers, (x, far))]
+    fits = [
+        fit_layer(layer, x, tolerance=math.inf) for layer, x in zip(layers, (x, far), strict=True)
+    ]
     width = fits[0].upper - fits[0].lower
     assert ((fits[1].lower - fits[0].lower).abs() <= 0.3 * width).all()
     assert ((fits[1].upper - fits[0].upper).abs() <= 0.3 * width).all()
