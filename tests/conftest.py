@@ -5,6 +5,7 @@ Everything here is made once per session (and per worker) and must not be change
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,6 +189,19 @@ def emulated_device() -> Path:
     library = build_emulated_device()
     if library is None:
         pytest.skip("this torch captures graphs of CUDA only")
+    return library
+
+
+@pytest.fixture(scope="session")
+def failing_new(tmp_path_factory) -> Path:
+    """Library that takes memory away from threads (tests/cpp/failing_new.cpp), for LD_PRELOAD."""
+    from kan_md.lammps.toolchain import find_compiler
+
+    library = tmp_path_factory.mktemp("failing_new") / "libfailing_new.so"
+    source = ROOT / "tests" / "cpp" / "failing_new.cpp"
+    flags = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    command = [find_compiler(), *flags, str(source), "-o", str(library), "-ldl"]
+    subprocess.run(command, check=True)
     return library
 
 

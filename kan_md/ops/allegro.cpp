@@ -25,10 +25,10 @@
 #include "ops.h"
 #include "piecewise.h"
 
+#include "core/parallel.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-
-#include <omp.h>
 
 #include <cmath>
 #include <cstring>
@@ -750,10 +750,9 @@ void run(const AllegroPlan<T> &plan, const Graph &graph, const CentreRanges &ran
 {
   const int64_t basis = (plan.l_max + 1) * (plan.l_max + 1);
   Scratch<T> harmonics(num_edges * basis), angular(num_edges * basis), radial(num_edges);
-#pragma omp parallel num_threads(num_threads)
-  {
+  in_parallel(num_threads, [&](int thread, int threads) {
     // The runtime may grant fewer threads than there are parts.
-    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads()) {
+    for (int k = thread; k < num_threads; k += threads) {
       const auto part = [&](auto l_max) {
         run_part<T, decltype(l_max)::value>(plan, graph, ranges, k, harmonics.get(), angular.get(),
                                             radial.get());
@@ -776,7 +775,7 @@ void run(const AllegroPlan<T> &plan, const Graph &graph, const CentreRanges &ran
           break;
       }
     }
-  }
+  });
 }
 
 }    // namespace

@@ -11,12 +11,12 @@
 #include "neighbours.h"
 #include "ops.h"
 
+#include "core/parallel.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
-
-#include <omp.h>
 
 #include <algorithm>
 #include <optional>
@@ -141,8 +141,9 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
 
 template <typename T>
 void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64_t begin,
-                   int64_t end, const T *out_grad, T *phi_grad, T *feature_grad, T *harmonics_grad,
-                   T *edge_harmonics_grad, T *edge_radial_grad)
+                   int64_t end, std::vector<ReverseKernel<T>> &kernels, const T *out_grad,
+                   T *phi_grad, T *feature_grad, T *harmonics_grad, T *edge_harmonics_grad,
+                   T *edge_radial_grad)
 {
   constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
   const int64_t row_size = row_size_of<T>(group), from = block * kBlock;
@@ -151,8 +152,7 @@ void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64
   const T *features = in.features(group, block);
   const int num_harmonics = in.edges.num_harmonics;
   const size_t num_paths = group.paths.size();
-  ReverseKernel<T> kernels[64];
-  TORCH_INTERNAL_ASSERT(num_paths <= 64);
+  kernels.resize(num_paths);
   for (size_t p = 0; p < num_paths; ++p)
     kernels[p] = reverse_kernel<T>(group.paths[p].l1, group.paths[p].l2);
 
@@ -239,10 +239,9 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
   const R *vectors = arg.edge_vectors.const_data_ptr<R>();
   const T *x = arg.x.const_data_ptr<T>();
   T *out_data = out.mutable_data_ptr<T>();
-#pragma omp parallel num_threads(num_threads)
-  {
+  const auto prepare = [&](int thread, int threads) {
     // The runtime may grant fewer threads than there are parts.
-    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads()) {
+    for (int k = thread; k < num_threads; k += threads) {
       const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
       edges.fill(vectors, index, index + num_edges, arg.atom_types.const_data_ptr<int64_t>(),
                  arg.cutoffs.const_data_ptr<double>(), num_pairs, num_types, plan.num_knots,
@@ -251,15 +250,17 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
         for (int64_t b = 0; b < group.num_blocks; ++b)
           pack_block<T>(group, x, num_atoms, b, begin, end, packed.get() + in.packed_at(group, b));
     }
-#pragma omp barrier
+  };
+  const auto convolve = [&](int thread, int threads) {
     std::vector<const T *> rows;
     Scratch<T> radial(most_neighbours * kBlock), phi((2 * kMaxL + 1) * (2 * kMaxL + 1) * kBlock);
-    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads())
+    for (int k = thread; k < num_threads; k += threads)
       for (const Group &group : plan.groups)
         for (int64_t b = 0; b < group.num_blocks; ++b)
           forward_block<T>(in, group, b, ranges.part[k], ranges.part[k + 1], rows, radial.get(),
                            phi.get(), out_data);
-  }
+  };
+  in_parallel(num_threads, prepare, convolve);
   return out;
 }
 
@@ -311,9 +312,8 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
   const T *x = arg.x.const_data_ptr<T>(), *upstream = out_grad.const_data_ptr<T>();
   R *vector_grad_data = vector_grad.mutable_data_ptr<R>();
   T *x_grad_data = x_grad.mutable_data_ptr<T>();
-#pragma omp parallel num_threads(num_threads)
-  {
-    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads()) {
+  const auto prepare = [&](int thread, int threads) {
+    for (int k = thread; k < num_threads; k += threads) {
       const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
       const int64_t first = ranges.first[begin], last = ranges.first[end];
       edges.fill(vectors, index, index + num_edges, arg.atom_types.const_data_ptr<int64_t>(),
@@ -327,24 +327,28 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
                 harmonics_grad.get() + last * edges.num_harmonics, T(0));
       std::fill(radial_grad.get() + first, radial_grad.get() + last, T(0));
     }
-#pragma omp barrier
+  };
+  const auto differentiate = [&](int thread, int threads) {
+    std::vector<ReverseKernel<T>> kernels;
     Scratch<T> phi_grad(plan.max_sources * kBlock);
     Scratch<T> harmonics_lanes(edges.num_harmonics * Simd<T>::kLanes);
-    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads()) {
+    for (int k = thread; k < num_threads; k += threads) {
       const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
       for (const Group &group : plan.groups)
         for (int64_t b = 0; b < group.num_blocks; ++b)
-          reverse_block<T>(in, group, b, begin, end, upstream, phi_grad.get(),
+          reverse_block<T>(in, group, b, begin, end, kernels, upstream, phi_grad.get(),
                            feature_grads.get() + k * packed_size + in.packed_at(group, b),
                            harmonics_lanes.get(), harmonics_grad.get(), radial_grad.get());
       gradient_for<T, R>(plan.l_max, vectors, harmonics_grad.get(), radial_grad.get(),
                          ranges.first[begin], ranges.first[end], vector_grad_data);
     }
-#pragma omp barrier
-    for (int k = omp_get_thread_num(); k < num_threads; k += omp_get_num_threads())
+  };
+  const auto unpack = [&](int thread, int threads) {
+    for (int k = thread; k < num_threads; k += threads)
       unpack_gradient<T>(in, feature_grads.get(), packed_size, num_threads, ranges.part[k],
                          ranges.part[k + 1], x_grad_data);
-  }
+  };
+  in_parallel(num_threads, prepare, differentiate, unpack);
   return {vector_grad, x_grad};
 }
 

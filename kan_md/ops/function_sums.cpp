@@ -10,11 +10,11 @@
 #include "ops.h"
 #include "simd.h"
 
+#include "core/parallel.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
-
-#include <omp.h>
 
 #include <algorithm>
 #include <type_traits>
@@ -254,21 +254,30 @@ KAN_MD_INLINE Vec<T> evaluate(const Functions<T> &f, const Place<T> &place, cons
   return value;
 }
 
+// Calls body(part) for each part, a thread's one after the other.
+template <typename Body> void for_each_part(int64_t parts, Body &&body)
+{
+  in_parallel_parts(at::get_num_threads(), parts, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) body(part);
+  });
+}
+
 template <typename T, template <typename> class Rows, int Powers>
 void sum_inputs(const Functions<T> &f, const T *x, const T *w, const T *rest, T *result)
 {
   const std::vector<Vec<T>> tables = pack<T, Rows>(f, w, rest);
-#pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
-  for (int64_t n = 0; n < f.size.points; ++n) {
-    const Vec<T> *table = tables.data();
-    const T *row = x + n * f.size.inputs;
-    Vec<T> total{};
-    for (int64_t i = 0; i < f.size.inputs; i += Simd<T>::kLanes) {
-      const Place<T> place(load(row + i), f.grids[i / Simd<T>::kLanes]);
-      total += evaluate<T, Rows, Powers>(f, place, table);
+  in_parallel_parts(at::get_num_threads(), f.size.points, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const Vec<T> *table = tables.data();
+      const T *row = x + n * f.size.inputs;
+      Vec<T> total{};
+      for (int64_t i = 0; i < f.size.inputs; i += Simd<T>::kLanes) {
+        const Place<T> place(load(row + i), f.grids[i / Simd<T>::kLanes]);
+        total += evaluate<T, Rows, Powers>(f, place, table);
+      }
+      result[n] = sum<T>(total);
     }
-    result[n] = sum<T>(total);
-  }
+  });
 }
 
 // values: g phi, times scale if there are x_sums [inputs], which are the sums of x g phi.
@@ -280,8 +289,7 @@ void weigh(const Functions<T> &f, const T *x, const Weights<T> &g, const T *w, c
   const int64_t parts = blocks(f.size.points, kPointsPerSum);
   const int64_t vectors = blocks(f.size.inputs, Simd<T>::kLanes);
   std::vector<Vec<T>> sums(parts * vectors);
-#pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
-  for (int64_t part = 0; part < parts; ++part) {
+  for_each_part(parts, [&](int64_t part) {
     const int64_t end = std::min(f.size.points, (part + 1) * kPointsPerSum);
     for (int64_t n = part * kPointsPerSum; n < end; ++n) {
       const Vec<T> *table = tables.data();
@@ -297,7 +305,7 @@ void weigh(const Functions<T> &f, const T *x, const Weights<T> &g, const T *w, c
         store(values + at, value);
       }
     }
-  }
+  });
   for (int64_t v = 0; x_sums && v < vectors; ++v) {
     Vec<T> total{};
     for (int64_t part = 0; part < parts; ++part) total += sums[part * vectors + v];
@@ -354,14 +362,13 @@ void moments(const Functions<T> &f, const T *x, const Weights<T> &g, T *w, T *re
   const int64_t parts = blocks(points, kPointsPerSum), vectors = blocks(inputs, Simd<T>::kLanes);
   const int64_t size = rows * powers + num_rest;
   std::vector<Vec<T>> sums(parts * vectors * size);
-#pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
-  for (int64_t part = 0; part < parts; ++part) {
+  for_each_part(parts, [&](int64_t part) {
     const int64_t end = std::min(f.size.points, (part + 1) * kPointsPerSum);
     for (int64_t n = part * kPointsPerSum; n < end; n += kPointsInCache)
       for (int64_t v = 0; v < vectors; ++v)
         add_points<T, Rows, Powers>(f, x, g, n, std::min(end, n + kPointsInCache),
                                     v * Simd<T>::kLanes, sums.data() + (part * vectors + v) * size);
-  }
+  });
   for (int64_t v = 0; v < vectors; ++v)
     for (int64_t k = 0; k < size; ++k) {
       Vec<T> total{};

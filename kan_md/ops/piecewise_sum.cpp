@@ -4,6 +4,8 @@
 #include "piecewise.h"
 #include "piecewise_arguments.h"
 
+#include "core/parallel.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
@@ -19,10 +21,11 @@ void evaluate(const at::Tensor &x, const at::Tensor &pieces, const at::Tensor &i
   const T *x_data = x.const_data_ptr<T>(), *piece_data = pieces.const_data_ptr<T>();
   const T *inverse = inverse_step.const_data_ptr<T>();
   T *y_data = y.mutable_data_ptr<T>(), *slope_data = slope.mutable_data_ptr<T>();
-#pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
-  for (int64_t n = 0; n < rows; ++n)
-    y_data[n] = piecewise_row<T, Slopes>(in, x_data + n * in, piece_data, inverse, origin,
-                                         num_pieces, Slopes ? slope_data + n * in : nullptr);
+  in_parallel_parts(at::get_num_threads(), rows, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n)
+      y_data[n] = piecewise_row<T, Slopes>(in, x_data + n * in, piece_data, inverse, origin,
+                                           num_pieces, Slopes ? slope_data + n * in : nullptr);
+  });
 }
 
 }    // namespace

@@ -8,6 +8,8 @@
 #include "piecewise_arguments.h"
 #include "simd.h"
 
+#include "core/parallel.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/zeros.h>
 
@@ -105,16 +107,18 @@ at::Tensor evaluate(const at::Tensor &x, const at::Tensor &pieces, const at::Ten
   at::Tensor y = at::zeros({rows, f.out}, x.options());
   const T *x_data = x.const_data_ptr<T>();
   T *y_data = y.mutable_data_ptr<T>();
-#pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
-  for (int64_t start = 0; start < rows; start += kRows) {
-    const int64_t count = std::min(kRows, rows - start);
-    const T *mine = x_data + start * f.in;
-    T *out = y_data + start * f.out;
-    int64_t first = 0;
-    for (; first + kLanes <= f.out; first += kLanes)
-      add_outputs<T, kLanes>(f, mine, count, first, out);
-    if (first < f.out) add_outputs<T, kLanes / 2>(f, mine, count, first, out);
-  }
+  in_parallel_parts(
+      at::get_num_threads(), (rows + kRows - 1) / kRows, [&](int64_t begin, int64_t end) {
+        for (int64_t start = begin * kRows; start < std::min(rows, end * kRows); start += kRows) {
+          const int64_t count = std::min(kRows, rows - start);
+          const T *mine = x_data + start * f.in;
+          T *out = y_data + start * f.out;
+          int64_t first = 0;
+          for (; first + kLanes <= f.out; first += kLanes)
+            add_outputs<T, kLanes>(f, mine, count, first, out);
+          if (first < f.out) add_outputs<T, kLanes / 2>(f, mine, count, first, out);
+        }
+      });
   return y;
 }
 

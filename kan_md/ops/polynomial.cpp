@@ -12,11 +12,11 @@
 #include "ops.h"
 #include "simd.h"
 
+#include "core/parallel.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-
-#include <omp.h>
 
 #include <algorithm>
 
@@ -221,17 +221,15 @@ at::Tensor forward(const at::Tensor &a, const at::Tensor &atom_types,
   T *out_data = out.mutable_data_ptr<T>();
   const int64_t *types = atom_types.const_data_ptr<int64_t>();
   const int32_t *code = program.const_data_ptr<int32_t>();
-#pragma omp parallel num_threads(at::get_num_threads())
-  {
+  in_parallel_parts(at::get_num_threads(), count, [&](int64_t begin, int64_t end) {
     alignas(kBlockBytes) T in[kMaxComponents * kBlock], result[kMaxComponents * kBlock];
     for (int64_t b = 0; b < num_blocks; ++b)
-#pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < count; ++i) {
+      for (int64_t i = begin; i < end; ++i) {
         pack(a_data, layout, i, b * kBlock, in);
         evaluate(in, p + (types[i] * num_blocks + b) * terms * kBlock, code, num_outputs, result);
         unpack(result, out_layout, i, b * kBlock, out_data);
       }
-  }
+  });
   return out;
 }
 
@@ -252,13 +250,11 @@ at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Te
   T *grad_data = a_grad.mutable_data_ptr<T>();
   const int64_t *types = atom_types.const_data_ptr<int64_t>();
   const int32_t *code = program.const_data_ptr<int32_t>();
-#pragma omp parallel num_threads(at::get_num_threads())
-  {
+  in_parallel_parts(at::get_num_threads(), count, [&](int64_t begin, int64_t end) {
     alignas(kBlockBytes) T in[kMaxComponents * kBlock], g[kMaxComponents * kBlock];
     alignas(kBlockBytes) T grad[kMaxComponents * kBlock];
     for (int64_t b = 0; b < num_blocks; ++b)
-#pragma omp for schedule(static) nowait
-      for (int64_t i = 0; i < count; ++i) {
+      for (int64_t i = begin; i < end; ++i) {
         pack(a_data, layout, i, b * kBlock, in);
         pack(up, out_layout, i, b * kBlock, g);
         std::fill_n(grad, num_components * kBlock, T(0));
@@ -266,7 +262,7 @@ at::Tensor reverse(const at::Tensor &out_grad, const at::Tensor &a, const at::Te
                          grad);
         unpack(grad, layout, i, b * kBlock, grad_data);
       }
-  }
+  });
   return a_grad;
 }
 

@@ -8,8 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
-#include <c10/util/Exception.h>
-
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -42,14 +41,21 @@ DeviceMemory device_memory_of(c10::Device device);
 // Intra-operator threads of torch.
 void set_torch_threads(int num_threads);
 
-// Runs `body`, turning torch's exceptions into Error with the first line of their message.
+// What torch says went wrong, without its code before it and its backtrace behind it.
+std::string message_of(const std::exception &error);
+
+// Throws std::bad_alloc where memory ran out, else Error.
+[[noreturn]] void throw_translated(const std::string &doing, const std::exception &error);
+
+// Runs `body`, turning what torch throws (TorchScript throws plain exceptions) into our own.
 template <typename Body> auto translate_torch_errors(const std::string &doing, Body &&body)
 {
   try {
     return body();
-  } catch (const c10::Error &error) {
-    std::string message = error.what_without_backtrace();
-    throw Error("torch failed while " + doing + ": " + message.substr(0, message.find("\n\n")));
+  } catch (const Error &) {
+    throw;
+  } catch (const std::exception &error) {
+    throw_translated(doing, error);
   }
 }
 

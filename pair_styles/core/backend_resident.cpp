@@ -23,7 +23,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cmath>
 #include <exception>
 #include <optional>
@@ -39,15 +38,6 @@ constexpr int NUM_TRIALS = 2;                  // torch sets itself up in a shap
 // Sums on a GPU have no fixed order: forces differ a little, also where they cancel to nothing.
 constexpr double REPLAY_TOLERANCE = 1e-4;    // of the largest force
 constexpr double REPLAY_ROUNDING = 1e-3;     // eV/Å
-
-// What was said last: TorchScript puts its own code before it, torch a backtrace after it.
-std::string message_of(const std::exception &error)
-{
-  const auto *const torch_error = dynamic_cast<const c10::Error *>(&error);
-  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
-  return text.substr(text.find_last_of('\n') + 1);
-}
 
 // A size for `needed` things that lasts while their number changes a little.
 std::int64_t grown(std::int64_t needed, std::int64_t present)

@@ -4,7 +4,11 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/api/include/torch/cuda.h>
+
+#include <cctype>
+#include <new>
 
 namespace kan_md {
 
@@ -26,6 +30,27 @@ c10::Device choose_device(const std::string &file_device, const DeviceRequest &r
                 "deploy the model with --device cpu, or install a CUDA build of torch and run "
                 "kan-md build again");
   return c10::Device(type, static_cast<c10::DeviceIndex>(request.local_rank % count));
+}
+
+std::string message_of(const std::exception &error)
+{
+  const auto *const torch_error = dynamic_cast<const c10::Error *>(&error);
+  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
+  if (text.find("failed in the TorchScript interpreter") != std::string::npos) {
+    while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+    text = text.substr(text.find_last_of('\n') + 1);
+    const std::string prefix = "RuntimeError: ";
+    return text.rfind(prefix, 0) == 0 ? text.substr(prefix.size()) : text;
+  }
+  return text.substr(0, text.find("\n\n"));
+}
+
+void throw_translated(const std::string &doing, const std::exception &error)
+{
+  const std::string message = message_of(error);
+  for (const char *said : {"bad_alloc", "out of memory", "can't allocate memory"})
+    if (message.find(said) != std::string::npos) throw std::bad_alloc();
+  throw Error("torch failed while " + doing + ": " + message);
 }
 
 bool gpu_available()

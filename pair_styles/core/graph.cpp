@@ -1,8 +1,10 @@
 #include "graph.h"
 
 #include "error.h"
+#include "parallel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 namespace kan_md {
@@ -89,39 +91,44 @@ void GraphBuilder::add_centres(int begin, const AtomView &atoms, const TypeTable
   const std::int64_t first = graph_.num_edges;
   first_edge_.assign(end - begin + 1, 0);
 
-#pragma omp parallel for schedule(static) num_threads(num_threads)
-  for (int node = begin; node < end; ++node) {
-    std::int64_t count = 0;
-    for_each_edge(graph_.node_atoms[node], atoms, types,
-                  [&](int, double, double, double, double) { ++count; });
-    first_edge_[node - begin + 1] = count;
-  }
+  in_parallel_parts(num_threads, end - begin, [&](std::int64_t from, std::int64_t to) {
+    for (std::int64_t k = from; k < to; ++k) {
+      std::int64_t count = 0;
+      for_each_edge(graph_.node_atoms[begin + k], atoms, types,
+                    [&](int, double, double, double, double) { ++count; });
+      first_edge_[k + 1] = count;
+    }
+  });
   for (int k = 0; k < end - begin; ++k) first_edge_[k + 1] += first_edge_[k];
   const std::int64_t total = first + first_edge_[end - begin];
   graph_.edge_vectors.resize(3 * total);
   centres_.resize(total);
   neighbours_.resize(total);
 
-  std::int64_t close = 0;
-#pragma omp parallel for schedule(static) num_threads(num_threads) reduction(+ : close)
-  for (int node = begin; node < end; ++node) {
-    std::int64_t edge = first + first_edge_[node - begin];
-    const int atom = graph_.node_atoms[node];
-    const double *const min_sq =
-        types.min_distance_sq.data() + static_cast<std::size_t>(atoms.type[atom]) * types.stride;
-    for_each_edge(atom, atoms, types, [&](int j, double dx, double dy, double dz, double rsq) {
-      double *const vector = graph_.edge_vectors.data() + 3 * edge;
-      vector[0] = dx;
-      vector[1] = dy;
-      vector[2] = dz;
-      centres_[edge] = node;
-      neighbours_[edge] = j;    // an atom here, a node below
-      if (rsq < min_sq[atoms.type[j]]) ++close;
-      ++edge;
-    });
-  }
+  std::atomic<std::int64_t> all_close{0};
+  in_parallel_parts(num_threads, end - begin, [&](std::int64_t from, std::int64_t to) {
+    std::int64_t close = 0;
+    for (std::int64_t k = from; k < to; ++k) {
+      const std::int64_t node = begin + k;
+      std::int64_t edge = first + first_edge_[k];
+      const int atom = graph_.node_atoms[node];
+      const double *const min_sq =
+          types.min_distance_sq.data() + static_cast<std::size_t>(atoms.type[atom]) * types.stride;
+      for_each_edge(atom, atoms, types, [&](int j, double dx, double dy, double dz, double rsq) {
+        double *const vector = graph_.edge_vectors.data() + 3 * edge;
+        vector[0] = dx;
+        vector[1] = dy;
+        vector[2] = dz;
+        centres_[edge] = node;
+        neighbours_[edge] = j;    // an atom here, a node below
+        if (rsq < min_sq[atoms.type[j]]) ++close;
+        ++edge;
+      });
+    }
+    all_close += close;
+  });
   // Pairs of owned atoms only, so that the sum over ranks counts each pair as often as one rank does.
-  if (begin == 0) graph_.num_close_edges = close;
+  if (begin == 0) graph_.num_close_edges = all_close;
 
   graph_.neighbour_atoms.resize(total);
   for (std::int64_t edge = first; edge < total; ++edge) {

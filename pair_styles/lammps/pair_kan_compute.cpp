@@ -11,14 +11,13 @@
 
 #include "core/error.h"
 #include "core/images.h"
+#include "core/parallel.h"
 
 #include "atom.h"
 #include "comm.h"
 #include "force.h"
 #include "neigh_list.h"
 #include "neighbor.h"
-
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -211,10 +210,7 @@ void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
   tally_.total.assign(max_threads * 9, 0.0);
   int num_threads = 1;
 
-#pragma omp parallel num_threads(max_threads)
-  {
-    const int thread = omp_get_thread_num();
-    const int threads = omp_get_num_threads();
+  kan_md::in_parallel(max_threads, [&](int thread, int threads) {
     if (thread == 0) num_threads = threads;
     double *const force_of = tally_.force.data() + thread * nodes * 3;
     double *const virial_of = per_atom ? tally_.virial.data() + thread * nodes * 9 : nullptr;
@@ -235,7 +231,7 @@ void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
       }
     }
     std::copy(total, total + 9, tally_.total.begin() + 9 * thread);
-  }
+  });
 
   // In the order of the threads, so that equal runs give equal bits.
   for (int thread = 1; thread < num_threads; ++thread) {

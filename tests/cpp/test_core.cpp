@@ -7,6 +7,7 @@
 #include "core/graph.h"
 #include "core/images.h"
 #include "core/manifest.h"
+#include "core/parallel.h"
 #include "core/seal.h"
 
 #include <cmath>
@@ -15,6 +16,7 @@
 #include <functional>
 #include <iterator>
 #include <limits>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -149,6 +151,54 @@ void test_graph_layouts()
   expect(said.find("positions must be finite") != std::string::npos, "NaN position");
 }
 
+// What a thread throws comes out of the region once, and no phase follows.
+void test_exceptions_leave_parallel_regions()
+{
+  for (const int thrower : {0, 2, 3}) {
+    std::vector<int> first(4, 0), second(4, 0);
+    const std::string said = message_of([&] {
+      kan_md::in_parallel(
+          4,
+          [&](int thread, int) {
+            first[thread] = 1;
+            if (thread == thrower) throw kan_md::Error("thread " + std::to_string(thread));
+          },
+          [&](int thread, int) { second[thread] = 1; });
+    });
+    expect(said == "thread " + std::to_string(thrower), "message of a thread, got " + said);
+    expect(first[thrower] == 1 && second == std::vector<int>(4, 0), "no phase after a failed one");
+  }
+  bool out_of_memory = false;
+  try {
+    kan_md::in_parallel_parts(3, 100, [](std::int64_t, std::int64_t) {
+      const std::vector<char> workspace(std::size_t(1) << 60);
+    });
+  } catch (const std::bad_alloc &) {
+    out_of_memory = true;
+  }
+  expect(out_of_memory, "out of memory in a workspace");
+}
+
+void test_parallel_parts_cover_everything_once()
+{
+  for (const int threads : {1, 2, 5})
+    for (const int count : {0, 1, 4, 17}) {
+      std::vector<int> visits(count, 0);
+      kan_md::in_parallel_parts(threads, count, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t k = begin; k < end; ++k) ++visits[k];
+      });
+      expect(visits == std::vector<int>(count, 1), "every part once");
+    }
+  std::vector<int> first(3, 0);
+  bool in_order = true;
+  kan_md::in_parallel(
+      3, [&](int thread, int) { first[thread] = 1; },
+      [&](int thread, int threads) {
+        if (first[(thread + 1) % threads] != 1) in_order = false;
+      });
+  expect(in_order, "a phase waits for the one before");
+}
+
 }    // namespace
 
 int main(int argc, char **argv)
@@ -160,6 +210,8 @@ int main(int argc, char **argv)
   test_images();
   test_graph_layouts();
   test_halo_has_one_node_per_atom();
+  test_exceptions_leave_parallel_regions();
+  test_parallel_parts_cover_everything_once();
   if (argc > 3) kan_md::check_seal(kan_md::Archive(argv[3]));
   return failures;
 }

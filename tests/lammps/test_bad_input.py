@@ -140,6 +140,19 @@ def test_units_must_be_metal(engine, files, tmp_path):
     assert "units must be metal, got lj; allowed: metal; set units metal" in result.error
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_that_runs_out_in_a_thread_is_said(
+    threads, engine, alloy_model, failing_new, tmp_path
+):
+    file = alloy_model("allegro", deploy={"operators": "fused", "bound": 1e-6})
+    lines = system(dimer(2.2), ELEMENTS, "allegro", file, folder=tmp_path)
+    environment = {"LD_PRELOAD": str(failing_new), "FAIL_NEW": "1"}
+    jobs = [{"commands": [*lines, "run 0"], "gather": False}]
+    (result,) = engine.run(jobs, threads=threads, environment=environment)
+    assert "pair_style allegro: " in result.error
+    assert "out of memory; use fewer atoms per rank or a smaller model" in result.error
+
+
 def test_isotope_masses_can_be_allowed(engine, files, tmp_path):
     pair = ["pair_style allegro mass ignore", f"pair_coeff * * {files['good']} Cu Au", "mass 1 70"]
     lines = system(dimer(2.2), ELEMENTS, "", "", folder=tmp_path, pair=pair)

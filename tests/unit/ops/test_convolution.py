@@ -105,6 +105,18 @@ def test_sparse_graphs(operators, graph):
     assert_equal(found, expected, torch.float64)
 
 
+def test_any_number_of_paths(operators):
+    """Kernels of one input were kept in an array of 64."""
+    paths = tuple((0, 1, 1, k) for k in range(65))
+    args = arguments(
+        ConvolutionSpec(((3, 0),), paths), random_graph(4, 9), torch.float64, num_pairs=1
+    )
+    weight, expected = value_and_gradients(twins.convolution, args)
+    assert_equal(
+        value_and_gradients(operators.convolution, args, weight)[1], expected, torch.float64
+    )
+
+
 @pytest.mark.parametrize("num_centres", [0, 4, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_only_the_first_centres_are_computed(operators, dtype, num_centres):
