@@ -30,16 +30,16 @@ from nequip.data import AtomicDataDict
 from nequip.nn import AvgNumNeighborsNorm, GraphModel
 
 from kan_md.kan.layer import KANLayer
-from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.chain import Chain, with_lengths
-from kan_md_deploy.passes.functions import (
+from kan_md_deploy.passes.allegro.harmonics import HarmonicsChain, is_plain_harmonics
+from kan_md_deploy.passes.allegro.networks import (
     Contributions,
     Linear,
     linear_weight,
     part_of_layer,
     split_function,
 )
-from kan_md_deploy.passes.harmonics import HarmonicsChain, is_plain_harmonics
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.module_sequence import ModuleSequence, with_lengths
 
 _REPLACED = (
     "edge_norm",
@@ -78,7 +78,7 @@ class CentreFactored:
             layout="edges" if context.static_shapes else "slots",
         )
         parts = with_lengths(rest, fused.radial.length)
-        model.model.func = Chain({EDGES: fused, **parts})
+        model.model.func = ModuleSequence({EDGES: fused, **parts})
         return {"bound": 0.0}
 
 

@@ -28,19 +28,19 @@ from kan_md.ops.layout import block_of, pack_pieces
 from kan_md.ops.library import is_built, load
 from kan_md.ops.tables import BoundNotReachedError
 from kan_md_deploy.manifest import pair_cutoffs
-from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.centre_factored import EDGES, FactoredAllegro, Layer, Radial
-from kan_md_deploy.passes.functions import Contributions
-from kan_md_deploy.passes.harmonics import HarmonicsChain
-from kan_md_deploy.passes.kan_fit import fit_layer, silu_tail
-from kan_md_deploy.passes.kinks import find_kinks
-from kan_md_deploy.passes.latents import (
+from kan_md_deploy.passes.allegro.harmonics import HarmonicsChain
+from kan_md_deploy.passes.allegro.latents import (
     LatentNetwork,
     latent_network,
     perceptron_matrices,
-    read_chain,
+    read_latent_body,
 )
+from kan_md_deploy.passes.allegro.networks import Contributions
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.centre_factored import EDGES, FactoredAllegro, Layer, Radial
 from kan_md_deploy.passes.radial_tables import Functions, exact_functions, vanishes
+from kan_md_deploy.passes.tables.kan_fit import fit_layer, silu_tail
+from kan_md_deploy.passes.tables.non_smooth_distances import find_non_smooth_distances
 
 _SUM, _PERCEPTRON, _KAN, _PROJECTED_KAN = 0, 1, 2, 3  # enum Readout in allegro_plan.h
 _KAN_NETWORK, _PROJECTED_KAN_NETWORK = 4, 5
@@ -245,7 +245,7 @@ class _Packed:
         table = make_interval_table(
             scaled,
             cutoffs,
-            [find_kinks(scaled[p], cutoffs[p]) for p in pairs],
+            [find_non_smooth_distances(scaled[p], cutoffs[p]) for p in pairs],
             bound=self.bound / _MARGIN,
         )
         self.error = max(self.error, table.error)
@@ -323,7 +323,7 @@ def _is_known(factored: FactoredAllegro, bound: float) -> bool:
     return (
         isinstance(factored.harmonics, HarmonicsChain)
         and factored.num_irreps - 1 <= _MOST_L
-        and all(read_chain(layer) is not None for layer in factored.layers)
+        and all(read_latent_body(layer) is not None for layer in factored.layers)
         and _readout_kind(factored) is not None
         and all(silu_tail(kan, bound=bound) <= _WIDEST_TAIL for kan in _kans_of_pieces(factored))
     )

@@ -1,23 +1,32 @@
-"""Frozen KAN layers with few outputs become piecewise polynomials.
+"""Frozen KAN layers become piecewise polynomials.
 
 Each φ_oi of a layer is a fixed function of one variable, and is replaced by pieces that agree with
-it to a bound, see :mod:`kan_md_deploy.passes.kan_fit`. Functions that contribute less than the
-bound are dropped; what this changes is measured.
+it to a bound, see :mod:`kan_md_deploy.passes.tables.kan_fit`. Functions that contribute less than
+the bound are dropped; what this changes is measured. The pieces are evaluated by the project's
+operators, or in plain torch where a file must do without.
 
-Layers with many outputs stay as they are: a matrix product over their basis functions is faster.
+Layers with many outputs stay as they are where somebody differentiates them, and in plain torch: a
+matrix product over their basis functions is faster.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import torch
 from nequip.nn import GraphModel
 
 from kan_md.kan.layer import KANLayer
+from kan_md.ops import is_built
+from kan_md.ops.layout import OUTPUT_BLOCK
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.kan_fit import Fit, fit_layer, outputs_of, silu_tail
-from kan_md_deploy.passes.piecewise import PiecewiseSum
+from kan_md_deploy.passes.tables.kan_fit import Fit, fit_layer, fit_outputs, outputs_of, silu_tail
+from kan_md_deploy.passes.tables.piecewise_sum import (
+    FusedPiecewiseOutputs,
+    FusedPiecewiseSum,
+    PiecewiseSum,
+)
 
 MOST_OUTPUTS = 2
 """Outputs that are evaluated one by one. In plain torch three cost what the layer costs itself."""
@@ -89,65 +98,99 @@ class KANCollapse:
     needs_operators = False
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
-        """Whether there is a KAN layer with few outputs, and approximation is allowed."""
-        return context.bound > 0 and bool(_narrow_layers(model))
+        """Whether there is a layer to exchange, and approximation is allowed."""
+        return context.bound > 0 and bool(_layers(model, context))
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:
         """Exchange every such layer."""
         before = copy.deepcopy(model)
-        error = slope_error = 0.0
-        functions = dropped = cells = 0
-        for parent, name, layer in _narrow_layers(model):
-            collapsed = [
-                collapse_output(layer, output, bound=context.bound)
-                for output in range(layer.out_features)
-            ]
-            for module, fit in collapsed:
-                if context.static_shapes:
-                    module.pieces.chunk_rows = 0
-                error, slope_error = max(error, fit.error), max(slope_error, fit.slope_error)
-                functions += layer.in_features
-                dropped += layer.in_features - int(fit.kept.sum())
-                cells = max(cells, fit.coefficients.size(1))
-            modules = [module for module, _ in collapsed]
+        layers = _layers(model, context)
+        fits: list[Fit] = []
+        for parent, name, layer in layers:
+            modules, found = _collapse(layer, context)
             setattr(parent, name, modules[0] if len(modules) == 1 else SideBySide(modules))
-        return {
-            "bound": error,
-            "slope_bound": slope_error,
-            "functions": functions,
-            "dropped": dropped,
-            "cells": cells,
-            **context.change(model, before, context.graphs),
+            fits += found
+        report = {
+            "bound": max(fit.error for fit in fits),
+            "slope_bound": max(fit.slope_error for fit in fits),
+            "functions": sum(layer.in_features * layer.out_features for _, _, layer in layers),
+            "dropped": sum(int((~fit.kept).sum()) for fit in fits),
+            "cells": max(fit.coefficients.size(1) for fit in fits),
         }
+        if _on_operators(context):
+            report["operator"] = "kan_md::piecewise_sum"
+        return report | context.change(model, before, context.graphs)
 
 
-def collapse_output(layer: KANLayer, output: int, *, bound: float) -> tuple[CollapsedLayer, Fit]:
-    """Replace one output of a layer."""
-    single = outputs_of(layer, slice(output, output + 1))
-    tabulated, silu_apart = split_silu(single, bound=bound)
-    fit = fit_layer(tabulated, bound=bound)
+def _on_operators(context: PassContext) -> bool:
+    return context.operators == "fused" and is_built()
+
+
+def _layers(
+    model: torch.nn.Module, context: PassContext
+) -> list[tuple[torch.nn.Module, str, KANLayer]]:
+    """(parent, name, layer) of the layers that this pass exchanges."""
+    wide_too = _on_operators(context) and context.kind == "tensor"
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, KANLayer) and (wide_too or child.out_features <= MOST_OUTPUTS)
+    ]
+
+
+def _collapse(layer: KANLayer, context: PassContext) -> tuple[list[torch.nn.Module], list[Fit]]:
+    """Modules that take a layer's place side by side, and their fits.
+
+    Blocks of outputs come first; the last one or two are evaluated one by one.
+    """
+    modules: list[torch.nn.Module] = []
+    fits: list[Fit] = []
+    num_wide = 0
+    if layer.out_features > MOST_OUTPUTS:
+        rest = layer.out_features % OUTPUT_BLOCK
+        num_wide = layer.out_features - (rest if rest <= MOST_OUTPUTS else 0)
+        module, fits = _collapse_wide(outputs_of(layer, slice(0, num_wide)), context)
+        modules.append(module)
+    for output in range(num_wide, layer.out_features):
+        module, fit = _collapse_one(outputs_of(layer, slice(output, output + 1)), context)
+        modules.append(module)
+        fits.append(fit)
+    return modules, fits
+
+
+def _collapse_one(layer: KANLayer, context: PassContext) -> tuple[CollapsedLayer, Fit]:
+    """Replace a layer with one output."""
+    tabulated, silu_apart = _split_silu(layer, bound=context.bound)
+    fit = fit_layer(tabulated, bound=context.bound)
     dtype = layer.coefficients.dtype
-    pieces = PiecewiseSum(
-        fit.coefficients[fit.kept].to(dtype),
-        fit.inverse_step[fit.kept].to(dtype),
-        origin=fit.origin,
-    )
-    return CollapsedLayer(single, pieces, kept=fit.kept, silu_apart=silu_apart), fit
+    coefficients = fit.coefficients[fit.kept].to(dtype)
+    inverse_step = fit.inverse_step[fit.kept].to(dtype)
+    if _on_operators(context):
+        slopes = context.kind == "potential"
+        pieces = FusedPiecewiseSum(coefficients, inverse_step, origin=fit.origin, slopes=slopes)
+    else:
+        pieces = PiecewiseSum(coefficients, inverse_step, origin=fit.origin)
+        if context.static_shapes:
+            pieces.chunk_rows = 0
+    return CollapsedLayer(layer, pieces, kept=fit.kept, silu_apart=silu_apart), fit
 
 
-def split_silu(layer: KANLayer, *, bound: float) -> tuple[KANLayer, bool]:
+def _collapse_wide(layer: KANLayer, context: PassContext) -> tuple[CollapsedLayer, list[Fit]]:
+    """Replace a layer with a block of outputs."""
+    tabulated, silu_apart = _split_silu(layer, bound=context.bound)
+    fits = fit_outputs(tabulated, bound=context.bound)
+    pieces = FusedPiecewiseOutputs(fits, dtype=layer.coefficients.dtype)
+    # A cell is found once for all outputs, so that no input is left out.
+    every = torch.ones(layer.in_features, dtype=torch.bool)
+    fits = [dataclasses.replace(fit, kept=every) for fit in fits]
+    return CollapsedLayer(layer, pieces, kept=every, silu_apart=silu_apart), fits
+
+
+def _split_silu(layer: KANLayer, *, bound: float) -> tuple[KANLayer, bool]:
     """What to tabulate of a layer, and whether its SiLU stays apart: where its tail is wide."""
     silu_apart = silu_tail(layer, bound=bound) > _WIDEST_TAIL
     tabulated = copy.deepcopy(layer)
     if silu_apart:
         tabulated.base_weight = None
     return tabulated, silu_apart
-
-
-def _narrow_layers(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, KANLayer]]:
-    return [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, KANLayer) and child.out_features <= MOST_OUTPUTS
-    ]

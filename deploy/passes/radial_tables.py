@@ -18,9 +18,9 @@ from nequip.nn import GraphModel
 
 from kan_md.ops.tables import BoundNotReachedError, hermite_powers, make_table
 from kan_md_deploy.manifest import pair_cutoffs
+from kan_md_deploy.passes.allegro.networks import Contributions
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import FactoredAllegro, Radial
-from kan_md_deploy.passes.functions import Contributions
 
 _SAMPLES = 1200
 """Distances at which the space of the functions is found."""

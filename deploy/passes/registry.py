@@ -10,22 +10,21 @@ from kan_md.errors import user_error
 from kan_md_deploy.passes.base import Pass, PassContext
 from kan_md_deploy.passes.centre_factored import CentreFactored
 from kan_md_deploy.passes.fused_allegro import FusedAllegro
-from kan_md_deploy.passes.fused_kan import FusedKAN
-from kan_md_deploy.passes.fused_mace import FusedMACE
-from kan_md_deploy.passes.fused_nequip import FusedNequIP
+from kan_md_deploy.passes.fused_message_passing import FUSED_MACE, FUSED_NEQUIP
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.radial_tables import RadialTables
 
 PASSES: tuple[Pass, ...] = (
     CentreFactored(),
     FusedAllegro(),
-    FusedMACE(),
-    FusedNequIP(),
+    FUSED_MACE,
+    FUSED_NEQUIP,
     RadialTables(),
     KANCollapse(),
-    FusedKAN(),
 )
-TENSOR_PASSES = ("kan_collapse", "fused_kan")
+OLD_NAMES = {"fused_kan": "kan_collapse"}
+"""Names that were passes of their own and still choose what took them over."""
+TENSOR_PASSES = ("kan_collapse",)
 """Passes that look for modules of any model; the others know one architecture of potentials."""
 
 
@@ -39,7 +38,7 @@ def choose_passes(passes: str) -> list[Pass]:
         return []
     if passes == "default":
         return list(PASSES)
-    names = [name.strip() for name in passes.split(",")]
+    names = [OLD_NAMES.get(name.strip(), name.strip()) for name in passes.split(",")]
     known = {item.name: item for item in PASSES}
     for name in names:
         if name in ("none", "default"):

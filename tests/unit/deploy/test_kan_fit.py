@@ -9,8 +9,8 @@ import torch
 
 from kan_md.errors import KanMdError
 from kan_md.kan.layer import KANLayer
-from kan_md_deploy.passes.kan_fit import fit_layer
-from kan_md_deploy.passes.piecewise import PiecewiseSum
+from kan_md_deploy.passes.tables.kan_fit import fit_layer
+from kan_md_deploy.passes.tables.piecewise_sum import PiecewiseSum
 
 LAYERS = [("bspline", order) for order in range(1, 6)] + [("gaussian", 3), ("fourier", 3)]
 

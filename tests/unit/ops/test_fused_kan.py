@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from kan_md.backbones.scope import nequip_scope
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.fused_kan import FusedKAN, FusedPiecewiseSum
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.registry import choose_passes, run_passes
+from kan_md_deploy.passes.tables.piecewise_sum import FusedPiecewiseSum
 from kan_md_deploy.torchscript import compile_torchscript
 from kan_md_deploy.verify import deviation
 from kan_md_deploy.wrapper import make_edge_model
@@ -40,12 +41,12 @@ def test_fused_kan_is_the_collapsed_one(operators, tiny_checkpoint, basis):
     path = tiny_checkpoint("allegro", readout={"basis": basis})
     with nequip_scope():
         _, model, graphs, context = prepare(path, "float64", 1e-6)
-        assert not FusedKAN().applies_to(model, context)
-        KANCollapse().apply(model, context)
-        plain = make_edge_model(copy.deepcopy(model))
-        assert FusedKAN().applies_to(model, context)
-        assert FusedKAN().apply(model, context)["bound"] == 0.0
-        found = deviation(make_edge_model(model), plain, graphs)
+        plain = copy.deepcopy(model)
+        report = KANCollapse().apply(model, context)
+        assert report.pop("operator") == "kan_md::piecewise_sum"
+        portable = replace(context, operators="portable")
+        assert KANCollapse().apply(plain, portable).keys() == report.keys()
+        found = deviation(make_edge_model(model), make_edge_model(plain), graphs)
     assert sum(isinstance(module, FusedPiecewiseSum) for module in model.modules()) == 1
     assert found.energy < 1e-13
     assert found.force < 1e-12
@@ -57,8 +58,8 @@ def test_float32_file_is_within_its_tolerance(operators, tiny_checkpoint, basis)
     path = tiny_checkpoint("allegro", readout={"basis": basis})
     with nequip_scope():
         eager, model, graphs, context = prepare(path, "float32", 1e-6)
-        reports = run_passes(model, choose_passes("kan_collapse,fused_kan"), context)
-        assert list(reports) == ["kan_collapse", "fused_kan"]
+        reports = run_passes(model, choose_passes("kan_collapse"), context)
+        assert list(reports) == ["kan_collapse"]
         scripted = compile_torchscript(make_edge_model(model))
         found = deviation(scripted, make_edge_model(eager), graphs)
     assert found.force < 1e-5
@@ -68,7 +69,7 @@ def test_zero_features_give_exactly_nothing(operators, tiny_checkpoint):
     path = tiny_checkpoint("allegro", readout={"basis": "gaussian"})
     with nequip_scope():
         _, model, _, context = prepare(path, "float32", 1e-6)
-        run_passes(model, choose_passes("kan_collapse,fused_kan"), context)
+        run_passes(model, choose_passes("kan_collapse"), context)
     (fused,) = (module for module in model.modules() if isinstance(module, FusedPiecewiseSum))
     zero = torch.zeros(3, fused.inverse_step.numel())
     assert torch.equal(fused(zero), torch.zeros(3, 1))
@@ -78,4 +79,5 @@ def test_portable_files_do_without(operators, tiny_checkpoint):
     path = tiny_checkpoint("allegro", readout={"basis": "gaussian"})
     with nequip_scope():
         _, model, _, context = prepare(path, "float32", 1e-6, operators="portable")
-        assert "fused_kan" not in run_passes(model, choose_passes("default"), context)
+        reports = run_passes(model, choose_passes("default"), context)
+    assert not any("operator" in report for report in reports.values())

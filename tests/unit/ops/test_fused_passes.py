@@ -12,15 +12,14 @@ from kan_md.backbones.build import build_model
 from kan_md.backbones.scope import nequip_scope
 from kan_md_deploy.frames import graph_of
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.fused_mace import FusedMACE
-from kan_md_deploy.passes.fused_nequip import FusedNequIP
-from kan_md_deploy.passes.reach import centres_per_layer
+from kan_md_deploy.passes.fused_message_passing import FUSED_MACE, FUSED_NEQUIP
+from kan_md_deploy.passes.message_passing.atoms_per_layer import centres_per_layer
 from kan_md_deploy.torchscript import compile_torchscript
 from kan_md_deploy.verify import deviation
 from kan_md_deploy.wrapper import make_edge_model
 
 R_MAX = 2.8
-PASSES = {"mace": FusedMACE(), "nequip": FusedNequIP()}
+PASSES = {"mace": FUSED_MACE, "nequip": FUSED_NEQUIP}
 MACE = {"hidden_irreps": "4x0e+4x1o", "radial_MLP": (8,), "max_ell": 2, "correlation": 2}
 NEQUIP = {"num_layers": 2, "l_max": 2, "num_features": [5, 4, 3], "radial_mlp_width": 8}
 RESIDUAL = {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"}
@@ -88,16 +87,14 @@ def test_functions_that_no_table_holds_leave_the_model_alone(operators):
     with nequip_scope():
         model = build("mace", MACE | {"radial_type": "chebyshev"}, ["C"])
         before = list(model.model.func.named_children())
-        report = FusedMACE().apply(model, context())
+        report = FUSED_MACE.apply(model, context())
         assert "slope error" in report["skipped"]
         assert list(model.model.func.named_children()) == before
 
 
 def test_products_of_four_are_left_to_torch(operators):
     with nequip_scope():
-        assert not FusedMACE().applies_to(
-            build("mace", MACE | {"correlation": 4}, ["C"]), context()
-        )
+        assert not FUSED_MACE.applies_to(build("mace", MACE | {"correlation": 4}, ["C"]), context())
 
 
 @pytest.mark.parametrize(("backbone", "keywords", "type_names"), CASES)

@@ -8,7 +8,7 @@ import torch
 from kan_md.kan.layer import KANLayer
 from kan_md.ops.interval_tables import locate_cells, make_interval_table
 from kan_md.ops.tables import BoundNotReachedError
-from kan_md_deploy.passes.kinks import find_kinks
+from kan_md_deploy.passes.tables.non_smooth_distances import find_non_smooth_distances
 
 CUTOFF, KINK = 3.0, 1.2345
 KINK_PLACE = torch.tensor([KINK], dtype=torch.float64)
@@ -81,11 +81,11 @@ def test_kinks_are_where_an_input_crosses_a_place_of_its_grid(basis):
     with torch.no_grad():
         layer.input_gain.fill_(2.0)
     # x = r - 1, so the grid of gain * x covers r from 0.5 to 1.5
-    found = find_kinks(lambda r: layer((r - 1.0).unsqueeze(1)), 2.0).sort().values
+    found = find_non_smooth_distances(lambda r: layer((r - 1.0).unsqueeze(1)), 2.0).sort().values
     steps = 2 if basis == "bspline" else 1
     expected = torch.linspace(0.5, 1.5, steps + 1, dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 def test_smooth_function_has_no_kinks():
-    assert len(find_kinks(kinked, CUTOFF)) == 0
+    assert len(find_non_smooth_distances(kinked, CUTOFF)) == 0

@@ -19,7 +19,9 @@ _SAMPLES = 2048
 _STEPS = 12
 
 
-def find_kinks(function: Callable[[torch.Tensor], torch.Tensor], cutoff: float) -> torch.Tensor:
+def find_non_smooth_distances(
+    function: Callable[[torch.Tensor], torch.Tensor], cutoff: float
+) -> torch.Tensor:
     """Distances at which an input of a KAN layer is at a kink of the layer, Å, float64.
 
     Args:

@@ -2,7 +2,7 @@
 
 A latent network begins with a sum over its sources: the pair, earlier layers, the scalars of the
 tensors. In a perceptron and behind a projection every term is linear; in a KAN it is a KAN layer of
-the source's own scalars. What follows the sum is a chain of maps, and the linear map to everything
+the source's own scalars. What follows the sum is a body of maps, and the linear map to everything
 that reads the result is multiplied into the last one.
 """
 
@@ -15,14 +15,14 @@ from nequip.nn.mlp import ScalarLinearLayer
 
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
+from kan_md_deploy.passes.allegro.networks import Linear, followed_by, linear_weight
 from kan_md_deploy.passes.centre_factored import FactoredAllegro, Layer
-from kan_md_deploy.passes.functions import Linear, followed_by, linear_weight
 
 PERCEPTRON, KAN_LATENT, PROJECTED_KAN = 0, 1, 2  # enum Latent in allegro_plan.h
 
 
 @dataclass(frozen=True)
-class Chain:
+class LatentBody:
     """What follows the sum of a latent network.
 
     Attributes:
@@ -36,20 +36,20 @@ class Chain:
     kans: tuple[KANLayer, ...] = ()
 
 
-def read_chain(layer: Layer) -> Chain | None:
-    """The chain of one layer's latent network; None for one that the operator does not know."""
+def read_latent_body(layer: Layer) -> LatentBody | None:
+    """The body of one layer's latent network; None for one that the operator does not know."""
     body = layer.body.layers if isinstance(layer.body, KAN) else layer.body
     steps = list(body) if isinstance(body, torch.nn.Sequential) else [body]
     if all(isinstance(step, KANLayer) for step in steps):
         if isinstance(layer.reads, KANLayer):
             known = all(kan.zero_preserving for kan in (layer.reads, *steps))
-            return Chain(KAN_LATENT, kans=tuple(steps)) if known else None
+            return LatentBody(KAN_LATENT, kans=tuple(steps)) if known else None
         known = len(steps) > 0 and all(kan.zero_preserving for kan in steps)
-        return Chain(PROJECTED_KAN, kans=tuple(steps)) if known else None
+        return LatentBody(PROJECTED_KAN, kans=tuple(steps)) if known else None
     matrices = perceptron_matrices(steps)
     if matrices is None or not isinstance(layer.reads, Linear):
         return None
-    return Chain(PERCEPTRON, matrices=matrices)
+    return LatentBody(PERCEPTRON, matrices=matrices)
 
 
 def perceptron_matrices(steps: list[torch.nn.Module]) -> tuple[torch.Tensor, ...] | None:
@@ -89,22 +89,22 @@ def latent_network(factored: FactoredAllegro, number: int, result: torch.Tensor)
 
     Args:
         factored: the model.
-        number: of the layer; its chain is one that :func:`read_chain` knows.
+        number: of the layer; its body is one that :func:`read_latent_body` knows.
         result: [out, width] float64, from the network's last values to all that read them.
     """
     layers = list(factored.layers)
     layer = layers[number]
-    chain = read_chain(layer)
-    assert chain is not None, "checked before"
-    if chain.kind == PERCEPTRON:
-        maps = (*chain.matrices, result)
+    body = read_latent_body(layer)
+    assert body is not None, "checked before"
+    if body.kind == PERCEPTRON:
+        maps = (*body.matrices, result)
         widths = tuple(matrix.size(0) for matrix in maps)
         return LatentNetwork(PERCEPTRON, None, (), layer.reads.weight, maps, widths)
-    kans = list(chain.kans)
+    kans = list(body.kans)
     if kans:
         kans[-1] = followed_by(kans[-1], result)
     widths = tuple(kan.in_features for kan in kans)
-    if chain.kind == PROJECTED_KAN:
+    if body.kind == PROJECTED_KAN:
         return LatentNetwork(PROJECTED_KAN, None, (), layer.reads.weight, tuple(kans), widths)
     first = [
         factored.radial.contributions.functions[number],

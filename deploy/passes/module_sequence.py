@@ -9,7 +9,7 @@ import torch
 from nequip.data import AtomicDataDict
 
 
-class Chain(torch.nn.Module):
+class ModuleSequence(torch.nn.Module):
     """Modules in sequence, without upstream's bookkeeping of irreps.
 
     Args:

@@ -1,8 +1,18 @@
-"""A sum of univariate functions as piecewise polynomials on uniform grids, in plain torch."""
+"""Sums of univariate functions as piecewise polynomials on uniform grids.
+
+In plain torch, and on the project's operators: the plain form writes a dozen intermediates of the
+size of its input to memory; ``kan_md::piecewise_sum`` reads the input once and writes value and
+slope, or the value alone where nobody differentiates, and ``kan_md::piecewise_values`` finds a cell
+once for all outputs.
+"""
 
 from __future__ import annotations
 
 import torch
+
+from kan_md.ops import load
+from kan_md.ops.layout import pack_outputs, pack_pieces
+from kan_md_deploy.passes.tables.kan_fit import Fit
 
 CHUNK_ROWS = 4096
 """Rows at a time: intermediates of [rows, inputs] stay in the cache."""
@@ -72,3 +82,59 @@ class PiecewiseSum(torch.nn.Module):
             value = torch.addcmul(coefficient, value, u)
         slope = slope * self.inverse_step
         return torch.addcmul(value, x, slope, value=-1.0).sum(1, keepdim=True), slope
+
+
+class FusedPiecewiseSum(torch.nn.Module):
+    """The function of a :class:`PiecewiseSum` by ``kan_md::piecewise_sum``.
+
+    Args:
+        coefficients: [in, num_cells, 6], powers of the place inside a cell.
+        inverse_step: [in], one over the width of a cell, with sign.
+        origin: number of the cell whose left end is x = 0.
+        slopes: whether its result will be differentiated.
+    """
+
+    def __init__(
+        self,
+        coefficients: torch.Tensor,
+        inverse_step: torch.Tensor,
+        *,
+        origin: int,
+        slopes: bool,
+    ):
+        super().__init__()
+        load()
+        self.slopes = slopes
+        self.origin = origin
+        self.register_buffer("pieces", pack_pieces(coefficients))
+        self.register_buffer("inverse_step", inverse_step.clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Evaluate [rows, 1] for x [rows, in]."""
+        value, _ = torch.ops.kan_md.piecewise_sum(
+            x, self.pieces, self.inverse_step, self.origin, self.slopes
+        )
+        return value
+
+
+class FusedPiecewiseOutputs(torch.nn.Module):
+    """Several outputs of a KAN layer by ``kan_md::piecewise_values``; not to be differentiated.
+
+    Args:
+        fits: of every output, on one grid.
+        dtype: of the model.
+    """
+
+    def __init__(self, fits: list[Fit], *, dtype: torch.dtype):
+        super().__init__()
+        load()
+        self.out_features = len(fits)
+        self.origin = fits[0].origin
+        pieces = pack_outputs([fit.coefficients for fit in fits])
+        self.register_buffer("pieces", pieces.to(dtype))
+        self.register_buffer("inverse_step", fits[0].inverse_step.to(dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Evaluate [rows, out] for x [rows, in]."""
+        value = torch.ops.kan_md.piecewise_values(x, self.pieces, self.inverse_step, self.origin)
+        return value[:, : self.out_features]

@@ -8,10 +8,12 @@ an irreps alike, so the first component tells all.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from e3nn import o3
+
+from kan_md.ops.modules import Irreps
 
 
 def in_float64(module: torch.nn.Module) -> torch.nn.Module:
@@ -75,3 +77,45 @@ def wigner_3j(l1: int, l2: int, l3: int) -> torch.Tensor:
     """e3nn's real 3j symbols in float64, with what is rounding noise set to zero."""
     tensor = o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
     return torch.where(tensor.abs() < 1e-12, torch.zeros_like(tensor), tensor)
+
+
+def plain_irreps(irreps: Iterable[tuple[int, o3.Irrep]]) -> Irreps:
+    """(channels, l) of each irreps."""
+    return [(channels, ir.l) for channels, ir in irreps]
+
+
+def blocks_by_irrep(
+    matrix: torch.Tensor, irreps_in: o3.Irreps, irreps_out: o3.Irreps
+) -> dict[int, tuple[int, torch.Tensor]]:
+    """(input, weight) of each output irreps that an input of the same kind feeds.
+
+    Args:
+        matrix: [..., channels of all irreps in, channels of all irreps out].
+        irreps_in: every irrep once.
+        irreps_out: of the result.
+    """
+    rows, columns = channel_slices(irreps_in), channel_slices(irreps_out)
+    kinds = [ir for _, ir in irreps_in]
+    return {
+        output: (kinds.index(ir), matrix[..., rows[kinds.index(ir)], columns[output]])
+        for output, (_, ir) in enumerate(irreps_out)
+        if ir in kinds
+    }
+
+
+def matrices_by_row(product: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """Linear maps that a bilinear product makes of its second arguments.
+
+    Args:
+        product: of features and scalars, float64.
+        rows: [num_rows, scalars] second arguments, such as one-hot types.
+
+    Returns:
+        [num_rows, channels of all irreps in, channels of all irreps out].
+    """
+    irreps_in, irreps_out = o3.Irreps(product.irreps_in1), o3.Irreps(product.irreps_out)
+
+    def with_row(row: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda features: product(features, row.expand(len(features), -1))
+
+    return torch.stack([linear_matrix(with_row(row), irreps_in, irreps_out) for row in rows])

@@ -10,7 +10,7 @@ from e3nn import o3
 from kan_md.ops.layout import ConvolutionSpec
 from kan_md.ops.modules import Convolution
 from kan_md.ops.tables import RadialFunction, make_table
-from kan_md_deploy.passes.equivariant import channel_slices, couplings_of
+from kan_md_deploy.passes.message_passing.linear_maps import channel_slices, couplings_of
 
 TABLE_BOUND = {torch.float32: 1e-6, torch.float64: 1e-10}
 """Largest error of a table, relative to the function, that a file of this dtype can bear."""

@@ -1,0 +1,1 @@
+"""What the passes on Allegro need to know of its networks."""

@@ -1,0 +1,1 @@
+"""What :mod:`kan_md_deploy.passes.fused_message_passing` needs to know of NequIP and MACE."""

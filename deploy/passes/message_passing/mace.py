@@ -1,0 +1,411 @@
+"""MACE on fused operators: tables, one convolution and one polynomial per layer.
+
+Upstream's layer evaluates a radial network and a tensor product per edge and sums over neighbours;
+its product basis multiplies dense coupling tensors. Here, with features in blocks per irreps:
+
+    H = W_up x,  M_i = CG Σ_j R(r_ij) Y(r̂_ij) H_j   one operator, R from tables (fused convolution)
+    A = W_mid M                                       one matrix product per l
+    B_m = Σ_{ijk} P^z_mijk A_i A_j A_k                one operator, see symmetric_contraction
+    x' = W_product B + W^z_skip x
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from e3nn import o3
+from nequip.data import AtomicDataDict
+from nequip.nn import GraphModel, with_edge_vectors_
+
+from kan_md.backbones.mace_modules import (
+    MACEEdgeEmbedding,
+    MACELayer,
+    MACENodeEmbedding,
+    MACEReadout,
+)
+from kan_md.ops.modules import BlockLinear, PolynomialOfComponents, TypedLinear, as_blocks
+from kan_md.ops.tables import RadialFunction
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.message_passing.convolutions import (
+    TABLE_BOUND,
+    FusedConvolution,
+    can_fuse,
+    fuse_convolution,
+)
+from kan_md_deploy.passes.message_passing.layers import (
+    LayerOnOperators,
+    LayersOnOperators,
+    NothingAfter,
+    Skip,
+    TypeFeatures,
+    Up,
+    typed_skip,
+)
+from kan_md_deploy.passes.message_passing.linear_maps import (
+    blocks_by_irrep,
+    channel_slices,
+    in_float64,
+    linear_matrix,
+    matrices_by_row,
+    plain_irreps,
+)
+from kan_md_deploy.passes.message_passing.symmetric_contraction import (
+    can_multiply_out,
+    polynomial_of,
+)
+from kan_md_deploy.wrapper import NUM_LOCAL_KEY
+
+_PLAIN = ("RealAgnosticInteractionBlock", "RealAgnosticDensityInteractionBlock")
+_RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
+
+
+def is_understood(model: GraphModel) -> bool:
+    """Whether the model is our MACE with interactions that are understood."""
+    parts = list(model.model.func.children())
+    if not isinstance(parts[0], MACENodeEmbedding):
+        return False
+    layers = [part for part in parts if isinstance(part, MACELayer)]
+    return all(
+        type(layer.interaction).__name__ in (*_PLAIN, *_RESIDUAL)
+        and can_fuse(layer.interaction.conv_tp)
+        and can_multiply_out(layer.product)
+        for layer in layers
+    )
+
+
+def on_operators(
+    model: GraphModel, context: PassContext
+) -> tuple[dict[str, torch.nn.Module], float]:
+    """One :class:`MACEOnOperators` in the place of embeddings, layers and readouts."""
+    rest = OrderedDict(model.model.func.named_children())
+    mace = (MACENodeEmbedding, MACEEdgeEmbedding, MACELayer, MACEReadout)
+    parts = {name: rest.pop(name) for name, part in list(rest.items()) if isinstance(part, mace)}
+    fused = MACEOnOperators(parts, context, with_fields="pair_repulsion" in rest)
+    return {"mace": fused, **rest}, fused.error
+
+
+class MACEOnOperators(torch.nn.Module):
+    """All of MACE up to the sum of the readouts.
+
+    Args:
+        parts: the adapter's modules by name, in order.
+        context: of the pass.
+        with_fields: whether a later module reads one-hot types and edge lengths.
+    """
+
+    def __init__(
+        self, parts: dict[str, torch.nn.Module], context: PassContext, *, with_fields: bool
+    ):
+        super().__init__()
+        embedding: MACENodeEmbedding = parts["node_embedding"]
+        edges: MACEEdgeEmbedding = parts["edge_embedding"]
+        one_hot = torch.eye(context.num_types, dtype=torch.float64)
+        features = in_float64(embedding.node_embedding)(one_hot)
+        self.node_embedding = embedding if with_fields else None
+        layers, readouts, errors = [], [], []
+        for part in parts.values():
+            if isinstance(part, MACELayer):
+                first = features if not layers else None
+                reader = _LayerReader(part, edges, context, embedding=first)
+                layers.append(reader.read())
+                errors.append(reader.error)
+                readouts.append(None)
+                irreps = o3.Irreps(part.product.linear.irreps_out)
+            if isinstance(part, MACEReadout):
+                readouts[-1] = _Readout(part, irreps)
+        self.layers = LayersOnOperators(layers, static_shapes=context.static_shapes)
+        self.readouts = torch.nn.ModuleList(r or _NoReadout() for r in readouts)
+        self.error = max(errors)
+        self._types = AtomicDataDict.ATOM_TYPE_KEY
+        self._energy = AtomicDataDict.PER_ATOM_ENERGY_KEY
+        self._num_local = NUM_LOCAL_KEY
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Set ``atomic_energy`` [num_atoms, 1]; ghosts' are without meaning."""
+        if self.node_embedding is not None:
+            data = with_edge_vectors_(data, with_lengths=True)
+            data = self.node_embedding(data)
+        num_atoms = data[self._types].size(0)
+        num_last = self.layers.rows(data[self._num_local], num_atoms)
+        nothing = torch.zeros(0, device=data[self._types].device)
+        found = self.layers(data, nothing)
+        energy = torch.zeros(1, 1, device=nothing.device)
+        for number, readout in enumerate(self.readouts):
+            energy = energy + readout(found[number])[:num_last]
+        data[self._energy] = torch.nn.functional.pad(energy, [0, 0, 0, num_atoms - num_last])
+        return data
+
+
+class _LayerReader:
+    """Reads one interaction with its product basis.
+
+    Args:
+        layer: the adapter's layer.
+        edges: the adapter's edge embedding.
+        context: of the pass.
+        embedding: [num_types, channels] float64 features of the types, for the first layer.
+
+    Attributes:
+        error: largest error of a table's slope.
+    """
+
+    def __init__(
+        self,
+        layer: MACELayer,
+        edges: MACEEdgeEmbedding,
+        context: PassContext,
+        *,
+        embedding: torch.Tensor | None,
+    ):
+        self.interaction, self.product = layer.interaction, layer.product
+        self.edges, self.embedding = edges, embedding
+        self.num_types = context.num_types
+        self.dtype = edges._dtype
+        self.bound = min(context.bound, TABLE_BOUND[self.dtype])
+        self.error = 0.0
+
+    def read(self) -> LayerOnOperators:
+        """The layer on operators."""
+        convolution = self._convolution(self.interaction.conv_tp, self.interaction.conv_tp_weights)
+        return LayerOnOperators(
+            self._up(),
+            convolution,
+            _mid_linear(self.interaction, convolution, dtype=self.dtype),
+            update=self._update(),
+            skip=self._skip(),
+            after=NothingAfter(),
+        )
+
+    def _convolution(self, product: o3.TensorProduct, network: torch.nn.Module) -> FusedConvolution:
+        functions = _radial_functions(network, self.edges, self.num_types)
+        cutoff = float(self.edges.radial_embedding.cutoff_fn.r_max)
+        fused = fuse_convolution(
+            product,
+            functions,
+            [cutoff] * len(functions),
+            reversed_edges=True,
+            bound=self.bound,
+            dtype=self.dtype,
+        )
+        self.error = max(self.error, fused.error)
+        return fused
+
+    def _up(self) -> torch.nn.Module:
+        up = in_float64(self.interaction.linear_up)
+        if self.embedding is not None:
+            return TypeFeatures(up(self.embedding), dtype=self.dtype)
+        return Up(_same_irreps(up, up.irreps_in, up.irreps_out, dtype=self.dtype))
+
+    def _update(self) -> torch.nn.Module:
+        density = None
+        if hasattr(self.interaction, "density_fn"):
+            network = _Density(self.interaction.density_fn)
+            density = self._convolution(_sum_of_scalars(), network).module
+        by_type = None
+        if type(self.interaction).__name__ in _PLAIN:
+            irreps = plain_irreps(self.interaction.irreps_out)
+            by_type = TypedLinear(irreps, list(self._by_type().values()), dtype=self.dtype)
+        linear = in_float64(self.product.linear)
+        return _ProductBasis(
+            density,
+            by_type,
+            polynomial_of(self.product, num_types=self.num_types, dtype=self.dtype),
+            _same_irreps(linear, linear.irreps_in, linear.irreps_out, dtype=self.dtype),
+        )
+
+    def _skip(self) -> Skip | None:
+        if type(self.interaction).__name__ in _PLAIN or not self.product.use_sc:
+            return None
+        maps = self._by_type()
+        if self.embedding is None:
+            irreps = plain_irreps(self.interaction.node_feats_irreps)
+            return typed_skip(irreps, maps, dtype=self.dtype)
+        ((output, (_, weight)),) = maps.items()
+        rows = torch.einsum("zc,zcd->zd", self.embedding, weight)
+        return Skip([], [output], _TypeRows(rows, dtype=self.dtype))
+
+    def _by_type(self) -> dict[int, tuple[int, torch.Tensor]]:
+        """(input, weight [num_types, in, out]) per output irreps of the skip product."""
+        exact = in_float64(self.interaction.skip_tp)
+        one_hot = torch.eye(self.num_types, dtype=torch.float64)
+        irreps_in, irreps_out = o3.Irreps(exact.irreps_in1), o3.Irreps(exact.irreps_out)
+        return blocks_by_irrep(matrices_by_row(exact, one_hot), irreps_in, irreps_out)
+
+
+class _ProductBasis(torch.nn.Module):
+    """What becomes of an atom's messages: density, type, product basis, linear map.
+
+    Args:
+        density: convolution that sums an atom's density, or None.
+        by_type: linear maps by type, or None.
+        polynomial: the product basis.
+        linear: of its result.
+    """
+
+    def __init__(
+        self,
+        density: torch.nn.Module | None,
+        by_type: TypedLinear | None,
+        polynomial: PolynomialOfComponents,
+        linear: BlockLinear,
+    ):
+        super().__init__()
+        self.density = density
+        self.by_type = by_type
+        self.polynomial = polynomial
+        self.linear = linear
+
+    def forward(
+        self,
+        pieces: list[torch.Tensor],
+        vectors: torch.Tensor,
+        index: torch.Tensor,
+        types: torch.Tensor,
+        num_centres: torch.Tensor,
+        num_kept: int,
+    ) -> list[torch.Tensor]:
+        """One [num_kept * (2l+1), channels] per irreps -> the same of the layer's output."""
+        if self.density is not None:
+            ones = torch.ones(types.size(0), dtype=pieces[0].dtype, device=pieces[0].device)
+            density = self.density(vectors, ones, index, types, num_centres)[:num_kept]
+            factor = (1.0 + density).reciprocal().view(-1, 1, 1)
+            pieces = [
+                (piece.view(num_kept, -1, piece.size(1)) * factor).view(piece.size())
+                for piece in pieces
+            ]
+        types = types[:num_kept]
+        if self.by_type is not None:
+            pieces = self.by_type(as_blocks(pieces), types, num_kept)
+        basis = self.polynomial(torch.cat(pieces), types, num_centres)
+        return self.linear(basis.view(-1), num_kept)
+
+
+class _TypeRows(torch.nn.Module):
+    """Scalars that depend on the type alone, as the maps of a skip connection."""
+
+    def __init__(self, rows: torch.Tensor, *, dtype: torch.dtype):
+        super().__init__()
+        self.register_buffer("rows", rows.to(dtype))
+
+    def forward(self, x: torch.Tensor, types: torch.Tensor, num_atoms: int) -> list[torch.Tensor]:
+        return [self.rows[types]]
+
+
+class _NoReadout(torch.nn.Module):
+    def forward(self, pieces: list[torch.Tensor]) -> torch.Tensor:
+        return torch.zeros(1, 1, dtype=pieces[0].dtype, device=pieces[0].device)
+
+
+class _Readout(torch.nn.Module):
+    """The adapter's readout on the scalars of blocked features.
+
+    A readout gives scalars by linear maps first, so that only the scalars count; upstream's block
+    gets zeros elsewhere.
+    """
+
+    def __init__(self, readout: MACEReadout, irreps: o3.Irreps):
+        super().__init__()
+        self.number = _scalar_part(irreps)
+        part = irreps.slices()[self.number]
+        self.before, self.after = part.start, irreps.dim - part.stop
+        self.block = readout.block
+        self.function = None if readout.beside is None else readout.beside.function
+
+    def forward(self, pieces: list[torch.Tensor]) -> torch.Tensor:
+        scalars = pieces[self.number]
+        energy = torch.zeros(1, dtype=scalars.dtype, device=scalars.device)
+        if self.block is not None:
+            features = torch.nn.functional.pad(scalars, [self.before, self.after])
+            energy = energy + self.block(features)
+        if self.function is not None:
+            energy = energy + self.function(scalars)
+        return energy
+
+
+def _scalar_part(irreps: o3.Irreps) -> int:
+    return next(number for number, (_, ir) in enumerate(irreps) if ir == o3.Irrep(0, 1))
+
+
+def _same_irreps(
+    linear: Callable, irreps_in: o3.Irreps, irreps_out: o3.Irreps, *, dtype: torch.dtype
+) -> BlockLinear:
+    """A linear map between features of which every irreps comes once."""
+    irreps_in, irreps_out = o3.Irreps(irreps_in), o3.Irreps(irreps_out)
+    matrix = linear_matrix(linear, irreps_in, irreps_out)
+    maps = blocks_by_irrep(matrix, irreps_in, irreps_out)
+    return BlockLinear(plain_irreps(irreps_in), list(maps.values()), dtype=dtype)
+
+
+def _mid_linear(
+    interaction: torch.nn.Module, fused: FusedConvolution, *, dtype: torch.dtype
+) -> BlockLinear:
+    """Upstream's linear map after the convolution, over the average number of neighbours.
+
+    Blocks with a density divide by that instead, atom by atom.
+    """
+    linear = in_float64(interaction.linear)
+    irreps_out = o3.Irreps(linear.irreps_out)
+    matrix = linear_matrix(linear, o3.Irreps(linear.irreps_in), irreps_out)
+    if not hasattr(interaction, "density_fn"):
+        matrix = matrix / float(interaction.avg_num_neighbors)
+    kinds = [irrep for _, irrep in fused.irreps]
+    maps = []
+    for (_, irrep), columns in zip(irreps_out, channel_slices(irreps_out), strict=True):
+        number = kinds.index(irrep)
+        maps.append((number, matrix[fused.upstream_rows[number]][:, columns]))
+    return BlockLinear(plain_irreps(fused.irreps), maps, dtype=dtype)
+
+
+class _Density(torch.nn.Module):
+    """An edge's share of an atom's density, [num_edges, 1], from its radial embedding.
+
+    Source: mace-torch's blocks with densities.
+    """
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, radial: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.network(radial) ** 2)
+
+
+def _sum_of_scalars() -> o3.TensorProduct:
+    """A convolution of ones with it is the sum of a radial function over neighbours."""
+    return o3.TensorProduct(
+        "0e",
+        "0e",
+        "0e",
+        [(0, 0, 0, "uvu", True)],
+        shared_weights=False,
+        internal_weights=False,
+    )
+
+
+def _radial_functions(
+    network: torch.nn.Module, edges: MACEEdgeEmbedding, num_types: int
+) -> list[RadialFunction]:
+    """A network of the radial embedding by distance, for each (centre, neighbour) pair of types.
+
+    One function serves all pairs unless the distance is transformed by element.
+    """
+    embedding = in_float64(edges.radial_embedding)
+    network = in_float64(network)
+    numbers = edges.atomic_numbers
+    one_hot = torch.eye(num_types, dtype=torch.float64)
+
+    def of_pair(centre: int, neighbour: int) -> RadialFunction:
+        def function(lengths: torch.Tensor) -> torch.Tensor:
+            ends = one_hot[[neighbour, centre]]  # MACE's sender and receiver
+            index = torch.tensor([[0], [1]]).expand(-1, len(lengths))
+            radial, cutoff = embedding(lengths.unsqueeze(1), ends, index, numbers)
+            weights = network(radial)
+            return weights if cutoff is None else weights * cutoff
+
+        return function
+
+    count = num_types if hasattr(embedding, "distance_transform") else 1
+    return [of_pair(*pair) for pair in itertools.product(range(count), repeat=2)]

@@ -1,0 +1,233 @@
+"""NequIP on fused operators: radial networks as tables, one convolution operator per layer.
+
+Upstream's layer is a linear map, a tensor product with weights per edge summed over neighbours, a
+second linear map, a self-connection that depends on the type, and a gate. Here, with features in
+blocks per irreps, the middle is one operator and every linear map one matrix product per irreps;
+the second linear map gives scalars, gates and gated features apart, so that the gate needs no
+copies.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from e3nn import o3
+from nequip.data import AtomicDataDict
+from nequip.nn import ConvNetLayer, GraphModel
+
+from kan_md.ops.modules import BlockLinear
+from kan_md.ops.tables import RadialFunction
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.message_passing.convolutions import (
+    TABLE_BOUND,
+    FusedConvolution,
+    can_fuse,
+    fuse_convolution,
+)
+from kan_md_deploy.passes.message_passing.gates import block_gate, gate_columns, is_known_gate
+from kan_md_deploy.passes.message_passing.layers import (
+    LayerOnOperators,
+    LayersOnOperators,
+    NoUpdate,
+    Skip,
+    Up,
+    typed_skip,
+)
+from kan_md_deploy.passes.message_passing.linear_maps import (
+    channel_slices,
+    in_float64,
+    linear_matrix,
+    matrices_by_row,
+    plain_irreps,
+)
+from kan_md_deploy.passes.module_sequence import with_lengths
+
+_EDGES = ("spharm", "edge_norm", "bessel_encode", "factor")
+
+
+def is_understood(model: GraphModel) -> bool:
+    """Whether the model is a NequIP in upstream's layout with gates, without residuals."""
+    parts = dict(model.model.func.named_children())
+    layers = [part for part in parts.values() if isinstance(part, ConvNetLayer)]
+    return (
+        bool(layers)
+        and not parts["type_embed"].do_categorical_graph_field_embed
+        and list(parts)[1:5] == list(_EDGES)
+        and all(
+            not layer.resnet
+            and is_known_gate(layer.equivariant_nonlin)
+            and layer.conv.avg_num_neighbors_norm.norm_shortcut
+            and can_fuse(layer.conv.tp_scatter.tp)
+            for layer in layers
+        )
+    )
+
+
+def on_operators(
+    model: GraphModel, context: PassContext
+) -> tuple[dict[str, torch.nn.Module], float]:
+    """One :class:`NequIPOnOperators` in the place of edge embeddings and layers."""
+    rest = OrderedDict(model.model.func.named_children())
+    embedding = rest.pop("type_embed")
+    edges = [rest.pop(name) for name in _EDGES]
+    layers = [rest.pop(n) for n, p in list(rest.items()) if isinstance(p, ConvNetLayer)]
+    attributes = in_float64(embedding.embed_module)(torch.arange(context.num_types))
+    fused = NequIPOnOperators(edges, layers, context, attributes=attributes)
+    atoms = with_lengths(rest, edges[_EDGES.index("edge_norm")])
+    return {"type_embed": embedding, "nequip": fused, **atoms}, fused.error
+
+
+class NequIPOnOperators(torch.nn.Module):
+    """All convolution layers of a NequIP.
+
+    Args:
+        edges: upstream's modules on edges, in order.
+        layers: upstream's layers; the last one gives scalars only.
+        context: of the pass.
+        attributes: [num_types, features] float64, embedding of the types.
+    """
+
+    def __init__(
+        self,
+        edges: list[torch.nn.Module],
+        layers: list[ConvNetLayer],
+        context: PassContext,
+        *,
+        attributes: torch.Tensor,
+    ):
+        super().__init__()
+        read = [_read_layer(layer, edges[1:], attributes, context.bound) for layer in layers]
+        self.layers = LayersOnOperators(
+            [layer for layer, _ in read], static_shapes=context.static_shapes
+        )
+        self.error = max(error for _, error in read)
+        self._types = AtomicDataDict.ATOM_TYPE_KEY
+        self._features = AtomicDataDict.NODE_FEATURES_KEY
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Replace ``node_features`` by those of the last layer, scalars [num_atoms, channels].
+
+        Ghosts' features are without meaning.
+        """
+        num_atoms = data[self._types].size(0)
+        found = self.layers(data, data[self._features].reshape(-1))
+        (features,) = found[-1]
+        missing = num_atoms - features.size(0)
+        data[self._features] = torch.nn.functional.pad(features, [0, 0, 0, missing])
+        return data
+
+
+def _read_layer(
+    layer: ConvNetLayer, lengths: list[torch.nn.Module], attributes: torch.Tensor, bound: float
+) -> tuple[LayerOnOperators, float]:
+    """One convolution with its gate on operators, and the largest error of a table's slope.
+
+    Args:
+        layer: upstream's layer.
+        lengths: upstream's modules that embed edge lengths.
+        attributes: [num_types, features] float64, embedding of the types.
+        bound: of the radial tables.
+    """
+    conv, gate = layer.conv, layer.equivariant_nonlin
+    dtype = conv.tp_scatter.model_dtype
+    functions, cutoffs = _radial_functions(conv.edge_mlp, lengths, len(attributes))
+    fused = fuse_convolution(
+        conv.tp_scatter.tp,
+        functions,
+        cutoffs,
+        reversed_edges=False,
+        bound=min(bound, TABLE_BOUND[dtype]),
+        dtype=dtype,
+    )
+    columns = gate_columns(gate)
+    operators = LayerOnOperators(
+        _up(conv, dtype=dtype),
+        fused,
+        _down(conv, fused, columns, dtype=dtype),
+        update=NoUpdate(),
+        skip=None if conv.sc is None else _skip(conv, attributes, columns, dtype=dtype),
+        after=block_gate(gate),
+    )
+    return operators, fused.error
+
+
+def _up(conv: torch.nn.Module, *, dtype: torch.dtype) -> Up:
+    """Upstream's first linear map, over the average number of neighbours."""
+    first = in_float64(conv.linear_1)
+    irreps_in = o3.Irreps(first.irreps_in)
+    norm = conv.avg_num_neighbors_norm.norm_const.double().item()
+    matrix = norm * linear_matrix(first, irreps_in, o3.Irreps(first.irreps_out))
+    maps = [(i, matrix[part, part]) for i, part in enumerate(channel_slices(irreps_in))]
+    return Up(BlockLinear(plain_irreps(irreps_in), maps, dtype=dtype))
+
+
+def _down(
+    conv: torch.nn.Module,
+    fused: FusedConvolution,
+    columns: list[tuple[o3.Irrep, torch.Tensor]],
+    *,
+    dtype: torch.dtype,
+) -> BlockLinear:
+    """Upstream's second linear map, to the columns that the gate wants."""
+    second = in_float64(conv.linear_2)
+    after = linear_matrix(second, o3.Irreps(second.irreps_in), o3.Irreps(second.irreps_out))
+    kinds = [irrep for _, irrep in fused.irreps]
+    maps = [
+        (kinds.index(irrep), after[fused.upstream_rows[kinds.index(irrep)]][:, wanted])
+        for irrep, wanted in columns
+    ]
+    return BlockLinear(plain_irreps(fused.irreps), maps, dtype=dtype)
+
+
+def _skip(
+    conv: torch.nn.Module,
+    attributes: torch.Tensor,
+    columns: list[tuple[o3.Irrep, torch.Tensor]],
+    *,
+    dtype: torch.dtype,
+) -> Skip:
+    """Upstream's self-connection, to the columns that the gate wants."""
+    exact = in_float64(conv.sc)
+    irreps_in = o3.Irreps(exact.irreps_in1)
+    matrices = matrices_by_row(exact, attributes)
+    kinds, parts = [ir for _, ir in irreps_in], channel_slices(irreps_in)
+    maps = {
+        output: (kinds.index(ir), matrices[:, parts[kinds.index(ir)]][:, :, wanted])
+        for output, (ir, wanted) in enumerate(columns)
+        if ir in kinds
+    }
+    return typed_skip(plain_irreps(irreps_in), maps, dtype=dtype)
+
+
+def _radial_functions(
+    network: torch.nn.Module, lengths: list[torch.nn.Module], num_types: int
+) -> tuple[list[RadialFunction], list[float]]:
+    """Weights of the tensor product by distance and cutoffs, for each pair of types.
+
+    One function serves all pairs unless cutoffs depend on the pair.
+    """
+    modules = [in_float64(module) for module in (*lengths, network)]
+    for module in modules:
+        if hasattr(module, "_output_dtype"):
+            module._output_dtype = torch.float64
+    norm, *embedding, network = modules
+    cutoffs = norm._rmax_recip.double().reciprocal().view(-1).tolist()
+    count = num_types if norm._per_edge_type else 1
+
+    def of_pair(centre: int, neighbour: int) -> RadialFunction:
+        def function(r: torch.Tensor) -> torch.Tensor:
+            pair = torch.tensor([[centre], [neighbour]]).expand(-1, len(r))
+            data = {
+                AtomicDataDict.EDGE_VECTORS_KEY: torch.zeros(len(r), 3, dtype=r.dtype),
+                AtomicDataDict.EDGE_LENGTH_KEY: r,
+                AtomicDataDict.EDGE_TYPE_KEY: pair,
+            }
+            for module in (norm, *embedding):
+                data = module(data)
+            return network(data[AtomicDataDict.EDGE_EMBEDDING_KEY])
+
+        return function
+
+    pairs = [(centre, other) for centre in range(count) for other in range(count)]
+    return [of_pair(*pair) for pair in pairs], cutoffs

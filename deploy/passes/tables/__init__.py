@@ -1,0 +1,1 @@
+"""Functions of one variable as piecewise polynomials, fitted to KAN layers."""
