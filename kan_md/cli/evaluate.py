@@ -39,7 +39,10 @@ def evaluate(
     from rich.console import Console
 
     from kan_md.cli.tables import component_table, error_table, track_frames
-    from kan_md.data.reading import LABEL_KEYS, check_keys, read_frames
+    from kan_md.data.label_report import LabelReport
+    from kan_md.data.label_search import LABEL_KEYS
+    from kan_md.data.labels import check_keys
+    from kan_md.data.reading import read_frames
     from kan_md.errors import user_error
     from kan_md.evaluate.evaluation import components_of, evaluate_file
     from kan_md.evaluate.output import check_output, write_evaluation
@@ -55,8 +58,9 @@ def evaluate(
         )
     if output is not None:
         check_output(output, overwrite=overwrite)
-    frames = read_frames(data, keys)
-    check_keys(frames, keys)
+    report = LabelReport()
+    frames = read_frames(data, keys, report=report)
+    check_keys(report, keys)
     track = partial(track_frames, description="evaluating")
     result = evaluate_file(model, frames, device=device, track=track)
     if output is not None:
