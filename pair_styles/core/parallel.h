@@ -1,5 +1,5 @@
 // Parallel regions that an exception can leave. One that leaves an OpenMP region by itself ends the
-// program without a word. The operators in deploy/ops use this too; it may be taken under the licence
+// program without a word. The operators in kan_md/ops use this too; it may be taken under the licence
 // of either.
 
 #pragma once

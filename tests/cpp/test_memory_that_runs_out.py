@@ -18,7 +18,7 @@ import ctypes, json, sys
 import torch
 from ops_support import random_graph
 from test_convolution import NEQUIP_LIKE, arguments
-from kan_md_deploy.ops import load
+from kan_md.ops import load
 
 load()
 torch.set_num_threads(2)

@@ -7,7 +7,7 @@ def test_regions_are_opened_in_one_place():
     folders = (files("kan_md_pair_styles") / "core", files("kan_md_pair_styles") / "lammps")
     sources = [
         path
-        for folder in (*folders, files("kan_md_deploy") / "ops")
+        for folder in (*folders, files("kan_md") / "ops")
         for path in folder.iterdir()
         if path.name.endswith((".cpp", ".h"))
     ]
