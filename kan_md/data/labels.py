@@ -52,6 +52,8 @@ def collect_labels(atoms: Atoms, keys: Mapping[str, str], report: LabelReport) -
             report.drop(label, reason, atoms)
             labels[label] = None
     _keep_other_results(atoms, results)
+    for name in ("energy", "free_energy", "forces", "stress"):  # the calculator has them now
+        atoms.info.pop(name, None)
     labels = {label: value for label, value in labels.items() if value is not None}
     atoms.calc = SinglePointCalculator(atoms, **labels) if labels else None
 
