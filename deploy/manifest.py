@@ -9,7 +9,6 @@ from nequip.nn import GraphModel
 from nequip.nn.embedding import EdgeLengthNormalizer
 
 from kan_md.backbones.build import num_layers_of
-from kan_md.backbones.readout import parse_readout
 from kan_md_deploy.wrapper import make_edge_model
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def describe_model(checkpoint: Checkpoint, model: GraphModel) -> dict:
         "cutoffs": pair_cutoffs(model, num_types=len(names), r_max=float(checkpoint.r_max)),
         "min_distances": _flat(statistics.get("min_distances"), pairs),
         "isolated_energies": isolated_energies(model, num_types=len(names)),
-        "readout": parse_readout(checkpoint.config["model"].get("readout")).model_dump(mode="json"),
+        "readout": checkpoint.readout.model_dump(mode="json"),
     }
 
 

@@ -12,7 +12,6 @@ import torch
 from nequip.nn import GraphModel
 
 from kan_md.backbones.build import num_layers_of
-from kan_md.backbones.readout import parse_readout
 from kan_md.backbones.scope import nequip_scope
 from kan_md.contract import Manifest
 from kan_md.model.tensors import tensors_of
@@ -135,6 +134,6 @@ def _describe(checkpoint: Checkpoint, model: torch.nn.Module, *, device: str, dt
         cutoffs=(float(checkpoint.r_max),) * len(names) ** 2,
         min_distances=tuple(float(d) for d in distances),
         isolated_energies=(0.0,) * len(names),
-        readout=parse_readout(checkpoint.config["model"].get("readout")).model_dump(mode="json"),
+        readout=checkpoint.readout.model_dump(mode="json"),
         outputs=describe_outputs(model, tensors_of(checkpoint)),
     )

@@ -61,7 +61,9 @@ def sites(model: torch.nn.Module) -> dict[str, list[FunctionSlot]]:
     return {
         "output": [FunctionSlot(energy.edge_readout, "mlp_module")],
         "two_body": [FunctionSlot(energy.scalar_embed_mlp, "mlp_module")],
-        "latent": [FunctionSlot(latents, str(index)) for index in range(len(latents))],
+        "latent": [
+            FunctionSlot(latents, str(index), f"layer {index + 1}") for index in range(len(latents))
+        ],
     }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 
@@ -13,7 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 from nequip.nn.graph_model import GraphModel
 
-from kan_md.backbones.readout import ReadoutConfig, parse_readout
+from kan_md.backbones.readout import ReadoutConfig, parse_readout, without_idle_keys
 from kan_md.backbones.scope import nequip_scope
 from kan_md.backbones.sites import FunctionSlot
 from kan_md.contract import DTYPES
@@ -31,12 +31,17 @@ class Adapter:
         builder: name of the ``@model_builder`` function in there.
         upstream: where upstream's builders with their arguments are, as ``module:function``.
         internal: arguments of these that are not the user's to set.
+        replaced: beginnings of the names of arguments that shape what a readout stands in for, with
+            its site.
+        of_mlp: arguments that only a readout of kind ``mlp`` has.
     """
 
     module: str
     builder: str
     upstream: tuple[str, ...]
     internal: frozenset[str] = frozenset({"do_derivatives", "kwargs"})
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    of_mlp: frozenset[str] = frozenset()
 
     def load(self) -> ModuleType:
         """Import the adapting module."""
@@ -62,6 +67,11 @@ ADAPTERS: dict[str, Adapter] = {
             "allegro.model.allegro_models:FullAllegroModel",
         ),
         internal=Adapter.internal | {"irreps_edge_sh", "tensor_track_allowed_irreps"},
+        replaced={
+            "readout_mlp_": "output",
+            "scalar_embed_mlp_": "two_body",
+            "allegro_mlp_": "latent",
+        },
     ),
     "nequip": Adapter(
         module="nequip",
@@ -72,8 +82,14 @@ ADAPTERS: dict[str, Adapter] = {
         ),
         internal=Adapter.internal
         | {"irreps_edge_sh", "feature_irreps_hidden", "categorical_graph_field_embed"},
+        replaced={"readout_mlp_": "output"},
     ),
-    "mace": Adapter(module="mace", builder="MACEKANModel", upstream=()),
+    "mace": Adapter(
+        module="mace",
+        builder="MACEKANModel",
+        upstream=(),
+        of_mlp=frozenset({"MLP_irreps", "gate", "readout_cls"}),
+    ),
     "etgnn": Adapter(module="etgnn", builder="ETGNNKANModel", upstream=()),
 }
 
@@ -121,8 +137,9 @@ def build_model(
         type_names: one name per atom type, in the order of the type index.
         r_max: cutoff, Å.
         readout: the output block; a configuration, a mapping, a kind, or ``None`` for the default.
-        **hyperparameters: upstream's own, see :meth:`Adapter.hyperparameters`. Reference energies
-            are ``per_type_energy_shifts``; scales and shifts default to one and zero.
+        **hyperparameters: upstream's own, see :meth:`Adapter.hyperparameters`, or the names that
+            :func:`upstream_names` knows for them. Reference energies are
+            ``per_type_energy_shifts``; scales and shifts default to one and zero.
 
     Returns:
         A nequip ``GraphModel``: AtomicDataDict in; ``total_energy`` (eV), ``atomic_energy``,
@@ -135,6 +152,7 @@ def build_model(
     adapter = adapter_of(backbone)
     readout = parse_readout(readout)
     type_names = check_type_names(type_names)
+    hyperparameters = upstream_names(backbone, hyperparameters)
     _check_arguments(backbone, adapter, hyperparameters)
     if model_dtype not in DTYPES:
         raise user_error(
@@ -168,6 +186,53 @@ def build_model(
                 allowed=None,
                 remedy="change the model section",
             ) from error
+
+
+def upstream_names(backbone: str, hyperparameters: Mapping[str, object]) -> dict[str, object]:
+    """Give hyperparameters the names of upstream's builder.
+
+    ``num_layers``, ``l_max``, ``num_scalar_features`` and ``num_tensor_features`` are understood by
+    every potential. Names that are nobody's stay as they are.
+
+    Raises:
+        KanMdError: one is given by both of its names, or the backbone cannot have such features.
+    """
+    translate = getattr(adapter_of(backbone).load(), "upstream_names", dict)
+    return translate(hyperparameters)
+
+
+def idle_hyperparameters(
+    backbone: str, readout: ReadoutConfig, hyperparameters: Iterable[str]
+) -> list[str]:
+    """Which of the given hyperparameters shape a block that the readout stands in for."""
+    adapter = adapter_of(backbone)
+    replaced = tuple(prefix for prefix, site in adapter.replaced.items() if readout.covers(site))
+    return [
+        name
+        for name in hyperparameters
+        if name.startswith(replaced) or (name in adapter.of_mlp and readout.kind != "mlp")
+    ]
+
+
+def stored_arguments(
+    backbone: str, arguments: Mapping[str, object], state: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, object], str | None]:
+    """Read the arguments in a model file as what was built from them when it was written.
+
+    Args:
+        backbone: architecture.
+        arguments: of :func:`build_model`.
+        state: the weights, by name.
+
+    Returns:
+        Arguments that build the same today, and what is to be said of them, if anything.
+    """
+    readout = arguments.get("readout")
+    if readout is None or isinstance(readout, str):
+        readout = {"kind": readout} if readout else {}
+    arguments = {**arguments, "readout": without_idle_keys(readout)}
+    read = getattr(adapter_of(backbone).load(), "stored_arguments", None)
+    return (arguments, None) if read is None else read(arguments, state)
 
 
 def check_type_names(type_names: Sequence[str]) -> list[str]:

@@ -7,12 +7,15 @@ MACE trains, deploys and runs by the same road as the other backbones, with mace
 The readouts are, by ``readout.kind`` (site ``output`` is the only one):
 
 ==========  ==========================================  =====================================
-kind        last layer                                  other layers
+kind        last layer, also where it is the only one   other layers
 ==========  ==========================================  =====================================
 kan         KAN instead of the MLP                      upstream's linear map + a KAN beside
 mlp         upstream's MLP of width ``MLP_irreps``      upstream's linear map
 linear      a linear map                                upstream's linear map
 ==========  ==========================================  =====================================
+
+Upstream's own model of one layer has a linear readout, and so had kan-md's with ``mlp`` before:
+files of either are ``linear``, see :func:`kan_md.backbones.mace_arguments.stored_arguments`.
 
 An isolated atom: with a first interaction that has no self-connection (the default,
 ``RealAgnosticInteractionBlock``, as in mace_run_train's ``MACE``), all features of an atom without
@@ -24,9 +27,10 @@ an isolated atom has an energy of its own, in upstream's model as in ours.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -36,6 +40,8 @@ from nequip.data import AtomicDataDict
 from nequip.model import model_builder
 from nequip.nn import AtomwiseReduce, ForceStressOutput, PerTypeScaleShift, SequentialGraphNetwork
 
+from kan_md.backbones.mace_arguments import stored_arguments as stored_arguments
+from kan_md.backbones.mace_arguments import upstream_names as upstream_names
 from kan_md.backbones.mace_modules import (
     MACEEdgeEmbedding,
     MACELayer,
@@ -130,8 +136,8 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
         avg_num_neighbors: what messages are divided by.
         hidden_irreps: features of an atom between layers.
         MLP_irreps: width of upstream's MLP readout, e.g. ``16x0e``. Where ``None``, an ``mlp``
-            readout is as wide as brings it closest to the parameter count of the ``kan`` readouts
-            of the same settings.
+            readout is as wide as ``readout.hidden``, or as brings it closest to the parameter
+            count of the ``kan`` readouts of the same settings.
         num_interactions: number of layers.
         max_ell: highest order of the spherical harmonics.
         correlation: body order minus one, of all layers or one each.
@@ -142,7 +148,8 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
         distance_transform: ``None``, ``Agnesi`` or ``Soft``, as a string.
         interaction_cls: class of the interactions after the first.
         interaction_cls_first: class of the first interaction.
-        readout_cls: class of the last readout of an ``mlp``.
+        readout_cls: class of the last readout of an ``mlp``: ``NonLinearReadoutBlock`` or
+            ``NonLinearBiasReadoutBlock``.
         gate: nonlinearity of the MLP readout.
         pair_repulsion: add the Ziegler-Biersack-Littmark repulsion.
         apply_cutoff: cut off the radial functions rather than the convolution's weights.
@@ -170,7 +177,12 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
     numbers = [
         (atomic_numbers or {}).get(name, numbers_by_symbol.get(name, 0)) for name in type_names
     ]
-    hidden = Irreps(hidden_irreps)
+    hidden = _hidden_irreps(hidden_irreps, num_interactions)
+    make_mlp = functools.partial(
+        _by_name(_mlp_classes(modules), readout_cls, "readout_cls"),
+        MLP_irreps=_mlp_irreps(MLP_irreps, hidden, readout, num_interactions),
+        gate=_by_name(modules.gate_dict, gate, "gate"),
+    )
     upstream = modules.ScaleShiftMACE(
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,
@@ -185,12 +197,12 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
         num_interactions=num_interactions,
         num_elements=len(type_names),
         hidden_irreps=hidden,
-        MLP_irreps=_mlp_irreps(MLP_irreps, hidden, readout, num_interactions),
+        MLP_irreps=make_mlp.keywords["MLP_irreps"],
         atomic_energies=torch.zeros(len(type_names)).numpy(),
         avg_num_neighbors=float(avg_num_neighbors),
         atomic_numbers=numbers,
         correlation=correlation,
-        gate=_by_name(modules.gate_dict, gate, "gate"),
+        gate=make_mlp.keywords["gate"],
         pair_repulsion=pair_repulsion,
         apply_cutoff=apply_cutoff,
         use_reduced_cg=use_reduced_cg,
@@ -202,10 +214,11 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
         use_edge_irreps_first=use_edge_irreps_first,
         radial_MLP=list(radial_MLP),
         radial_type=radial_type,
-        readout_cls=_by_name(modules.readout_classes, readout_cls, "readout_cls"),
+        readout_cls=make_mlp.func,
         keep_last_layer_irreps=keep_last_layer_irreps,
     )
-    network = _energy_modules(upstream, readout, linear_readout=modules.LinearReadoutBlock)
+    makers = {"mlp": make_mlp, "linear": modules.LinearReadoutBlock}
+    network = _energy_modules(upstream, readout, make_last=makers.get(readout.kind))
     network["per_type_energy_scale_shift"] = PerTypeScaleShift(
         type_names=type_names,
         field=AtomicDataDict.PER_ATOM_ENERGY_KEY,
@@ -224,9 +237,12 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
 
 
 def _energy_modules(
-    upstream: torch.nn.Module, readout: ReadoutConfig, *, linear_readout: type
+    upstream: torch.nn.Module, readout: ReadoutConfig, *, make_last: Callable | None
 ) -> dict[str, torch.nn.Module]:
-    """Wire up the blocks of a ``mace.modules.MACE`` until the atomic energy."""
+    """Wire up the blocks of a ``mace.modules.MACE`` until the atomic energy.
+
+    ``make_last`` makes the last layer's block from its irreps where upstream has another one.
+    """
     num_types, num_layers = len(upstream.atomic_numbers), len(upstream.interactions)
     network: dict[str, torch.nn.Module] = {
         "node_embedding": MACENodeEmbedding(
@@ -243,7 +259,8 @@ def _energy_modules(
         irreps_in=_last(network).irreps_out,
     )
     generator = readout_generator()
-    first_readout = num_layers - len(upstream.readouts)
+    # With ``use_last_readout_only`` upstream leaves the only layer without any.
+    first_readout = min(num_layers - len(upstream.readouts), num_layers - 1)
     for index in range(num_layers):
         network[f"layer{index}"] = MACELayer(
             upstream.interactions[index],
@@ -252,14 +269,15 @@ def _energy_modules(
         )
         if index < first_readout:
             continue
-        block, beside = _readout_parts(
-            upstream.readouts[index - first_readout],
-            readout,
-            features=_last(network).irreps_out[AtomicDataDict.NODE_FEATURES_KEY],
-            last=index == num_layers - 1,
-            linear_readout=linear_readout,
-            generator=generator,
-        )
+        features = _last(network).irreps_out[AtomicDataDict.NODE_FEATURES_KEY]
+        block = beside = None
+        if index < num_layers - 1 or _has_mlp(upstream, readout):
+            block = upstream.readouts[index - first_readout]
+        elif make_last is not None:
+            block = make_last(features)
+        if readout.kind == "kan":
+            function = make_readout(scalar_range(features)[1], 1, readout, generator=generator)
+            beside = ScalarFunction(function, irreps_in=features)
         network[f"readout{index}"] = MACEReadout(block, beside, irreps_in=_last(network).irreps_out)
     if hasattr(upstream, "pair_repulsion_fn"):
         network["pair_repulsion"] = MACEPairRepulsion(
@@ -270,28 +288,45 @@ def _energy_modules(
     return network
 
 
-def _readout_parts(
-    block: torch.nn.Module,
-    readout: ReadoutConfig,
-    *,
-    features: Irreps,
-    last: bool,
-    linear_readout: type,
-    generator: torch.Generator,
-) -> tuple[torch.nn.Module | None, ScalarFunction | None]:
-    """Upstream's block and the function beside it, one of which may be absent."""
-    if readout.kind == "kan":
-        function = make_readout(scalar_range(features)[1], 1, readout, generator=generator)
-        return None if last else block, ScalarFunction(function, irreps_in=features)
-    if readout.kind == "linear" and last:
-        return linear_readout(features), None
-    return block, None
+def _has_mlp(upstream: torch.nn.Module, readout: ReadoutConfig) -> bool:
+    """Whether the last readout is wanted as upstream makes it: an MLP behind several layers."""
+    return readout.kind == "mlp" and len(upstream.interactions) > 1
+
+
+def _mlp_classes(modules: ModuleType) -> dict[str, type]:
+    """Upstream's readouts that turn scalars into an energy by way of a nonlinearity."""
+    names = ("NonLinearReadoutBlock", "NonLinearBiasReadoutBlock")
+    return {name: modules.readout_classes[name] for name in names}
+
+
+def _hidden_irreps(given: str, num_interactions: int) -> Irreps:
+    """Features between layers; upstream's contraction gives all of them the same multiplicity.
+
+    Raises:
+        KanMdError: they have not.
+    """
+    hidden = Irreps(given)
+    if num_interactions > 1 and len({mul for mul, _ in hidden}) > 1:
+        raise user_error(
+            "hidden_irreps of mace",
+            found=str(hidden),
+            allowed="one multiplicity, e.g. 64x0e + 64x1o",
+            remedy="set model.hidden_irreps",
+        )
+    return hidden
 
 
 def _mlp_irreps(
     given: str | None, hidden: Irreps, readout: ReadoutConfig, num_interactions: int
 ) -> Irreps:
     """Width of upstream's MLP readout: as given, or matched to the KAN readouts' parameters."""
+    if given is not None and readout.hidden and readout.kind == "mlp":
+        raise user_error(
+            "model.MLP_irreps and readout.hidden both say how wide the mlp of mace is",
+            found=f"{given} and {list(readout.hidden)}",
+            allowed="one of them",
+            remedy="leave one out",
+        )
     if given is not None:
         return Irreps(given)
     if len(readout.hidden) > 1 and readout.kind == "mlp":
@@ -330,11 +365,27 @@ def _plain(values: float | Mapping[str, float] | None) -> float | dict[str, floa
     return dict(values) if isinstance(values, Mapping) else values
 
 
+def upstream_readouts(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Layers and blocks of the readouts that are upstream's, linear or MLP."""
+    readouts = [m for m in model.modules() if isinstance(m, MACEReadout)]
+    first = num_layers(model) - len(readouts) + 1
+    return [
+        (f"layer {number}", m.block)
+        for number, m in enumerate(readouts, start=first)
+        if m.block is not None
+    ]
+
+
 def sites(model: torch.nn.Module) -> dict[str, list[FunctionSlot]]:
     """Slots of a MACE model that hold a function of scalars, by site."""
     readouts = [m for m in model.modules() if isinstance(m, MACEReadout)]
+    first = num_layers(model) - len(readouts) + 1
     return {
-        "output": [FunctionSlot(m.beside, "function") for m in readouts if m.beside is not None]
+        "output": [
+            FunctionSlot(m.beside, "function", f"layer {number}")
+            for number, m in enumerate(readouts, start=first)
+            if m.beside is not None
+        ]
     }
 
 

@@ -74,6 +74,11 @@ def build_arguments_of(model: torch.nn.Module) -> dict[str, object]:
     }
 
 
+def readout_kind_of(model: torch.nn.Module) -> str:
+    """Kind of readout that keeps the model's own: ``mlp``, behind a single layer ``linear``."""
+    return "mlp" if hasattr(model.readouts[-1], "non_linearity") else "linear"
+
+
 def _check_supported(model: torch.nn.Module) -> None:
     name = type(model).__name__
     if name not in _ENERGY_MODELS or hasattr(model, "joint_embedding"):

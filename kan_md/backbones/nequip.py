@@ -16,6 +16,7 @@ from nequip.nn import ConvNetLayer
 
 from kan_md.backbones.readout import ReadoutConfig, parse_readout
 from kan_md.backbones.sites import FunctionSlot, put_readouts
+from kan_md.errors import user_error
 
 
 @model_builder
@@ -34,6 +35,49 @@ def NequIPKANModel(  # noqa: N802 - upstream names its builders like classes
     model = NequIPGNNModel(**hyperparameters)
     put_readouts(sites(model), parse_readout(readout), backbone="nequip")
     return model
+
+
+def upstream_names(hyperparameters: Mapping[str, object]) -> dict[str, object]:
+    """Write Allegro's names of feature widths as nequip's ``num_features``, one number per l.
+
+    Raises:
+        KanMdError: the widths are given by both names, or one of them is missing.
+    """
+    names = dict(hyperparameters)
+    widths = {
+        name: names.pop(name)
+        for name in ("num_scalar_features", "num_tensor_features")
+        if name in names
+    }
+    if not widths:
+        return names
+    given = " and ".join(f"model.{name}" for name in widths)
+    if "num_features" in names:
+        raise user_error(
+            f"{given} and model.num_features of nequip say the same",
+            found=f"{', '.join(map(str, widths.values()))} and {names['num_features']}",
+            allowed="one of them",
+            remedy=f"leave out {given}",
+        )
+    for name, width in widths.items():
+        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            raise user_error(
+                f"{name} of nequip",
+                found=repr(width),
+                allowed="a whole number >= 1",
+                remedy=f"change model.{name}",
+            )
+    l_max = names.get("l_max", 1)
+    num_tensors = l_max if isinstance(l_max, int) else 1  # else refused where all are checked
+    if len(widths) < 2 and not (num_tensors == 0 and "num_scalar_features" in widths):
+        raise user_error(
+            "features of nequip",
+            found=f"{given} alone",
+            allowed="num_scalar_features with num_tensor_features, or num_features",
+            remedy="add the other one",
+        )
+    scalars, tensors = widths["num_scalar_features"], widths.get("num_tensor_features", 0)
+    return names | {"num_features": [scalars, *[tensors] * num_tensors]}
 
 
 def sites(model: torch.nn.Module) -> dict[str, list[FunctionSlot]]:

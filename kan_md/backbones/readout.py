@@ -25,10 +25,15 @@ Basis = Literal["gaussian", "bspline", "fourier"]
 Site = Literal["output", "two_body", "latent", "heads", "edge_up", "node_up", "all"]
 
 SITES: tuple[str, ...] = get_args(Site)
+_SIZE_KEYS = {"num_basis", "projection", "base", "input_gain"}
+_KAN_KEYS = {"basis", "order", "grid_range"} | _SIZE_KEYS
 
 
 class ReadoutConfig(BaseModel):
     """Choice of the output block.
+
+    A key without effect on the kind that is chosen is refused unless it has its default value, see
+    :func:`idle_keys`.
 
     Attributes:
         kind: ``kan``, or one of the controls ``mlp`` and ``linear``.
@@ -37,7 +42,7 @@ class ReadoutConfig(BaseModel):
             Allegro also ``two_body`` and ``latent``, ETGNN ``heads``, ``edge_up``, ``node_up``.
         hidden: widths between input and output. Empty: a KAN goes straight to the output; an
             ``mlp`` gets one hidden layer, as wide as brings it closest to the parameter count of
-            the KAN that the same settings describe.
+            the KAN that ``num_basis``, ``projection``, ``base`` and ``input_gain`` describe.
         num_basis: number of basis functions per univariate function.
         order: polynomial order of B-splines.
         grid_range: interval that the basis covers.
@@ -82,9 +87,63 @@ class ReadoutConfig(BaseModel):
             raise ValueError("a bspline basis needs num_basis > order")
         return self
 
+    @model_validator(mode="after")
+    def _every_key_has_an_effect(self) -> ReadoutConfig:
+        idle = idle_keys(self)
+        if idle:
+            kind, remedy = _why_idle(self)
+            names = " and ".join(f"readout.{name}" for name in idle)
+            verb = "has" if len(idle) == 1 else "have"
+            raise user_error(
+                f"{names} {verb} no effect with {kind}",
+                found=", ".join(f"{name} {_plain(getattr(self, name))}" for name in idle),
+                allowed=None,
+                remedy=f"leave {'it' if len(idle) == 1 else 'them'} out{remedy}",
+            )
+        return self
+
     def covers(self, site: str) -> bool:
         """Whether ``site`` is to be replaced."""
         return site in self.sites or "all" in self.sites
+
+
+def idle_keys(config: ReadoutConfig) -> tuple[str, ...]:
+    """Keys that say something else than by default, though they change nothing.
+
+    ``linear`` has no shape to choose. An ``mlp`` has its hidden widths, or the size of a KAN that
+    it is to match, which basis, order and grid leave as it is. The order is that of B-splines.
+    """
+    idle = {
+        "linear": _KAN_KEYS | {"hidden"},
+        "mlp": _KAN_KEYS if config.hidden else _KAN_KEYS - _SIZE_KEYS,
+        "kan": set() if config.basis == "bspline" else {"order"},
+    }[config.kind]
+    fields = ReadoutConfig.model_fields
+    return tuple(
+        name for name in fields if name in idle and getattr(config, name) != fields[name].default
+    )
+
+
+def without_idle_keys(readout: Mapping[str, object]) -> dict[str, object]:
+    """Read the readout of a file written before idle keys were refused: what was built."""
+    config = ReadoutConfig.model_construct(
+        **{key: tuple(v) if isinstance(v, list) else v for key, v in readout.items()}
+    )
+    idle = idle_keys(config)
+    return {key: value for key, value in readout.items() if key not in idle}
+
+
+def _why_idle(config: ReadoutConfig) -> tuple[str, str]:
+    """What keeps keys from having an effect, and the other remedy than leaving them out."""
+    if config.kind == "kan":
+        return f"readout.basis {config.basis}", ", or set readout.basis: bspline"
+    if config.kind == "mlp" and config.hidden:
+        return "readout.kind mlp with readout.hidden", ", or set readout.kind: kan"
+    return f"readout.kind {config.kind}", ", or set readout.kind: kan"
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def parse_readout(readout: ReadoutConfig | Mapping | str | None) -> ReadoutConfig:

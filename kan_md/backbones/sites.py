@@ -17,10 +17,17 @@ from kan_md.errors import user_error
 
 @dataclass(frozen=True)
 class FunctionSlot:
-    """The child ``name`` of ``parent``, a module that maps scalars to scalars."""
+    """The child ``name`` of ``parent``, a module that maps scalars to scalars.
+
+    Attributes:
+        parent: holds it.
+        name: of the child.
+        place: which one it is, where a site has several, for people.
+    """
 
     parent: torch.nn.Module
     name: str
+    place: str = ""
 
     @property
     def function(self) -> torch.nn.Module:

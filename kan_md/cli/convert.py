@@ -28,9 +28,12 @@ def convert(
         Literal["mlp", "kan"], typer.Option(help="Keep upstream's readouts, or put KANs in.")
     ] = "mlp",
     basis: Annotated[
-        Literal["gaussian", "bspline", "fourier"], typer.Option(help="Basis of the KANs.")
-    ] = "gaussian",
-    num_basis: Annotated[int, typer.Option(help="Basis functions per input.")] = 8,
+        Literal["gaussian", "bspline", "fourier"] | None,
+        typer.Option(help="Basis of the KANs; gaussian by default."),
+    ] = None,
+    num_basis: Annotated[
+        int | None, typer.Option(help="Basis functions per input of the KANs; 8 by default.")
+    ] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Structures to compare on and to fit KANs to; made up by default."),
@@ -50,11 +53,21 @@ def convert(
     Example: kan-md convert foo.model --trust --readout kan --data train.xyz -o model.pth
     """
     from kan_md.data import read_frames
+    from kan_md.errors import user_error
     from kan_md.files import check_writable
     from kan_md.model.checkpoint import save_checkpoint
     from kan_md.model.convert import convert_mace
 
     ending = ".converted.pth" if model.suffix == ".pth" else ".pth"
+    shape = {"basis": basis, "num_basis": num_basis}
+    shape = {key: value for key, value in shape.items() if value is not None}
+    if shape and readout != "kan":
+        raise user_error(
+            " and ".join(f"--{key.replace('_', '-')}" for key in shape),
+            found=f"--readout {readout}, which keeps upstream's readouts",
+            allowed=None,
+            remedy="add --readout kan, or leave it out",
+        )
     target = output or model.with_suffix(ending)
     if model.is_file():  # else the converter says so
         check_writable(target, overwrite=overwrite)
@@ -63,7 +76,7 @@ def convert(
             model,
             trust=trust,
             head=head,
-            readout={"kind": readout, "basis": basis, "num_basis": num_basis},
+            readout={"kind": "kan", **shape} if readout == "kan" else None,
             structures=read_frames(data) if data else (),
             model_dtype=dtype,
         )
@@ -71,7 +84,7 @@ def convert(
     summary = {
         "output": str(path),
         "types": result.checkpoint.type_names,
-        "readout": readout,
+        "readout": result.checkpoint.config["model"]["readout"]["kind"],
         "num_structures": result.num_structures,
         "energy_error_eV": result.energy_error,
         "force_error_eV_per_A": result.force_error,

@@ -18,7 +18,9 @@ def init(
     config: Annotated[
         Path,
         typer.Argument(
-            help="YAML with backbone, r_max, readout and hyperparameters.", metavar="model.yaml"
+            help="Configuration file as for train, or one model's keys: backbone, r_max, readout "
+            "and hyperparameters.",
+            metavar="model.yaml",
         ),
     ],
     structure: Annotated[
@@ -27,7 +29,9 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
         "model.pth"
     ),
-    seed: Annotated[int, typer.Option(help="Decides every weight.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides every weight; the file's, or 0, by default.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -35,19 +39,33 @@ def init(
 
     Example: kan-md init model.yaml --structure cell.xyz -o fresh.pth && kan-md deploy fresh.pth
     """
+    from kan_md.backbones.build import idle_hyperparameters
+    from kan_md.backbones.readout_report import readout_lines
     from kan_md.benchmark.structures import read_structure
+    from kan_md.config.model_file import read_model_file
     from kan_md.config.yaml_file import read_mapping
     from kan_md.files import check_writable
     from kan_md.model.checkpoint import save_checkpoint
-    from kan_md.model.untrained import make_untrained, read_arguments
+    from kan_md.model.untrained import make_untrained
 
-    content = read_mapping(config, keys="backbone, r_max, readout and hyperparameters")
+    content = read_mapping(
+        config, keys="sections as for train, or backbone, r_max, readout and hyperparameters"
+    )
     check_writable(output, overwrite=overwrite)
-    backbone, arguments = read_arguments(content)
-    checkpoint = make_untrained(backbone, [read_structure(structure)], seed=seed, **arguments)
+    model = read_model_file(content)
+    checkpoint = make_untrained(
+        model.backbone,
+        [read_structure(structure)],
+        seed=seed if seed is not None else model.seed or 0,
+        **model.arguments,
+    )
     save_checkpoint(checkpoint, output)
     count = sum(tensor.numel() for tensor in checkpoint.state_dict.values())
     if as_json:
-        typer.echo(json.dumps({"output": str(output), "backbone": backbone, "numbers": count}))
-    else:
-        typer.echo(f"{output}: {backbone} with fresh weights, {count} numbers")
+        summary = {"output": str(output), "backbone": model.backbone, "numbers": count}
+        typer.echo(json.dumps(summary | {"readouts": checkpoint.readouts}))
+        return
+    typer.echo(f"{output}: {model.backbone} with fresh weights, {count} numbers")
+    idle = idle_hyperparameters(model.backbone, checkpoint.readout, model.arguments)
+    for line in readout_lines(checkpoint.readouts, idle=idle):
+        typer.echo(f"  {line}")

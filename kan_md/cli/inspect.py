@@ -26,12 +26,15 @@ def inspect(
 
     Example: kan-md inspect model.deployed.pth
     """
+    from kan_md.backbones.readout_report import readout_lines
     from kan_md_deploy.inspect import describe_file
 
     found = describe_file(file)
     if as_json:
         typer.echo(json.dumps(found))
         return
+    if "readouts" in found:
+        found["readouts"] = "\n".join(readout_lines(found["readouts"]))
     table = Table(title=f"{found.pop('what')} model", show_header=False)
     for key, value in found.items():
         table.add_row(key.replace("_", " "), _readable(value))

@@ -10,7 +10,7 @@ from typing import Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from kan_md.backbones.build import adapter_of
+from kan_md.backbones.build import adapter_of, upstream_names
 from kan_md.config.schema import ModelConfig, TrainConfig
 from kan_md.config.yaml_file import parse_yaml, read_mapping
 from kan_md.errors import KanMdError, user_error
@@ -183,7 +183,7 @@ def _short(value: object) -> str:
 def _check_hyperparameters(model: ModelConfig) -> None:
     """Hold further keys of the model section against the upstream builder's arguments."""
     known = adapter_of(model.backbone).hyperparameters()
-    for name in model.hyperparameters:
+    for name in upstream_names(model.backbone, model.hyperparameters):
         if name not in known:
             own = list(dict.fromkeys([*ModelConfig.model_fields, *known]))
             near = difflib.get_close_matches(name, own, n=1)

@@ -17,6 +17,7 @@ from pydantic import (
 
 from kan_md.backbones.readout import ReadoutConfig
 from kan_md.config.duration import parse_duration
+from kan_md.errors import user_error
 
 
 class Section(BaseModel):
@@ -194,6 +195,17 @@ class ReadoutSection(ReadoutConfig):
     """
 
     fit_grid: FitGridConfig | None = None
+
+    @model_validator(mode="after")
+    def _grids_are_those_of_a_kan(self) -> ReadoutSection:
+        if self.fit_grid is not None and self.kind != "kan":
+            raise user_error(
+                f"readout.fit_grid has no effect with readout.kind {self.kind}",
+                found="fit_grid",
+                allowed=None,
+                remedy="leave it out, or set readout.kind: kan",
+            )
+        return self
 
     @property
     def architecture(self) -> ReadoutConfig:
@@ -392,3 +404,16 @@ class TrainConfig(Section):
     readout: ReadoutSection = ReadoutSection()
     targets: list[TargetConfig] = []
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _penalties_are_those_of_a_kan(self) -> TrainConfig:
+        for name, weight in self.training.regularization.model_dump().items():
+            if weight > 0 and self.readout.kind != "kan":
+                raise user_error(
+                    f"training.regularization.{name} has no effect with readout.kind "
+                    f"{self.readout.kind}",
+                    found=weight,
+                    allowed=None,
+                    remedy="leave it out, or set readout.kind: kan",
+                )
+        return self

@@ -7,8 +7,10 @@ tampered or damaged file from a whole one.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import logging
 import os
 import warnings
 import zipfile
@@ -19,11 +21,15 @@ from pathlib import Path
 import torch
 from nequip.nn.graph_model import GraphModel
 
-from kan_md.backbones.build import build_model
+from kan_md.backbones.build import build_model, stored_arguments
+from kan_md.backbones.readout import ReadoutConfig, parse_readout
+from kan_md.backbones.readout_report import describe_readouts
 from kan_md.contract import UNITS
 from kan_md.errors import KanMdError, user_error
 from kan_md.files import write_bytes
 from kan_md.model.elements import Elements, elements_of
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 _DIGEST_KEY = "digest"
@@ -48,7 +54,8 @@ class Checkpoint:
         units: of everything that the model takes and gives.
         reference_frames: structures with the eager model's numbers, see
             :class:`kan_md.model.reference.ReferenceFrame`.
-        training_summary: how the model came about.
+        training_summary: how the model came about; ``"readouts"`` is what stands at its sites, see
+            :func:`kan_md.backbones.readout_report.describe_readouts`.
         format_version: of this layout.
     """
 
@@ -73,8 +80,32 @@ class Checkpoint:
         """Dtype that the model was trained in."""
         return self.config["model"]["model_dtype"]
 
+    @property
+    def arguments(self) -> dict:
+        """Arguments that build the model today, whatever the version that wrote them."""
+        return self._stored()[0]
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said of the model before it is used, if anything."""
+        return self._stored()[1]
+
+    @property
+    def readout(self) -> ReadoutConfig:
+        """The output block as it was built."""
+        return parse_readout(self.arguments["readout"])
+
+    @property
+    def readouts(self) -> list[dict]:
+        """What stands at the sites; files of earlier versions are built to find it out."""
+        recorded = self.training_summary.get("readouts")
+        return recorded or describe_readouts(self._build(self.dtype), self.backbone)
+
+    def _stored(self) -> tuple[dict, str | None]:
+        return stored_arguments(self.backbone, self.config["model"], self.state_dict)
+
     def build(self, dtype: str | None = None) -> GraphModel:
-        """Make the network and load the weights.
+        """Make the network and load the weights; :attr:`note` goes to the log.
 
         The result can be scripted with ``e3nn.util.jit.script``, which changes it in place.
 
@@ -87,10 +118,12 @@ class Checkpoint:
         Raises:
             KanMdError: the weights do not belong to the configuration.
         """
-        arguments = dict(self.config["model"])
-        if dtype is not None:
-            arguments["model_dtype"] = dtype
-        model = build_model(self.backbone, **arguments)
+        if self.note is not None:
+            _say_once(self.note)
+        return self._build(dtype or self.dtype)
+
+    def _build(self, dtype: str) -> GraphModel:
+        model = build_model(self.backbone, **self.arguments | {"model_dtype": dtype})
         try:
             model.load_state_dict(self.state_dict)
         except RuntimeError as error:
@@ -101,6 +134,12 @@ class Checkpoint:
                 remedy="train the model again with this version of kan-md",
             ) from error
         return model.eval()
+
+
+@functools.cache
+def _say_once(note: str) -> None:
+    """Log a note, though a command builds its model several times."""
+    _LOG.warning("kan-md: note: %s", note)
 
 
 def _plain(value: object) -> object:

@@ -21,9 +21,10 @@ from nequip.data import AtomicDataDict
 from kan_md.backbones.build import build_model
 from kan_md.backbones.mace import import_mace
 from kan_md.backbones.mace_modules import MACEReadout
-from kan_md.backbones.mace_weights import build_arguments_of, copy_weights
+from kan_md.backbones.mace_weights import build_arguments_of, copy_weights, readout_kind_of
 from kan_md.backbones.readout import ReadoutConfig, parse_readout
 from kan_md.backbones.readout_fit import ReadoutFit, clear_readout, fit_readout
+from kan_md.backbones.readout_report import describe_readouts
 from kan_md.backbones.scope import nequip_scope
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint
@@ -199,7 +200,8 @@ def convert_mace(
         path: pickled model.
         trust: see :func:`load_mace`.
         head: see :func:`load_mace`.
-        readout: what to put in place of upstream's readouts; ``None`` or ``mlp`` keeps them.
+        readout: what to put in place of upstream's readouts; ``None``, and what they are anyway
+            (``mlp``, behind a single layer ``linear``) keeps them.
         structures: to compare on and to fit to; made up where there are none.
         model_dtype: dtype to train and deploy in; the original's where ``None``.
         seed: of new weights and of made-up structures.
@@ -215,8 +217,18 @@ def convert_mace(
     rng = np.random.default_rng(seed)
     frames = list(structures) or random_structures(type_names, _NUM_SAMPLES, rng=rng)
 
+    kind = readout_kind_of(original)
+    config = parse_readout(kind if readout is None else readout)
+    if config.kind not in ("kan", kind) or (config.kind == "mlp" and config.hidden):
+        found = f"{config.kind} {list(config.hidden)}" if config.hidden else config.kind
+        raise user_error(
+            "readout of a converted model",
+            found=found,
+            allowed=f"{kind}, as upstream's, or kan",
+            remedy="leave it out to keep upstream's readouts",
+        )
     common = {"seed": seed, "model_dtype": "float64", **arguments}
-    model = build_model("mace", readout="mlp", **common).eval()
+    model = build_model("mace", readout=kind, **common).eval()
     copy_weights(model, original)
     energy_error, force_error = _differences(model, original, frames)
     if not energy_error <= ENERGY_TOLERANCE:
@@ -226,18 +238,16 @@ def convert_mace(
             allowed=f"up to {ENERGY_TOLERANCE:.0e} eV",
             remedy="this variant of MACE cannot be converted",
         )
-    config = parse_readout("mlp" if readout is None else readout)
     fit, readout_energy_error = None, None
-    if config.kind != "mlp":
+    if config.kind == "kan":
         fitted = build_model("mace", readout=config, **common).eval()
         copy_weights(fitted, original)
-        if config.kind == "kan":
-            shift, fit = _take_over(fitted, model, structures, rng=rng)
-            common["per_type_energy_shifts"] = {
-                name: energy + shift * common["per_type_energy_scales"][name]
-                for name, energy in common["per_type_energy_shifts"].items()
-            }
-            _set_shifts(fitted, list(common["per_type_energy_shifts"].values()))
+        shift, fit = _take_over(fitted, model, structures, rng=rng)
+        common["per_type_energy_shifts"] = {
+            name: energy + shift * common["per_type_energy_scales"][name]
+            for name, energy in common["per_type_energy_shifts"].items()
+        }
+        _set_shifts(fitted, list(common["per_type_energy_shifts"].values()))
         readout_energy_error = _energy_change(fitted, model, frames)
         model = fitted
     common |= {"model_dtype": dtype, "readout": config.model_dump(mode="json")}
@@ -252,6 +262,7 @@ def convert_mace(
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "energy_error": energy_error,
             "readout_energy_error": readout_energy_error,
+            "readouts": describe_readouts(model, "mace"),
         },
     )
     final = checkpoint.build()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import ase
 import numpy as np
 
-from kan_md.backbones.build import build_model
+from kan_md.backbones.build import build_model, upstream_names
 from kan_md.backbones.etgnn import parse_tensors
+from kan_md.backbones.readout_report import describe_readouts
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint
 from kan_md.model.graph import periodic_edges
@@ -48,13 +49,15 @@ def make_untrained(
     r_max = arguments.get("r_max")
     if not isinstance(r_max, (int, float)) or not 0 < r_max < float("inf"):
         raise user_error("r_max must be > 0 Å", found=r_max, allowed=None, remedy="set r_max")
-    if seed < 0:
-        raise user_error("seed must be >= 0", found=seed, allowed=None, remedy="set --seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise user_error(
+            "seed must be >= 0", found=repr(seed), allowed="a whole number", remedy="set --seed"
+        )
     symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
     config = {
         "model_dtype": "float32",
         "type_names": symbols,
-        **arguments,
+        **upstream_names(backbone, arguments),
         "seed": seed,
     }
     if config.get("avg_num_neighbors") is None:
@@ -78,7 +81,7 @@ def make_untrained(
         state_dict=model.state_dict(),
         statistics={"avg_num_neighbors": config["avg_num_neighbors"]},
         reference_frames=reference,
-        training_summary={"trained": False},
+        training_summary={"trained": False, "readouts": describe_readouts(model, backbone)},
     )
 
 
@@ -86,28 +89,3 @@ def mean_neighbors(structures: Sequence[ase.Atoms], r_max: float) -> float:
     """Mean number of neighbours within r_max (Å) over all atoms; at least 1."""
     edges = sum(periodic_edges(atoms, r_max).edge_index.shape[1] for atoms in structures)
     return max(1.0, edges / sum(map(len, structures)))
-
-
-def read_arguments(source: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-    """Split a mapping into backbone and arguments of :func:`make_untrained`.
-
-    Raises:
-        KanMdError: it names no backbone, or is a training configuration.
-    """
-    arguments = dict(source)
-    if isinstance(arguments.get("model"), Mapping):
-        raise user_error(
-            "a model file holds the keys of one model",
-            found=f"sections {', '.join(map(str, arguments))}",
-            allowed="backbone, r_max, readout and hyperparameters",
-            remedy="write the keys of section model into a file of their own, readout beside them",
-        )
-    backbone = arguments.pop("backbone", None)
-    if not isinstance(backbone, str):
-        raise user_error(
-            "model needs a backbone",
-            found=backbone,
-            allowed="allegro, nequip, mace, etgnn",
-            remedy="set backbone",
-        )
-    return backbone, arguments

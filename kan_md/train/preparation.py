@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from kan_md.backbones.build import adapter_of
+from kan_md.backbones.build import adapter_of, upstream_names
 from kan_md.backbones.etgnn import default_triplet_r_max
 from kan_md.config.schema import DataConfig, TrainConfig
 from kan_md.data.checks import check_elements, check_labels, check_structures
@@ -178,7 +178,7 @@ def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
         "type_names": data.type_names,
         "r_max": model.r_max,
         "readout": config.readout.architecture.model_dump(mode="json"),
-        **model.hyperparameters,
+        **upstream_names(model.backbone, model.hyperparameters),
     }
     source = (
         None if config.training.init_from is None else load_checkpoint(config.training.init_from)

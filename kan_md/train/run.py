@@ -19,8 +19,10 @@ from ase import Atoms
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from rich.console import Console
 
+from kan_md.backbones.build import idle_hyperparameters
 from kan_md.backbones.etgnn.spec import parse_tensors
 from kan_md.backbones.readout import count_parameters
+from kan_md.backbones.readout_report import describe_readouts, readout_lines
 from kan_md.backbones.scope import nequip_scope
 from kan_md.config.schema import TrainConfig
 from kan_md.data.dataset import make_loader
@@ -331,6 +333,11 @@ def _describe(
         f"{data.statistics['avg_num_neighbors']:.1f} neighbours within {config.model.r_max:g} Å",
         highlight=False,
     )
+    built = describe_readouts(module.model, config.model.backbone)
+    given = config.model.hyperparameters
+    idle = idle_hyperparameters(config.model.backbone, config.readout.architecture, given)
+    for line in readout_lines(built, idle=idle):
+        console.print(f"  {line}", highlight=False)
     if data.left_out:
         console.print(f"{data.left_out} structures left out by data.max_force", highlight=False)
 
@@ -387,6 +394,7 @@ def _summary(
         "backbone": config.model.backbone,
         "readout": config.readout.kind,
         "parameters": count_parameters(model),
+        "readouts": describe_readouts(model, config.model.backbone),
         "structures": {part: len(frames) for part, frames in data.frames.items()},
         "epochs": trainer.current_epoch,
         "best_epoch": best["epoch"] + 1,

@@ -63,7 +63,7 @@ CASES = {
     "convert {model} --trust -o {text}": "got an existing file",
     "init {missing} --structure {data}": "configuration file not found",
     "init {text} --structure {data}": "must hold a mapping",
-    "init {config} --structure {data} -o new.pth": "sections data, model, training",
+    "init {config} --structure {data} --seed x -o new.pth": "Invalid value for '--seed'",
     "init {fresh} --structure {data} -o {model}": "got an existing file",
     "init {fresh} --structure {nan_positions} -o new.pth": "must be finite",
     "init {fresh} --structure {data} --seed -1 -o new.pth": "seed must be >= 0, got -1",

@@ -115,7 +115,7 @@ class MACEOnOperators(torch.nn.Module):
                 readouts.append(None)
                 irreps = o3.Irreps(part.product.linear.irreps_out)
             if isinstance(part, MACEReadout):
-                readouts[-1] = _Readout(part, irreps)
+                readouts[-1] = _Readout(part, irreps, dtype=edges._dtype)
         self.layers = LayersOnOperators(layers, static_shapes=context.static_shapes)
         self.readouts = torch.nn.ModuleList(r or _NoReadout() for r in readouts)
         self.error = max(errors)
@@ -302,27 +302,69 @@ class _NoReadout(torch.nn.Module):
 class _Readout(torch.nn.Module):
     """The adapter's readout on the scalars of blocked features.
 
-    A readout gives scalars by linear maps first, so that only the scalars count; upstream's block
-    gets zeros elsewhere.
+    A readout gives scalars by linear maps first, so that only the scalars count. Upstream's linear
+    map and MLP become matrix products; another block of upstream's gets zeros elsewhere.
     """
 
-    def __init__(self, readout: MACEReadout, irreps: o3.Irreps):
+    def __init__(self, readout: MACEReadout, irreps: o3.Irreps, *, dtype: torch.dtype):
         super().__init__()
         self.number = _scalar_part(irreps)
         part = irreps.slices()[self.number]
-        self.before, self.after = part.start, irreps.dim - part.stop
-        self.block = readout.block
+        dense = _dense_readout(readout.block, irreps, dtype=dtype)
+        self.block = readout.block if dense is None else dense
+        self.padding = [part.start, irreps.dim - part.stop] if dense is None else [0, 0]
         self.function = None if readout.beside is None else readout.beside.function
 
     def forward(self, pieces: list[torch.Tensor]) -> torch.Tensor:
         scalars = pieces[self.number]
         energy = torch.zeros(1, dtype=scalars.dtype, device=scalars.device)
         if self.block is not None:
-            features = torch.nn.functional.pad(scalars, [self.before, self.after])
+            features = scalars
+            if sum(self.padding) > 0:
+                features = torch.nn.functional.pad(scalars, self.padding)
             energy = energy + self.block(features)
         if self.function is not None:
             energy = energy + self.function(scalars)
         return energy
+
+
+class _Dense(torch.nn.Module):
+    """Matrix products with an activation between them: upstream's readouts on scalars alone.
+
+    Args:
+        weights: [in, out] each, one after the other.
+        activation: between two of them.
+    """
+
+    def __init__(self, weights: list[torch.Tensor], activation: torch.nn.Module):
+        super().__init__()
+        self.register_buffer("first", weights[0])
+        self.register_buffer("last", weights[-1])
+        self.is_linear = len(weights) == 1
+        self.activation = activation
+
+    def forward(self, scalars: torch.Tensor) -> torch.Tensor:
+        x = torch.mm(scalars, self.first)
+        return x if self.is_linear else torch.mm(self.activation(x), self.last)
+
+
+def _dense_readout(
+    block: torch.nn.Module | None, irreps: o3.Irreps, *, dtype: torch.dtype
+) -> _Dense | None:
+    """A readout block as matrices; None where there is none or it is another kind of block."""
+    kind = type(block).__name__
+    if kind == "LinearReadoutBlock":
+        maps, activation = [block.linear], torch.nn.Identity()
+    elif kind == "NonLinearReadoutBlock":
+        maps, activation = [block.linear_1, block.linear_2], block.non_linearity
+    else:
+        return None
+    weights = [
+        linear_matrix(in_float64(part), o3.Irreps(part.irreps_in), o3.Irreps(part.irreps_out))
+        for part in maps
+    ]
+    weights[0] = weights[0][channel_slices(irreps)[_scalar_part(irreps)]]
+    return _Dense([weight.to(dtype) for weight in weights], activation)
 
 
 def _scalar_part(irreps: o3.Irreps) -> int:

@@ -112,13 +112,18 @@ def sites(model: torch.nn.Module) -> dict[str, list[FunctionSlot]]:
     nodes = [network.first_node_block, *network.node_blocks]
     return {
         "output": [
-            FunctionSlot(head, name)
+            FunctionSlot(head, name, f"{head.tensor} per {name.removesuffix('_readout')}")
             for head in network.heads
             for name in names
             if getattr(head, name) is not None
         ],
-        "edge_up": [FunctionSlot(block, "up") for block in network.edge_blocks],
-        "node_up": [FunctionSlot(block, "up") for block in nodes],
+        "edge_up": [
+            FunctionSlot(block, "up", f"layer {number}")
+            for number, block in enumerate(network.edge_blocks, start=1)
+        ],
+        "node_up": [
+            FunctionSlot(block, "up", f"layer {number}") for number, block in enumerate(nodes)
+        ],
     }
 
 

@@ -44,6 +44,7 @@ class TensorHead(torch.nn.Module):
     ):
         super().__init__()
         num_edge, num_triplet, num_atom = count_forms(spec)
+        self.tensor = spec.name
         self.edge_gate = linear(features, features)
         self.triplet_gate = linear(features, triplet_features)
         self.edge_readout = make_readout(features, num_edge, DENSE)

@@ -7,7 +7,7 @@ from ase import Atoms
 
 from kan_md.backbones import build_model
 from kan_md.backbones.mace import import_mace
-from kan_md.backbones.mace_weights import build_arguments_of, copy_weights
+from kan_md.backbones.mace_weights import build_arguments_of, copy_weights, readout_kind_of
 from kan_md.backbones.scope import nequip_scope
 from kan_md.model.reference import evaluate
 
@@ -30,7 +30,8 @@ def mace_torch_numbers(model, atoms: Atoms) -> tuple[float, np.ndarray, np.ndarr
     return energy, out["forces"].numpy(), out["virials"][0].numpy()
 
 
-def adapted(model, readout="mlp"):
+def adapted(model):
+    readout = readout_kind_of(model)
     ours = build_model(
         "mace", seed=0, model_dtype="float64", readout=readout, **build_arguments_of(model)
     )

@@ -45,6 +45,8 @@ def test_short_file_has_sensible_defaults():
         ("readout.kind", "kam", ("readout.kind", "'kam'", "'mlp'", "did you mean kan?")),
         ("readout.grid_range", [1, 2], ("0 inside", "[1, 2]")),
         ("readout.fit_grid", {"stpes": [0]}, ("readout.fit_grid.stpes", "did you mean steps?")),
+        ("readout", {"kind": "mlp", "fit_grid": {}}, ("readout.fit_grid has no effect with",)),
+        ("readout", {"kind": "linear", "num_basis": 9}, ("readout.num_basis has no effect",)),
         ("training.epoch", 3, ("unknown", "training.epoch", "did you mean epochs?")),
         ("training.epochs", "many", ("training.epochs", "'many'", "integer")),
         ("training.epochs", None, ("epochs, max_time or both",)),
@@ -137,3 +139,19 @@ def test_malformed_override_is_one_line(tmp_path, override, said):
     with pytest.raises(KanMdError, match=said) as error:
         load_config(path, [override])
     assert "\n" not in str(error.value)
+
+
+def test_penalties_of_kans_are_refused_without_one():
+    content = changed("training.regularization", {"l1": 1e-4})
+    assert parse_config(content).training.regularization.l1 == 1e-4
+    with pytest.raises(KanMdError, match=r"regularization.l1 has no effect with readout.kind mlp"):
+        parse_config({**content, "readout": {"kind": "mlp"}})
+
+
+def test_names_of_the_readme_are_keys_of_every_potential():
+    model = {"r_max": 4.0, "num_layers": 2, "l_max": 1}
+    widths = {"num_scalar_features": 8, "num_tensor_features": 8}
+    for backbone in ("allegro", "nequip", "mace"):
+        parse_config({**GOOD, "model": {"backbone": backbone, **model, **widths}})
+    with pytest.raises(KanMdError, match=r"model\.l_max and model\.max_ell of mace"):
+        parse_config({**GOOD, "model": {"backbone": "mace", **model, "max_ell": 2}})

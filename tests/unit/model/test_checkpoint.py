@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase import Atoms
 
+from kan_md.backbones.readout import ReadoutConfig
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kan_md.model.elements import elements_of
 from kan_md.model.reference import evaluate, frame_atoms
+from kan_md.model.untrained import make_untrained
+from kan_md_deploy.inspect import describe_file
 
 
 def same(a: object, b: object) -> bool:
@@ -174,3 +178,53 @@ def test_types_that_are_no_elements_need_atomic_numbers(checkpoint_file, tmp_pat
     assert elements_of(["Ag1", "O"], {"Ag1": 47}).atomic_numbers == (47, 8)
     with pytest.raises(KanMdError, match="'X'"):
         elements_of(["X"])
+
+
+def mace_of_one_layer(readout: dict, structure: Atoms) -> Checkpoint:
+    arguments = {
+        "r_max": 4.0,
+        "num_interactions": 1,
+        "hidden_irreps": "5x0e",
+        "max_ell": 1,
+        "correlation": 2,
+        "radial_MLP": [4],
+        "model_dtype": "float64",
+    }
+    return make_untrained("mace", [structure], seed=3, readout=readout, **arguments)
+
+
+def test_one_layer_mace_mlp_of_before_is_the_linear_map_that_it_was(tmp_path, ag_frames, caplog):
+    """What `readout: {kind: mlp, hidden: [16]}` wrote: a linear block under the name of an MLP."""
+    old = mace_of_one_layer({"kind": "linear"}, ag_frames[0])
+    said = ReadoutConfig(kind="mlp", hidden=(16,)).model_dump(mode="json")
+    old.config = {"model": old.config["model"] | {"readout": said}}
+    old.training_summary = {"trained": False}
+    read = load_checkpoint(save_checkpoint(old, tmp_path / "old.pth"))
+    for _ in range(2):
+        model = read.build()
+    frame = read.reference_frames[0]
+    again = evaluate(model, frame_atoms(frame, read.type_names))
+    torch.testing.assert_close(again["forces"], frame["forces"], rtol=0, atol=1e-12)
+    assert read.readout.kind == "linear"
+    assert [(entry["kind"], entry["widths"]) for entry in read.readouts] == [("linear", [5, 1])]
+    assert "it is read as readout.kind linear" in read.note
+    assert [record.getMessage() for record in caplog.records] == [f"kan-md: note: {read.note}"]
+    found = describe_file(tmp_path / "old.pth")
+    assert found["readout"]["kind"] == "linear" and found["note"] == read.note
+
+
+def test_one_layer_mace_mlp_comes_back_as_an_mlp(tmp_path, ag_frames):
+    new = mace_of_one_layer({"kind": "mlp", "hidden": [16]}, ag_frames[0])
+    read = load_checkpoint(save_checkpoint(new, tmp_path / "new.pth"))
+    assert read.note is None
+    assert read.training_summary["readouts"] == read.readouts
+    assert [entry["widths"] for entry in read.readouts] == [[5, 16, 1]]
+    assert describe_file(tmp_path / "new.pth")["readouts"] == read.readouts
+
+
+def test_keys_in_vain_of_older_files_are_left_out(ag_frames):
+    old = mace_of_one_layer({"kind": "linear"}, ag_frames[0])
+    in_vain = {"kind": "linear", "hidden": [4], "basis": "bspline", "grid_range": [-1.0, 1.0]}
+    old.config = {"model": old.config["model"] | {"readout": in_vain}}
+    assert old.readout == ReadoutConfig(kind="linear")
+    old.build()

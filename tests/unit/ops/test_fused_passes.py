@@ -41,6 +41,21 @@ CASES = [
     pytest.param("mace", MACE | {"correlation": 3, "max_ell": 1}, ["C", "Si"], id="mace, cubic"),
     pytest.param("mace", MACE | DENSITY, ["C", "Si"], id="mace, densities"),
     pytest.param("mace", MACE | DENSITY | RESIDUAL, ["C"], id="mace, density of the second layer"),
+    *(
+        pytest.param("mace", MACE | {"num_interactions": layers, "readout": kind}, ["C"], id=name)
+        for name, layers, kind in (
+            ("mace, one layer, mlp", 1, {"kind": "mlp", "hidden": [7]}),
+            ("mace, one layer, linear", 1, {"kind": "linear"}),
+            ("mace, one layer, kan", 1, {"kind": "kan", "hidden": [3]}),
+            ("mace, two layers, mlp", 2, {"kind": "mlp", "hidden": [7]}),
+        )
+    ),
+    pytest.param(
+        "mace",
+        MACE | {"readout": "mlp", "readout_cls": "NonLinearBiasReadoutBlock"},
+        ["C", "Si"],
+        id="mace, mlp with biases",
+    ),
     pytest.param("nequip", NEQUIP | {"parity": False}, ["C"], id="nequip without parity"),
     pytest.param("nequip", NEQUIP, ["C", "Si"], id="nequip, two elements, parity"),
     pytest.param("nequip", NEQUIP | PAIR_CUTOFFS, ["C", "Si"], id="nequip, cutoffs by pair"),
@@ -55,9 +70,8 @@ def build(backbone, keywords, type_names, dtype="float64"):
         model_dtype=dtype,
         type_names=type_names,
         r_max=R_MAX,
-        readout={"kind": "kan", "num_basis": 4},
         avg_num_neighbors=10.0,
-        **keywords,
+        **{"readout": {"kind": "kan", "num_basis": 4}} | keywords,
     )
 
 

@@ -1,0 +1,87 @@
+"""What stands at the sites of a model: kind, widths, number of parameters, where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from kan_md.backbones.build import adapter_of
+from kan_md.backbones.etgnn.layers import UpProjection
+from kan_md.backbones.readout import MLP, ProjectedKAN
+from kan_md.kan.network import KAN
+
+
+def describe_readouts(model: torch.nn.Module, backbone: str) -> list[dict[str, object]]:
+    """Describe the functions of scalars that stand at a model's sites, output blocks first.
+
+    Args:
+        model: what :func:`kan_md.backbones.build.build_model` returns.
+        backbone: its architecture.
+
+    Returns:
+        For each ``{"site", "place", "made_by", "kind", "basis", "widths", "parameters"}``, plain
+        values; ``made_by`` is ``kan-md`` for what ``readout`` asked for and ``upstream`` for what
+        was left there; ``basis`` is empty where there is none.
+    """
+    return [
+        {
+            "site": site,
+            "place": place,
+            "made_by": "kan-md" if isinstance(function, (KAN, ProjectedKAN, MLP)) else "upstream",
+            **_describe(function),
+            "parameters": sum(parameter.numel() for parameter in function.parameters()),
+        }
+        for site, place, function in _functions(model, backbone)
+    ]
+
+
+def readout_lines(
+    readouts: Sequence[Mapping[str, object]], *, idle: Sequence[str] = ()
+) -> list[str]:
+    """One line for each output block and each other block that was replaced.
+
+    Args:
+        readouts: see :func:`describe_readouts`.
+        idle: hyperparameters that were given in vain, see
+            :func:`kan_md.backbones.build.idle_hyperparameters`.
+    """
+    lines = [
+        f"{entry['site']}{', ' if entry['place'] else ''}{entry['place']}: {entry['kind']}"
+        f"{' ' if entry['basis'] else ''}{entry['basis']} {'-'.join(map(str, entry['widths']))}, "
+        f"{entry['parameters']:,} parameters"
+        for entry in readouts
+        if entry["site"] == "output" or entry["made_by"] == "kan-md"
+    ]
+    if idle:
+        names = ", ".join(f"model.{name}" for name in idle)
+        lines.append(f"note: without effect, because the readout stands there: {names}")
+    return lines
+
+
+def _functions(model: torch.nn.Module, backbone: str) -> Iterator[tuple[str, str, torch.nn.Module]]:
+    module = adapter_of(backbone).load()
+    fixed = module.upstream_readouts(model) if hasattr(module, "upstream_readouts") else []
+    for place, function in fixed:
+        yield "output", place, function
+    for site, slots in module.sites(model).items():
+        for slot in slots:
+            yield site, slot.place, slot.function
+
+
+def _describe(function: torch.nn.Module) -> dict[str, object]:
+    kan = next((m for m in function.modules() if isinstance(m, KAN)), None)
+    if kan is not None:
+        first = [function[0].in_features] if isinstance(function, ProjectedKAN) else []
+        return {"kind": "kan", "basis": kan.layers[0].basis, "widths": [*first, *kan.widths]}
+    # MLPs of ours and of nequip and ETGNN's dense layer have dims, blocks of mace-torch irreps.
+    widths = list(function.dims) if hasattr(function, "dims") else _widths_of_mace(function)
+    nonlinear = len(widths) > 2 or isinstance(function, UpProjection)
+    return {"kind": "mlp" if nonlinear else "linear", "basis": "", "widths": widths}
+
+
+def _widths_of_mace(block: torch.nn.Module) -> list[int]:
+    """Number of scalars before, between and after the linear maps of one of mace-torch's blocks."""
+    maps = [child for child in block.children() if hasattr(child, "irreps_in")]
+    maps = [child for child in maps if hasattr(child, "weight_numel")]
+    return [maps[0].irreps_in.count("0e"), *(child.irreps_out.dim for child in maps)]
