@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/images.h"
 #include "core/type_map.h"
+#include "fix_kanmd_ghosts.h"
 #include "guard.h"
 
 #include "atom.h"
@@ -30,8 +31,7 @@ using kan_md::Layout;
 /* ---------------------------------------------------------------------- */
 
 ComputeKanmdTensor::ComputeKanmdTensor(LAMMPS *lmp, int narg, char **arg) :
-    Compute(lmp, narg, arg), style_(std::string("compute ") + id + " kanmd/tensor"), nmax_(0),
-    user_cutghost_(0.0), own_cutghost_(0.0)
+    Compute(lmp, narg, arg), style_(std::string("compute ") + id + " kanmd/tensor"), nmax_(0)
 {
   comm_forward = 1;    // identities
   guard_together(lmp, style_, [&] { read_arguments(narg, arg); });
@@ -53,8 +53,7 @@ ComputeKanmdTensor::ComputeKanmdTensor(LAMMPS *lmp, int narg, char **arg) :
 
 ComputeKanmdTensor::~ComputeKanmdTensor()
 {
-  if (comm && own_cutghost_ > 0.0 && comm->cutghostuser == own_cutghost_)
-    comm->cutghostuser = user_cutghost_;
+  FixKanmdGhosts::forget(lmp, this);
   delete[] vector;
   memory->destroy(vector_atom);
   memory->destroy(array_atom);
@@ -174,8 +173,18 @@ void ComputeKanmdTensor::request_ghosts()
                                 " Å) must fit into the box with comm_style tiled",
                             "a periodic length of " + std::to_string(domain->prd[d]) + " Å", "",
                             "use comm_style brick or a larger box");
-  if (comm->cutghostuser != own_cutghost_) user_cutghost_ = comm->cutghostuser;
-  own_cutghost_ = comm->cutghostuser = std::max(user_cutghost_, cutoff);
+  FixKanmdGhosts::want(lmp, this, cutoff);
+}
+
+// The skin is for atoms that move until LAMMPS makes its ghosts anew.
+void ComputeKanmdTensor::check_ghosts() const
+{
+  const double needed = reach() + neighbor->skin, found = FixKanmdGhosts::reach(lmp);
+  if (found < needed * (1.0 - 1e-9))
+    throw kan_md::Error("ghosts must reach " + std::to_string(needed) + " Å out",
+                        std::to_string(found) + " Å", "",
+                        "use the compute in a run, or set comm_modify cutoff " +
+                            std::to_string(needed) + " before it");
 }
 
 /* ---------------------------------------------------------------------- */
@@ -227,7 +236,10 @@ double ComputeKanmdTensor::compute_scalar()
 void ComputeKanmdTensor::evaluate()
 {
   find_images();
-  guard_together(lmp, style_, [&] { read_rows(build_graph()); });
+  guard_together(lmp, style_, [&] {
+    check_ghosts();
+    read_rows(build_graph());
+  });
   combine_over_atoms();
 }
 

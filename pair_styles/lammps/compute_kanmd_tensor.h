@@ -49,6 +49,7 @@ class ComputeKanmdTensor : public Compute {
   std::vector<std::string> names_by_mass() const;
   void check_masses() const;
   void request_ghosts();
+  void check_ghosts() const;
   double reach() const;
 
   void evaluate();
@@ -71,7 +72,6 @@ class ComputeKanmdTensor : public Compute {
   std::vector<double> rows_;              // [centres][columns of the tensor]
   std::vector<double> total_;             // [columns], sum or mean over all atoms of all ranks
   int nmax_;
-  double user_cutghost_, own_cutghost_;
 };
 
 }    // namespace LAMMPS_NS

@@ -5,6 +5,7 @@
 
 #include "pair_kan.h"
 
+#include "fix_kanmd_ghosts.h"
 #include "guard.h"
 
 #include "core/error.h"
@@ -45,10 +46,10 @@ int rank_on_node(MPI_Comm world)
 /* ---------------------------------------------------------------------- */
 
 PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
-    Pair(lmp), style_(style), who_("pair_style " + style_), check_mass_(true),
-    keep_(kan_md::Keep::STEP), return_width_(0), user_cutghost_(0.0), own_cutghost_(0.0),
-    lists_seen_(-1), start_reported_(false), cuda_peak_allocated_(0.0), cuda_peak_reserved_(0.0),
-    close_edges_(0), warned_of_close_(false), warned_of_virial_(false)
+    Pair(lmp), style_(style), who_("pair_style " + style_), accepted_(false), ready_(false),
+    local_rank_(rank_on_node(world)), return_width_(0), lists_seen_(-1), start_reported_(false),
+    cuda_peak_allocated_(0.0), cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false),
+    warned_of_virial_(false)
 {
   single_enable = 0;
   restartinfo = 0;
@@ -58,13 +59,11 @@ PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
   centroidstressflag = CENTROID_AVAIL;
   comm_forward = 1;         // identities
   comm_reverse_off = 18;    // force, per-atom virials
-  device_.local_rank = rank_on_node(world);
 }
 
 PairKAN::~PairKAN()
 {
-  if (comm && own_cutghost_ > 0.0 && comm->cutghostuser == own_cutghost_)
-    comm->cutghostuser = user_cutghost_;
+  FixKanmdGhosts::forget(lmp, this);
   if (allocated) {
     memory->destroy(setflag);
     memory->destroy(cutsq);
@@ -75,60 +74,78 @@ PairKAN::~PairKAN()
 /* ----------------------------------------------------------------------
    pair_style allegro | nequip | mace [device auto|cpu|cuda] [mass check|ignore]
               [keep step|list|nothing]
+   The command may come again without a new pair_coeff. One that is refused changes nothing.
 ------------------------------------------------------------------------- */
 
 void PairKAN::settings(int narg, char **arg)
 {
+  Settings settings;
+  std::unique_ptr<kan_md::CompiledModel> model;
   guard_together(lmp, who_, [&] {
-    const std::string device_before = device_.device;
-    device_.device = "auto";
-    check_mass_ = true;
-    keep_ = kan_md::Keep::STEP;
-    for (int i = 0; i < narg; i += 2) {
-      const std::string key = arg[i];
-      const std::string value = i + 1 < narg ? arg[i + 1] : "";
-      if (key == "device" && !value.empty())
-        device_.device = value;
-      else if (key == "keep" && value == "step")
-        keep_ = kan_md::Keep::STEP;
-      else if (key == "keep" && value == "list")
-        keep_ = kan_md::Keep::LIST;
-      else if (key == "keep" && value == "nothing")
-        keep_ = kan_md::Keep::NOTHING;
-      else if (key == "mass" && (value == "check" || value == "ignore"))
-        check_mass_ = value == "check";
-      else
-        throw kan_md::Error("keywords of the pair_style command",
-                            value.empty() ? key : key + " " + value,
-                            "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing",
-                            "name the model file in pair_coeff");
-    }
-    // The command may come again without a new pair_coeff.
-    if (model_ && device_.device != device_before) load_model(file_);
-    resident_.reset();
+    settings = read_settings(narg, arg);
+    if (model_ && settings.device != settings_.device) model = open_model(file_, settings.device);
   });
+  accepted_ = true;
+  ready_ = false;
+  settings_ = settings;
+  if (model) take_model(std::move(model));
+  resident_.reset();
+}
+
+PairKAN::Settings PairKAN::read_settings(int narg, char **arg)
+{
+  Settings settings;
+  for (int i = 0; i < narg; i += 2) {
+    const std::string key = arg[i];
+    const std::string value = i + 1 < narg ? arg[i + 1] : "";
+    if (key == "device" && !value.empty())
+      settings.device = value;
+    else if (key == "keep" && value == "step")
+      settings.keep = kan_md::Keep::STEP;
+    else if (key == "keep" && value == "list")
+      settings.keep = kan_md::Keep::LIST;
+    else if (key == "keep" && value == "nothing")
+      settings.keep = kan_md::Keep::NOTHING;
+    else if (key == "mass" && (value == "check" || value == "ignore"))
+      settings.check_mass = value == "check";
+    else
+      throw kan_md::Error("keywords of the pair_style command",
+                          value.empty() ? key : key + " " + value,
+                          "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing",
+                          "name the model file in pair_coeff");
+  }
+  return settings;
 }
 
 /* ----------------------------------------------------------------------
    pair_coeff * * FILE ELEMENT|NULL ... (one for each atom type)
+   One that is refused, on any rank, changes nothing.
 ------------------------------------------------------------------------- */
 
 void PairKAN::coeff(int narg, char **arg)
 {
-  guard_together(lmp, who_, [&] {
+  std::unique_ptr<kan_md::CompiledModel> model;
+  kan_md::TypeTable types;
+  std::string who = "pair_style " + style_;
+  guard_together(lmp, who, [&] {
     if (narg < 3 || strcmp(arg[0], "*") != 0 || strcmp(arg[1], "*") != 0)
       throw kan_md::Error("pair_coeff must be: pair_coeff * * FILE ELEMENT ...",
                           narg < 3 ? std::to_string(narg) + " arguments"
                                    : std::string(arg[0]) + " " + arg[1],
                           "", "one model file serves all atom types");
-    load_model(arg[2]);
-    check_model();
-    types_ = kan_md::map_types(model_->manifest(), {arg + 3, arg + narg}, atom->ntypes);
-    allocate();
-    for (int i = 1; i <= atom->ntypes; ++i)
-      for (int j = i; j <= atom->ntypes; ++j)
-        setflag[i][j] = types_.model_type[i] >= 0 && types_.model_type[j] >= 0;
+    who += std::string(": ") + arg[2];
+    model = open_model(arg[2], settings_.device);
+    check_model(model->manifest());
+    types = kan_md::map_types(model->manifest(), {arg + 3, arg + narg}, atom->ntypes);
   });
+  file_ = arg[2];
+  who_ = who;
+  take_model(std::move(model));
+  types_ = std::move(types);
+  allocate();
+  for (int i = 1; i <= atom->ntypes; ++i)
+    for (int j = i; j <= atom->ntypes; ++j)
+      setflag[i][j] = types_.model_type[i] >= 0 && types_.model_type[j] >= 0;
 }
 
 void PairKAN::allocate()
@@ -146,19 +163,23 @@ void PairKAN::allocate()
   allocated = 1;
 }
 
-void PairKAN::load_model(const std::string &file)
+std::unique_ptr<kan_md::CompiledModel> PairKAN::open_model(const std::string &file,
+                                                           const std::string &device) const
 {
-  file_ = file;
-  who_ = "pair_style " + style_ + ": " + file;
   const std::string path = utils::get_potential_file_path(file);
+  return kan_md::load_compiled_model(path.empty() ? file : path, {device, local_rank_});
+}
+
+void PairKAN::take_model(std::unique_ptr<kan_md::CompiledModel> model)
+{
+  ready_ = false;
   resident_.reset();
-  model_ = kan_md::load_compiled_model(path.empty() ? file : path, device_);
+  model_ = std::move(model);
   start_reported_ = false;
 }
 
-void PairKAN::check_model() const
+void PairKAN::check_model(const kan_md::Manifest &manifest) const
 {
-  const auto &manifest = model_->manifest();
   if (manifest.kind != "potential")
     throw kan_md::Error("model file must be a potential",
                         "a model of tensor properties (" + manifest.backbone + ")", "",
@@ -173,26 +194,29 @@ void PairKAN::check_model() const
 void PairKAN::init_style()
 {
   lists_seen_ = -1;
+  ready_ = false;
   guard_together(lmp, who_, [&] {
+    if (!accepted_)
+      throw kan_md::Error("a pair_style command must be accepted", "one that was refused", "",
+                          "give pair_style again, then pair_coeff");
     if (!model_)
       throw kan_md::Error("pair_coeff must name a model file", "no pair_coeff command", "",
                           "add: pair_coeff * * FILE ELEMENT ...");
     if (strcmp(update->unit_style, "metal") != 0)
       throw kan_md::Error("units must be metal", update->unit_style, "metal",
                           "set units metal at the top of the input");
-    if (check_mass_) check_masses();
+    if (settings_.check_mass) check_masses();
     const auto &manifest = model_->manifest();
     const Layout layout = choose_layout(manifest.num_layers, comm->nprocs);
     if (layout == Layout::HALO && manifest.convention == Convention::NODE_FORCES)
       throw kan_md::Error("a message-passing file of nequip-compile runs on one rank",
                           std::to_string(comm->nprocs) + " ranks", "1",
                           "deploy the model with kan-md deploy to use several");
-    if (!builder_ || builder_->layout() != layout)
-      builder_ = std::make_unique<kan_md::GraphBuilder>(layout, manifest.num_layers);
+    builder_ = std::make_unique<kan_md::GraphBuilder>(layout, manifest.num_layers);
     if (layout == Layout::HALO)    // its nodes depend on the positions
       resident_.reset();
     else if (!resident_)
-      resident_ = model_->make_resident(keep_);
+      resident_ = model_->make_resident(settings_.keep);
     request_ghosts();
   });
   check_special_bonds();
@@ -203,6 +227,7 @@ void PairKAN::init_style()
         FLERR, one_line(who_, "the file was compiled for " + std::to_string(manifest.threads) +
                                   " threads per rank, this run has " +
                                   std::to_string(comm->nthreads) + "; deploy it again for these"));
+  ready_ = true;
 }
 
 void PairKAN::check_masses() const
@@ -241,7 +266,10 @@ void PairKAN::request_ghosts()
   ghostneigh = halo;
   neighbor->add_request(this,
                         halo ? NeighConst::REQ_FULL | NeighConst::REQ_GHOST : NeighConst::REQ_FULL);
-  if (!halo) return;
+  if (!halo) {
+    FixKanmdGhosts::forget(lmp, this);
+    return;
+  }
   const double cutoff = halo_cutoff();
   const std::string need = std::to_string(model_->manifest().num_layers) + " layers x " +
                            std::to_string(model_->manifest().r_max) +
@@ -256,8 +284,17 @@ void PairKAN::request_ghosts()
                                 ") must fit into the box with comm_style tiled",
                             "a periodic length of " + std::to_string(domain->prd[d]) + " Å", "",
                             "use comm_style brick, a larger box, or one rank");
-  if (comm->cutghostuser != own_cutghost_) user_cutghost_ = comm->cutghostuser;
-  own_cutghost_ = comm->cutghostuser = std::max(user_cutghost_, cutoff);
+  FixKanmdGhosts::want(lmp, this, cutoff);
+}
+
+void PairKAN::check_ghosts() const
+{
+  const double found = FixKanmdGhosts::reach(lmp);
+  if (found < halo_cutoff() * (1.0 - 1e-9))
+    throw kan_md::Error("ghosts must reach " + std::to_string(halo_cutoff()) +
+                            " Å out for message passing on several ranks",
+                        std::to_string(found) + " Å", "",
+                        "set comm_modify cutoff " + std::to_string(halo_cutoff()));
 }
 
 double PairKAN::halo_cutoff() const

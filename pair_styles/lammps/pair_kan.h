@@ -43,12 +43,23 @@ class PairKAN : public Pair {
   virtual kan_md::Layout choose_layout(int num_layers, int num_ranks) const = 0;
 
  private:
+  // Of the pair_style command.
+  struct Settings {
+    std::string device = "auto";
+    bool check_mass = true;
+    kan_md::Keep keep = kan_md::Keep::STEP;
+  };
+
+  static Settings read_settings(int narg, char **arg);
   void allocate();
-  void load_model(const std::string &file);
-  void check_model() const;
+  std::unique_ptr<kan_md::CompiledModel> open_model(const std::string &file,
+                                                    const std::string &device) const;
+  void take_model(std::unique_ptr<kan_md::CompiledModel> model);
+  void check_model(const kan_md::Manifest &manifest) const;
   void check_masses() const;
   void check_special_bonds() const;
   void request_ghosts();
+  void check_ghosts() const;
   double halo_cutoff() const;
 
   bool lists_are_new() const;
@@ -79,9 +90,10 @@ class PairKAN : public Pair {
 
   std::string style_, file_;
   std::string who_;    // style and file, before every message
-  bool check_mass_;
-  kan_md::DeviceRequest device_;
-  kan_md::Keep keep_;
+  Settings settings_;
+  bool accepted_;    // a pair_style command
+  bool ready_;       // what init_style prepared fits the model
+  int local_rank_;
   std::unique_ptr<kan_md::CompiledModel> model_;
   std::unique_ptr<kan_md::ResidentModel> resident_;    // borrows model_
   std::unique_ptr<kan_md::GraphBuilder> builder_;
@@ -93,7 +105,6 @@ class PairKAN : public Pair {
   std::vector<int> first_image_;          // [num_all]
   std::vector<double> ghost_return_;      // [num_all][width], newton off
   int return_width_;
-  double user_cutghost_, own_cutghost_;
   bigint lists_seen_;    // step of the neighbour lists that identity_ and list_ belong to
   bool start_reported_;
   double cuda_peak_allocated_, cuda_peak_reserved_;    // bytes, for extract()

@@ -15,6 +15,7 @@
 
 #include "atom.h"
 #include "comm.h"
+#include "error.h"
 #include "force.h"
 #include "neigh_list.h"
 #include "neighbor.h"
@@ -40,7 +41,12 @@ constexpr int CENTROID[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};
 void PairKAN::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
+  if (!ready_)
+    error->all(FLERR, one_line(who_, "pair_style or pair_coeff came after the last setup of a run; "
+                                     "run without the keyword pre no"));
   const bool new_lists = lists_are_new();
+  if (new_lists && builder_->layout() == Layout::HALO)
+    guard_together(lmp, who_, [&] { check_ghosts(); });
   if (new_lists && builder_->layout() != Layout::LOCAL_WITH_GHOSTS) find_images();
 
   // With newton off LAMMPS drops what is added to ghosts, so their share waits here.

@@ -8,6 +8,7 @@
 #include "compute_kanmd_tensor.h"
 #include "core/allocator.h"
 #include "fix_kanmd_efield.h"
+#include "fix_kanmd_ghosts.h"
 #include "pair_allegro.h"
 #include "pair_mace.h"
 #include "pair_nequip.h"
@@ -82,4 +83,5 @@ extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
   add_style("compute", "kanmd/tensor", &create_with_arguments<ComputeKanmdTensor>, lmp, handle,
             add);
   add_style("fix", "kanmd/efield", &create_with_arguments<FixKanmdEfield>, lmp, handle, add);
+  add_style("fix", "KANMD/GHOSTS", &create_with_arguments<FixKanmdGhosts>, lmp, handle, add);
 }

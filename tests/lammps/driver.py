@@ -3,8 +3,9 @@
 usage: python driver.py JOBS.json OUTPUT_FOLDER
 
 Each job is a dict: ``commands`` (LAMMPS lines; ``!resident NAME`` keeps the resident memory at that
-point as a value, ``!peak NAME`` the largest so far) and ``gather`` (whether to keep the atoms'
-values).
+point as a value, ``!peak NAME`` the largest so far, ``!refused LINE`` runs a line that must end in
+an error, catches it and goes on: its message joins the value ``refused``), ``gather`` (whether to
+keep the atoms' values) and ``thermo`` (whether to keep the energy).
 Every rank writes the atoms that it owns; rank 0 also writes thermo values, output and errors.
 """
 
@@ -72,6 +73,19 @@ def peak_bytes():
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
+def error_of(lmp, command):
+    """The message of a command that LAMMPS must refuse."""
+    try:
+        lmp.command(command)
+    except Exception as error:
+        return one_line(error)
+    raise AssertionError(f"LAMMPS took: {command}")
+
+
+def one_line(error):
+    return re.sub(r"\s+", " ", str(error))
+
+
 def run_job(lmp, job, number, folder):
     rank = lmp.extract_setting("world_rank")
     result = {"error": "", "thermo": {}, "values": {}}
@@ -83,9 +97,13 @@ def run_job(lmp, job, number, folder):
                     result["values"][command.split()[1]] = resident_bytes()
                 elif command.startswith("!peak "):
                     result["values"][command.split()[1]] = peak_bytes()
+                elif command.startswith("!refused "):
+                    message = error_of(lmp, command.removeprefix("!refused "))
+                    result["values"].setdefault("refused", []).append(message)
                 else:
                     lmp.command(command)
-            result["thermo"] = {key: lmp.get_thermo(key) for key in THERMO}
+            if job.get("thermo", True):
+                result["thermo"] = {key: lmp.get_thermo(key) for key in THERMO}
             for name in job.get("computes", ()):
                 result["values"][name] = np.array(lmp.numpy.extract_compute(name, 0, 1)).tolist()
             for name in job.get("variables", ()):
@@ -93,7 +111,7 @@ def run_job(lmp, job, number, folder):
             if job.get("gather", True):
                 np.savez(folder / f"atoms-{number}-{rank}.npz", **owned(lmp))
         except Exception as error:
-            result["error"] = re.sub(r"\s+", " ", str(error))
+            result["error"] = one_line(error)
     if rank == 0:
         (folder / f"result-{number}.json").write_text(json.dumps(result))
 

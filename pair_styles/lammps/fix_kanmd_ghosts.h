@@ -1,0 +1,68 @@
+/* ----------------------------------------------------------------------
+   kan-md: machine-learned potentials in LAMMPS
+   This file is distributed under the GNU General Public License, version 2 or later.
+------------------------------------------------------------------------- */
+
+// Made by the styles that need it, never by the input.
+
+#ifdef FIX_CLASS
+// clang-format off
+FixStyle(KANMD/GHOSTS,FixKanmdGhosts);
+// clang-format on
+#else
+
+#ifndef LMP_FIX_KANMD_GHOSTS_H
+#define LMP_FIX_KANMD_GHOSTS_H
+
+#include "fix.h"
+
+#include <map>
+#include <string>
+
+namespace LAMMPS_NS {
+
+// Ghosts further out than any neighbour list needs them.
+//
+// LAMMPS knows one such wish, comm->cutghostuser, which is also the user's (comm_modify cutoff) and is
+// written into restart files. It is only read where LAMMPS sets up its communication, so this fix
+// raises it for these moments and puts the user's value back before anybody else looks.
+class FixKanmdGhosts : public Fix {
+ public:
+  FixKanmdGhosts(class LAMMPS *, int, char **);
+  ~FixKanmdGhosts() override;
+
+  // `style` wants ghosts out to `cutoff` Å from now on. To be called in its init.
+  static void want(class LAMMPS *lmp, const void *style, double cutoff);
+
+  // `style` wants no more than LAMMPS' own ghosts.
+  static void forget(class LAMMPS *lmp, const void *style);
+
+  // How far the present ghosts reach, Å.
+  static double reach(class LAMMPS *lmp);
+
+  int setmask() override;
+  void setup_pre_exchange() override { raise_in_run(); }
+  void setup(int) override { restore(); }
+  void min_setup(int) override { restore(); }
+  void initial_integrate(int) override { raise_in_run(); }
+  void initial_integrate_respa(int, int, int) override { raise_in_run(); }
+  void min_pre_exchange() override { raise_in_run(); }
+  void end_of_step() override { restore(); }
+  void min_post_force(int) override { restore(); }
+  int pack_border(int, int *, double *) override;
+
+ private:
+  double wanted() const;
+  void raise_in_run();
+  void raise();
+  void restore();
+
+  std::map<const void *, double> wishes_;
+  bool raised_;
+  double user_, own_;    // cutghostuser as found, and as raised
+};
+
+}    // namespace LAMMPS_NS
+
+#endif
+#endif
