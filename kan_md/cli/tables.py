@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from kan_md.data.targets import Target
 
 
+NOTHING = "–"
+"""Where there is no number because there are no labels."""
+
+
 def register(app: typer.Typer) -> None:
     """Nothing to add: this module serves the others."""
 
@@ -28,11 +32,14 @@ def track_frames(frames: Sequence[Atoms], *, description: str) -> Iterable[Atoms
     )
 
 
-def error_table(errors: Mapping[str, Mapping[str, float]], targets: Sequence[Target]) -> Table:
+def error_table(
+    errors: Mapping[str, Mapping[str, float | None]], targets: Sequence[Target]
+) -> Table:
     """Lay out MAE and RMSE of each quantity, one column per set.
 
     Args:
-        errors: by set and name, e.g. ``errors["val"]["forces_mae"]``, in the targets' units.
+        errors: by set and name, e.g. ``errors["val"]["forces_mae"]``, in the targets' units; None
+            or absent where a set has no labels.
         targets: what the names belong to.
     """
     from kan_md.train.metrics import shown_unit
@@ -41,16 +48,17 @@ def error_table(errors: Mapping[str, Mapping[str, float]], targets: Sequence[Tar
     table.add_column("MAE / RMSE", no_wrap=True)
     for part in errors:
         table.add_column(part, justify="right", no_wrap=True)
-    first = next(iter(errors.values()))
+    names = dict.fromkeys(name for values in errors.values() for name in values)
     # Components of tensors have no RMSE and a table of their own.
-    for name in (key.removesuffix("_rmse") for key in first if key.endswith("_rmse")):
+    for name in (key.removesuffix("_rmse") for key in names if key.endswith("_rmse")):
         unit, factor = milli(shown_unit(f"{name}_mae", targets))
         cells = [
-            f"{_digits(factor * values[f'{name}_mae'])} / "
-            f"{_digits(factor * values[f'{name}_rmse'])}"
+            " / ".join(_scaled(values.get(f"{name}_{kind}"), factor) for kind in ("mae", "rmse"))
             for values in errors.values()
         ]
-        table.add_row(f"{name.replace('_', ' ')} ({unit})" if unit else name, *cells)
+        if any(cell != f"{NOTHING} / {NOTHING}" for cell in cells):
+            cells = [NOTHING if cell == f"{NOTHING} / {NOTHING}" else cell for cell in cells]
+            table.add_row(f"{name.replace('_', ' ')} ({unit})" if unit else name, *cells)
     return table
 
 
@@ -77,6 +85,10 @@ def component_table(
     for axes in components:
         table.add_row(axes, *(_digits(errors[f"{group}_{axes}_mae"]) for group in groups))
     return table
+
+
+def _scaled(value: float | None, factor: float) -> str:
+    return NOTHING if value is None else _digits(factor * value)
 
 
 def _digits(value: float) -> str:

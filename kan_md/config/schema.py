@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
+from ase.data import chemical_symbols
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -66,7 +68,8 @@ class SplitConfig(Section):
         method: ``random``, or ``block``: the file is cut into ``blocks`` equal pieces, and each
             piece gives its first frames to training, the next to validation, the last to test, so
             that neighbours in a trajectory rarely end up on both sides.
-        train: share or number of the frames. Frames of isolated atoms count here.
+        train: share or number of the frames. Where frames are left out, isolated atoms for one,
+            and too few remain for all numbers, they are missing here.
         val: likewise; the best model is chosen on these.
         test: likewise; only looked at in the end.
         blocks: number of pieces of ``method: block``.
@@ -89,7 +92,12 @@ class KeysConfig(Section):
         forces: column, eV/Å.
         stress: entry of ``info``, eV/Å³, positive = tension; 6 (ASE's Voigt order) or 9 numbers.
         virial: entry of ``info``, eV; used as stress = -virial/volume where there is no stress.
-        weight: entry of ``info``, factor of a frame's share in the loss.
+        weight: entry of ``info``, factor of a frame's share in the loss. MACE's
+            ``config_energy_weight``, ``config_forces_weight`` and ``config_stress_weight`` are
+            those of single labels. A label of weight 0 is a missing label, as one that is NaN is.
+
+    Where a name below is absent, those of MACE and GAP are looked for (``REF_energy``,
+    ``dft_forces``, ``virials``, ...); training says what it read.
     """
 
     energy: str = "energy"
@@ -109,9 +117,12 @@ class DataConfig(Section):
         test: likewise.
         split: how ``train`` is divided.
         keys: names of the labels.
-        missing_stress: whether frames without stress are an ``error`` or left out of its loss
-            (``mask``) when the loss asks for stress.
+        missing_stress: whether frames without stress are left out of its loss (``mask``), as frames
+            without other labels are, or an ``error`` when the loss asks for stress.
         max_force: leave out frames with a force component beyond this, eV/Å.
+        isolated_atoms: frames of single atoms without neighbours, or with ``config_type:
+            IsolatedAtom``, give reference energies (``reference``); ``train`` has them in the loss
+            as well.
     """
 
     train: Paths
@@ -119,8 +130,9 @@ class DataConfig(Section):
     test: Paths | None = None
     split: SplitConfig = SplitConfig()
     keys: KeysConfig = KeysConfig()
-    missing_stress: Literal["error", "mask"] = "error"
+    missing_stress: Literal["error", "mask"] = "mask"
     max_force: PositiveFloat | None = None
+    isolated_atoms: Literal["reference", "train"] = "reference"
 
     @model_validator(mode="after")
     def _split_can_be_made(self) -> DataConfig:
@@ -145,6 +157,27 @@ class DataConfig(Section):
         return ["train", "val"] + ["test"] * (self.test is None)
 
 
+_REFERENCE_WORDS = {
+    "average": "least_squares",
+    "isolatedatom": "isolated",
+    "isolated_atoms": "isolated",
+}
+
+
+def _as_references(value: object) -> object:
+    """Reference energies in MACE's words, and by atomic number."""
+    if isinstance(value, str):
+        return _REFERENCE_WORDS.get(value.lower(), value)
+    if isinstance(value, Mapping):
+        return {
+            chemical_symbols[int(key)]
+            if str(key).isdigit() and int(key) < len(chemical_symbols)
+            else key: energy
+            for key, energy in value.items()
+        }
+    return value
+
+
 class ModelConfig(Section):
     """The backbone; further keys are the hyperparameters of its upstream builder.
 
@@ -153,8 +186,10 @@ class ModelConfig(Section):
         r_max: cutoff, Å.
         type_names: element symbols; by default those of the data, by atomic number.
         dtype: ``float32`` or ``float64``.
-        per_type_energy_shifts: reference energy of each type: ``least_squares`` over the training
-            set, ``zero``, or a mapping in eV.
+        per_type_energy_shifts: reference energy of each type: ``auto`` takes isolated atoms where
+            the training files have them and least squares over the training set for the others;
+            ``isolated`` (all types must have one), ``least_squares``, ``zero``, or a mapping in eV.
+            MACE's ``E0s`` is another name of it (``average`` and ``{29: -3.2}`` included).
         per_type_energy_scales: ``forces_rms`` of the training set, or a number in eV.
         avg_num_neighbors: ``auto`` counts the training set.
     """
@@ -165,9 +200,22 @@ class ModelConfig(Section):
     r_max: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
     type_names: list[str] | None = None
     dtype: Literal["float32", "float64"] = "float32"
-    per_type_energy_shifts: Literal["least_squares", "zero"] | dict[str, float] = "least_squares"
+    per_type_energy_shifts: Annotated[
+        Literal["auto", "isolated", "least_squares", "zero"] | dict[str, float],
+        BeforeValidator(_as_references),
+    ] = "auto"
     per_type_energy_scales: Literal["forces_rms"] | PositiveFloat = "forces_rms"
     avg_num_neighbors: Literal["auto"] | PositiveFloat | dict[str, float] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_names(cls, content: object) -> object:
+        if isinstance(content, Mapping) and "E0s" in content:
+            if "per_type_energy_shifts" in content:
+                raise ValueError("E0s is another name of per_type_energy_shifts: give one of them")
+            content = {**content, "per_type_energy_shifts": content["E0s"]}
+            del content["E0s"]
+        return content
 
     @property
     def hyperparameters(self) -> dict[str, object]:

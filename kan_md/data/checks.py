@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from ase import Atoms
 
+from kan_md.data.label_report import LabelReport, source_of
 from kan_md.data.targets import Target
 from kan_md.errors import KanMdError, user_error
 
@@ -38,43 +39,55 @@ def check_structures(frames: Sequence[Atoms], what: str) -> None:
         periodic = atoms.cell.array[atoms.pbc]
         if not np.isfinite(periodic).all() or not (np.linalg.norm(periodic, axis=1) > 0).all():
             raise _bad(atoms, "is periodic without a cell vector", atoms.cell.array.tolist())
+        if len(periodic) and np.linalg.matrix_rank(periodic) < len(periodic):
+            raise _bad(atoms, "has cell vectors in one plane", atoms.cell.array.tolist())
 
 
 def check_labels(
-    frames: Sequence[Atoms], targets: Iterable[Target], *, optional: Iterable[str] = ()
+    frames: Sequence[Atoms],
+    targets: Iterable[Target],
+    *,
+    complete: Iterable[str] = (),
+    report: LabelReport | None = None,
+    remedy: str = "",
 ) -> None:
-    """Every structure has every label that is asked for, and finite ones.
+    """Every label that is asked for is there, and numbers are numbers; NaN is a missing label.
 
     Args:
         frames: structures.
-        targets: what has to be there.
-        optional: names of targets that may be missing in some structures.
+        targets: what has to be there, in one structure or more.
+        complete: names of targets that every structure has to have.
+        report: of the labels, for the message.
+        remedy: what else can be done about a label that is absent, with ``{}`` for its name.
 
     Raises:
-        KanMdError: labels are missing everywhere or in some frames, or are not finite.
+        KanMdError: labels are missing everywhere, or in some frames where they may not, or are
+            infinite.
     """
     for target in targets:
         labels = [target.label(atoms) for atoms in frames]
         missing = [atoms for atoms, label in zip(frames, labels, strict=True) if label is None]
         if len(missing) == len(frames):
+            named = f", or name the labels with data.keys.{target.name}" * target.of_potential
             raise user_error(
                 f"data without {target.name}",
-                found=f"{len(frames)} structures, none with {target.name}",
+                found=f"{len(frames)} structures, none with {target.name}"
+                + (f" (they have {report.about(target.name)})" if report else ""),
                 allowed=None,
-                remedy=f"label them, or name the labels with data.keys.{target.name}",
+                remedy=f"label them{named}{remedy.format(target.name)}",
             )
-        if missing and target.name not in optional:
+        if missing and target.name in complete:
             raise user_error(
                 f"mixed labels: {target.name}",
                 found=f"{len(missing)} of {len(frames)} structures without it, "
-                f"the first is {_source(missing[0])}",
+                f"the first is {source_of(missing[0])}",
                 allowed=None,
                 remedy="label all structures"
                 + (" or set data.missing_stress: mask" if target.name == "stress" else ""),
             )
         for atoms, label in zip(frames, labels, strict=True):
-            if label is not None and not np.isfinite(label).all():
-                raise _bad(atoms, f"has no finite {target.name}", "NaN or infinity")
+            if label is not None and np.isinf(label).any():
+                raise _bad(atoms, f"has an infinite {target.name}", "infinity")
 
 
 def check_elements(frames: Sequence[Atoms], type_names: Sequence[str]) -> None:
@@ -87,7 +100,7 @@ def check_elements(frames: Sequence[Atoms], type_names: Sequence[str]) -> None:
         unknown = sorted(set(atoms.symbols) - set(type_names))
         if unknown:
             raise user_error(
-                f"element that the model does not know in {_source(atoms)}",
+                f"element that the model does not know in {source_of(atoms)}",
                 found=", ".join(unknown),
                 allowed=", ".join(type_names),
                 remedy="remove the structure, or train a model that has the element",
@@ -96,9 +109,5 @@ def check_elements(frames: Sequence[Atoms], type_names: Sequence[str]) -> None:
 
 def _bad(atoms: Atoms, what: str, found: object) -> KanMdError:
     return user_error(
-        f"structure {_source(atoms)} {what}", found=found, allowed=None, remedy="correct the file"
+        f"structure {source_of(atoms)} {what}", found=found, allowed=None, remedy="correct the file"
     )
-
-
-def _source(atoms: Atoms) -> str:
-    return atoms.info.get("source", atoms.get_chemical_formula())

@@ -11,17 +11,16 @@ from ase.geometry import complete_cell
 from nequip.data import AtomicDataDict, register_fields
 from nequip.data.dataset import AtomicDataset
 
-from kan_md.data.targets import Target
+from kan_md.data.labels import label_weight
+from kan_md.data.targets import STRESS, Target
 from kan_md.errors import user_error
 from kan_md.model.reference import model_input
 
-FRAME_WEIGHT_KEY = "kan_md_frame_weight"
-"""[num_frames, 1], factor of a structure's share in the loss."""
+WEIGHT_PREFIX = "kan_md_weight_"
+"""With a field's name: [num_frames, 1], factor of a structure's share in the loss of that field."""
 
 CLOSEST_PAIR = 0.2
 """Å; nothing that is meant to be a structure has atoms closer than this."""
-
-register_fields(graph_fields=[FRAME_WEIGHT_KEY])
 
 
 class FramesDataset(AtomicDataset):
@@ -48,10 +47,12 @@ class FramesDataset(AtomicDataset):
         targets: Sequence[Target],
     ) -> None:
         super().__init__()
-        any_periodic = any(atoms.pbc.any() for atoms in frames)
+        register_fields(graph_fields=[WEIGHT_PREFIX + target.field for target in targets])
+        # Structures of one batch need the same fields, and a stress needs a cell.
+        with_cell = any(atoms.pbc.any() for atoms in frames) or STRESS in targets
         self.type_names = tuple(type_names)
         self.data_list = [
-            _with_labels(_input(atoms, r_max, type_names, any_periodic), atoms, targets)
+            _with_labels(_input(atoms, r_max, type_names, with_cell), atoms, targets)
             for atoms in frames
         ]
 
@@ -67,13 +68,12 @@ class FramesDataset(AtomicDataset):
 
 
 def _input(
-    atoms: Atoms, r_max: float, type_names: Sequence[str], any_periodic: bool
+    atoms: Atoms, r_max: float, type_names: Sequence[str], with_cell: bool
 ) -> AtomicDataDict.Type:
     data = model_input(atoms, r_max, type_names)
     _refuse_overlap(atoms, data)
-    if any_periodic and AtomicDataDict.CELL_KEY not in data:
-        # Structures of one batch need the same fields; without images the cell has no effect but
-        # as the volume of a stress that nobody looks at.
+    if with_cell and AtomicDataDict.CELL_KEY not in data:
+        # Without images the cell has no effect but as the volume of a stress that has no label.
         cell = torch.from_numpy(complete_cell(atoms.cell.array)).view(1, 3, 3)
         data[AtomicDataDict.CELL_KEY] = cell
         edges = data[AtomicDataDict.EDGE_INDEX_KEY].shape[1]
@@ -113,8 +113,8 @@ def _with_labels(
         if label is None:
             label = np.full((rows, *target.shape), np.nan)
         data[target.field] = torch.from_numpy(label.copy())
-    weight = float(atoms.info.get("config_weight", 1.0))
-    data[FRAME_WEIGHT_KEY] = torch.full((1, 1), weight, dtype=torch.float64)
+        weight = label_weight(atoms, target.name)
+        data[WEIGHT_PREFIX + target.field] = torch.full((1, 1), weight, dtype=torch.float64)
     return data
 
 

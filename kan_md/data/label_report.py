@@ -36,20 +36,34 @@ class LabelReport:
     def lines(self) -> list[str]:
         """One line for each thing that a user should know."""
         lines = [
-            f"{label} is read from {name} ({count} structures)"
+            f"{label} is read from {name} ({structures(count)})"
             for (label, name), count in self.renamed.items()
         ]
         lines += [
-            f"{label} is read from {name}; {other} differs in {count} structures "
+            f"{label} is read from {name}; {other} differs in {structures(count)} "
             f"(data.keys.{label}: {other} reads that)"
             for (label, name, other), count in self.doubled.items()
         ]
+        alike: dict[tuple[int, str, str], list[str]] = {}
+        for (label, reason), count in self.dropped.items():
+            alike.setdefault((count, reason, self.examples[label, reason]), []).append(label)
         lines += [
-            f"{label} left out of {count} structures: {reason} (first {self.examples[key]})"
-            for key, count in self.dropped.items()
-            for label, reason in [key]
+            f"{', '.join(labels)} left out of {structures(count)}: {reason} (first {example})"
+            for (count, reason, example), labels in alike.items()
         ]
         return lines + self.notes
+
+    def about(self, label: str) -> str:
+        """The names that could be a label's, and why some of its labels do not count."""
+        hidden = {"source", "numbers", "positions", "unique_id"}
+        names = ", ".join(sorted(self.names - hidden)) or "no labels"
+        reasons = [reason for name, reason in self.dropped if name == label]
+        return names + "".join(f"; {label} left out: {reason}" for reason in reasons)
+
+
+def structures(count: int) -> str:
+    """A number of structures in words."""
+    return f"{count} structure{'s' * (count != 1)}"
 
 
 def source_of(atoms: Atoms) -> str:

@@ -54,6 +54,7 @@ def collect_labels(atoms: Atoms, keys: Mapping[str, str], report: LabelReport) -
     _keep_other_results(atoms, results)
     for name in ("energy", "free_energy", "forces", "stress"):  # the calculator has them now
         atoms.info.pop(name, None)
+    atoms.arrays.pop("forces", None)
     labels = {label: value for label, value in labels.items() if value is not None}
     atoms.calc = SinglePointCalculator(atoms, **labels) if labels else None
 
@@ -82,15 +83,9 @@ def check_keys(report: LabelReport, keys: Mapping[str, str]) -> None:
             raise user_error(
                 f"name of {label}",
                 found=f"{name}, which no structure has",
-                allowed=names_there(report),
+                allowed=report.about(label),
                 remedy=f"name what the file calls {label}",
             )
-
-
-def names_there(report: LabelReport) -> str:
-    """The names that could be a label's, for a message."""
-    hidden = {"source", "numbers", "positions", "unique_id"}
-    return ", ".join(sorted(report.names - hidden)) or "none"
 
 
 def _keep_other_results(atoms: Atoms, results: Mapping[str, object]) -> None:

@@ -37,8 +37,8 @@ def split_counts(number: int, sizes: Sizes) -> dict[str, int]:
         counts = {part: _count(number, size) for part, size in sizes.items() if size is not None}
         for part in sorted(missing, key="train".__eq__):  # training last: it takes all that is left
             left = number - sum(counts.values())
-            wanted = left if part == "train" else _count(number, DEFAULT_SHARES[part])
-            counts[part] = max(0, min(wanted, left))
+            wanted = int(number * DEFAULT_SHARES[part] + 1e-9)
+            counts[part] = left if part == "train" else min(max(part == "val", wanted), left)
         counts = {part: counts[part] for part in sizes}
     else:
         left = max(0.0, 1.0 - sum(size for size in sizes.values() if size is not None))

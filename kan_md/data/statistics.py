@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
@@ -10,50 +12,92 @@ from ase.data import atomic_numbers
 from nequip.data import AtomicDataDict
 
 from kan_md.data.dataset import FramesDataset, edge_lengths
+from kan_md.data.outliers import force_outliers
+from kan_md.data.references import ReferenceEnergies, fit_references
 from kan_md.data.targets import ENERGY, FORCES
 from kan_md.errors import user_error
 
 
-def reference_energies(dataset: FramesDataset) -> dict[str, float]:
-    """Least-squares energy per type: E ≈ Σ_types n_type·e_type over all structures.
-
-    Where the compositions do not determine the energies (a single stoichiometry), the solution of
-    smallest norm is taken.
-
-    Returns:
-        eV by type name; zero for a type that never occurs.
-    """
-    counts = np.array(
-        [
-            np.bincount(_types(data), minlength=len(dataset.type_names))
-            for data in dataset.data_list
-        ],
-        dtype=float,
+def type_counts(dataset: FramesDataset) -> np.ndarray:
+    """Atoms of each type, [num_structures, num_types]."""
+    types = len(dataset.type_names)
+    return np.array(
+        [np.bincount(_types(data), minlength=types) for data in dataset.data_list], dtype=float
     )
-    energies = np.array([data[ENERGY.field].item() for data in dataset.data_list])
-    # Weighted by 1/atoms, so that the error per atom is what is minimised.
-    atoms = counts.sum(axis=1)
-    solution = np.linalg.lstsq(counts / atoms[:, None], energies / atoms, rcond=1e-8)[0]
-    return dict(zip(dataset.type_names, solution.tolist(), strict=True))
 
 
-def forces_rms(dataset: FramesDataset) -> float:
-    """Root mean square of the force components, eV/Å.
+def reference_energies(
+    dataset: FramesDataset, isolated: Mapping[str, float] | None = None
+) -> ReferenceEnergies:
+    """Reference energies of the types, see :func:`kan_md.data.references.fit_references`.
+
+    Args:
+        dataset: training set.
+        isolated: energies of isolated atoms by type, eV.
+    """
+    energies = np.array(
+        [
+            data[ENERGY.field].item() if ENERGY.field in data else np.nan
+            for data in dataset.data_list
+        ]
+    )
+    return fit_references(type_counts(dataset), energies, dataset.type_names, isolated=isolated)
+
+
+@dataclass(frozen=True)
+class EnergyScale:
+    """Size of what a network's output is multiplied with.
+
+    Attributes:
+        value: root mean square of the force components without outliers, eV/Å; without any
+            forces that of the energies' residuals, eV.
+        plain: the same with outliers.
+        outliers: indices of structures that were left out.
+        of: what it is the size of.
+    """
+
+    value: float
+    plain: float
+    outliers: list[int]
+    of: Literal["forces", "energies"] = "forces"
+
+
+def energy_scale(frames: Sequence[Atoms], residuals: np.ndarray) -> EnergyScale:
+    """Size of the forces, or where there are none of the energies.
+
+    Args:
+        frames: training set.
+        residuals: [num_structures], energies per atom without reference energies, eV; NaN where
+            there is none.
 
     Raises:
         KanMdError: all forces are zero.
     """
-    squares = np.concatenate([data[FORCES.field].numpy().ravel() for data in dataset.data_list])
-    rms = float(np.sqrt(np.mean(np.square(squares))))
-    if rms < 1e-6:
+    forces = [FORCES.label(atoms) for atoms in frames]
+    if all(label is None for label in forces):
+        lengths = np.sqrt([len(atoms) for atoms in frames])
+        rms = _rms(residuals * lengths)  # N atoms that vary on their own: their sum by sqrt(N)
+        value = rms if rms > 1e-6 else 1.0
+        return EnergyScale(value, value, [], "energies")
+    outliers = force_outliers(frames).tolist()
+    labels = [np.empty(0) if label is None else label.ravel() for label in forces]
+    plain = _rms(np.concatenate(labels))
+    kept = [label for index, label in enumerate(labels) if index not in set(outliers)]
+    value = _rms(np.concatenate(kept))
+    if value < 1e-6:
         raise user_error(
             "forces of the training set are zero",
-            found=f"RMS {rms:.1e} eV/Å",
+            found=f"RMS {value:.1e} eV/Å",
             allowed=None,
             remedy="give structures away from equilibrium or a number as "
             "model.per_type_energy_scales",
         )
-    return rms
+    return EnergyScale(value, plain, outliers)
+
+
+def _rms(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.sqrt(np.mean(np.square(known)))) if known.size else 0.0
 
 
 def edge_statistics(dataset: FramesDataset) -> dict[str, object]:

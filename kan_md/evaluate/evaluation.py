@@ -71,7 +71,7 @@ def evaluate_file(
             allowed=None,
             remedy="label them, or name the labels with --key",
         )
-    check_labels(frames, labelled, optional={"stress"})
+    check_labels(frames, labelled)
     found = [predict(atoms) for atoms in track(frames)]
     for atoms, one in zip(frames, found, strict=True):
         _check_finite(atoms, one, labelled)

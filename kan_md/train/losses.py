@@ -8,7 +8,7 @@ import torch
 from nequip.data import AtomicDataDict
 from torchmetrics import Metric
 
-from kan_md.data.dataset import FRAME_WEIGHT_KEY
+from kan_md.data.dataset import WEIGHT_PREFIX
 
 Function = Literal["mse", "huber", "mae", "rmse"]
 
@@ -27,7 +27,7 @@ class TargetError(Metric):
         function: ρ: ``mse`` Δ², ``huber`` (quadratic within ``delta``: Δ²/2), ``mae`` |Δ|; ``rmse``
             is the root of the mean of Δ².
         delta: of Huber, in units of the field.
-        weighted: whether frame weights count.
+        weighted: whether weights of frames and labels count, as in a loss.
     """
 
     is_differentiable = True
@@ -76,7 +76,12 @@ class TargetError(Metric):
         self.count = self.count + known.sum()
 
     def compute(self) -> torch.Tensor:
-        """The mean over everything since the last reset; 0 where nothing was labelled."""
+        """The mean over everything since the last reset.
+
+        Where nothing was labelled, a term of the loss is 0 and an error that is shown is NaN.
+        """
+        if not self.weighted and self.count == 0:
+            return torch.full_like(self.total, torch.nan)
         mean = self.total / self.count.clamp(min=1)
         return mean.sqrt() if self.function == "rmse" else mean
 
@@ -90,5 +95,5 @@ class TargetError(Metric):
         return error.square()
 
     def _row_weights(self, target: AtomicDataDict.Type) -> torch.Tensor:
-        weights = target[FRAME_WEIGHT_KEY]  # [num_frames, 1]
+        weights = target[WEIGHT_PREFIX + self.field]  # [num_frames, 1]
         return weights[target[AtomicDataDict.BATCH_KEY]] if self.per == "atom" else weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from kan_md.backbones.etgnn.spec import TensorSpec, parse_tensors
 from kan_md.config.schema import LossConfig, TrainConfig
@@ -52,6 +52,27 @@ def all_losses(config: TrainConfig) -> list[LossConfig]:
 def learned_names(config: TrainConfig) -> set[str]:
     """Targets that some stage has in its loss."""
     return set().union(*(loss_weights(loss, config) for loss in all_losses(config)))
+
+
+def unasked_losses(config: TrainConfig) -> set[str]:
+    """Targets of a potential that are in the loss by default, not by the configuration."""
+    if config.targets:
+        return set()
+    asked = set().union(*(loss.model_fields_set for loss in all_losses(config)))
+    return {target.name for target in POTENTIAL_TARGETS} - asked
+
+
+def without_losses(config: TrainConfig, names: Collection[str]) -> TrainConfig:
+    """The configuration with some of a potential's targets taken out of every loss."""
+    weights = dict.fromkeys(names, 0.0)
+    training = config.training
+    stages = [
+        stage.model_copy(update={"loss": stage.loss.model_copy(update=weights)})
+        for stage in training.stages
+    ]
+    loss = training.loss.model_copy(update=weights)
+    training = training.model_copy(update={"loss": loss, "stages": stages})
+    return config.model_copy(update={"training": training})
 
 
 def loss_manager(loss: LossConfig, config: TrainConfig, targets: Sequence[Target]) -> dict:

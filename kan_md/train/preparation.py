@@ -6,23 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from ase import Atoms
 
 from kan_md.backbones.build import adapter_of, upstream_names
 from kan_md.backbones.etgnn import default_triplet_r_max
-from kan_md.config.schema import DataConfig, TrainConfig
+from kan_md.config.schema import TrainConfig
 from kan_md.data.checks import check_elements, check_labels, check_structures
 from kan_md.data.dataset import FramesDataset
-from kan_md.data.reading import read_frames
-from kan_md.data.splitting import PARTS, split_indices
-from kan_md.data.statistics import edge_statistics, forces_rms, reference_energies, types_of
+from kan_md.data.statistics import edge_statistics, types_of
 from kan_md.data.targets import Target
 from kan_md.data.tensor_labels import check_tensor_labels, tensor_statistics
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
 from kan_md.model.elements import elements_of
-from kan_md.train.metrics import learned_names, targets_of, tensors_of
+from kan_md.train.metrics import (
+    learned_names,
+    targets_of,
+    tensors_of,
+    unasked_losses,
+    without_losses,
+)
+from kan_md.train.parts import Note, Parts, grouped, read_parts
+from kan_md.train.references import potential_statistics
 
 
 @dataclass(frozen=True)
@@ -30,22 +35,29 @@ class PreparedData:
     """Data ready for training.
 
     Attributes:
+        config: what is learned, without labels that the data do not have.
         frames: structures by part; ``test`` may be empty.
         datasets: by part; parts without structures are absent.
         type_names: of the model.
-        targets: all that the model predicts.
-        shown: names of the targets whose errors can be shown, because every structure has them.
-        left_out: structures dropped because of ``data.max_force``.
+        targets: all that the model predicts and the data have.
+        labelled: by part, names of the targets that have labels there.
+        notes: headings and texts of what was found and left out.
         statistics: of the training set.
     """
 
+    config: TrainConfig
     frames: dict[str, list[Atoms]]
     datasets: dict[str, FramesDataset]
     type_names: list[str]
     targets: list[Target]
-    shown: set[str]
-    left_out: int
+    labelled: dict[str, set[str]]
+    notes: list[Note]
     statistics: dict[str, Any]
+
+    @property
+    def shown(self) -> set[str]:
+        """Names of the targets whose errors are shown."""
+        return set().union(*self.labelled.values())
 
 
 def prepare_data(config: TrainConfig) -> PreparedData:
@@ -54,109 +66,101 @@ def prepare_data(config: TrainConfig) -> PreparedData:
     Raises:
         KanMdError: anything is wrong with them.
     """
-    parts = _read_parts(config.data)
+    specs = tensors_of(config)
     targets = targets_of(config)
     learned = learned_names(config)
-    everything = [atoms for frames in parts.values() for atoms in frames]
-    check_structures(everything, "data")
-    required = [t for t in targets if t.name in learned or t.name in ("energy", "forces")]
-    optional = {"stress"} if config.data.missing_stress == "mask" else set()
-    specs = tensors_of(config)
+    parts = read_parts(config.data, config.model.r_max, [t for t in targets if t.name in learned])
+    everything = [atoms for frames in parts.frames.values() for atoms in frames]
     check_tensor_labels(everything, specs)
-    check_labels(everything, required, optional=optional)
-    parts, left_out = _drop_large_forces(parts, config.data.max_force)
-    parts = _divide(parts, config.data)
     for name in ("train", "val"):
-        check_structures(parts[name], f"{name} set")
-    type_names = config.model.type_names or _source_types(config) or types_of(parts["train"])
+        check_structures(parts.frames[name], f"{name} set")
+    type_names = config.model.type_names or _source_types(config) or types_of(parts.frames["train"])
     elements_of(type_names)  # raises now rather than when the model is saved
-    for frames in parts.values():
+    for frames in parts.frames.values():
         check_elements(frames, type_names)
-    shown = {
-        target.name
-        for target in targets
-        if all(target.label(atoms) is not None for atoms in everything)
+    config, notes = _without_absent_labels(config, parts, targets)
+    labelled = {
+        part: {target.name for target in targets if _has_any(frames, target)}
+        for part, frames in parts.frames.items()
     }
-    carried = [target for target in targets if target.name in shown | learned]
+    carried = [t for t in targets if any(t.name in names for names in labelled.values())]
     datasets = {
         name: FramesDataset(frames, config.model.r_max, type_names=type_names, targets=carried)
-        for name, frames in parts.items()
+        for name, frames in parts.frames.items()
         if frames
     }
     statistics = edge_statistics(datasets["train"])
     if specs:
         statistics |= tensor_statistics(datasets["train"], specs, leg_r_max=_leg_r_max(config))
     else:
-        statistics["reference_energies"] = reference_energies(datasets["train"])
-        statistics["forces_rms"] = forces_rms(datasets["train"])
+        found, more = potential_statistics(config, parts, datasets["train"])
+        statistics |= found
+        notes += more
     return PreparedData(
-        frames=parts,
+        config=config,
+        frames=parts.frames,
         datasets=datasets,
         type_names=list(type_names),
         targets=carried,
-        shown=shown | learned,
-        left_out=left_out,
+        labelled=labelled,
+        notes=grouped(parts.notes + notes),
         statistics=statistics,
     )
+
+
+def _has_any(frames: Sequence[Atoms], target: Target) -> bool:
+    return any(target.label(atoms) is not None for atoms in frames)
+
+
+def _without_absent_labels(
+    config: TrainConfig, parts: Parts, targets: Sequence[Target]
+) -> tuple[TrainConfig, list[Note]]:
+    """Take labels that the training set does not have out of the loss, unless they are asked for.
+
+    Raises:
+        KanMdError: a label that the configuration names has no data, or there is none at all.
+    """
+    learned, frames = learned_names(config), parts.frames["train"]
+    absent = {t.name for t in targets if t.name in learned and not _has_any(frames, t)}
+    asked = absent - unasked_losses(config)
+    check_labels(
+        frames,
+        [target for target in targets if target.name in asked],
+        report=parts.report,
+        remedy=", or take it out of training.loss ({}: 0)" if not config.targets else "",
+    )
+    notes: list[Note] = []
+    if absent:
+        config = without_losses(config, absent)
+        notes.append(
+            ("loss", f"without {', '.join(sorted(absent))}: no structure has labels of it")
+        )
+    learned -= absent
+    wanted = [target for target in targets if target.name in learned]
+    if not wanted:
+        check_labels(frames, targets, report=parts.report)
+    complete = {"stress"} if config.data.missing_stress == "error" else set()
+    everything = [atoms for found in parts.frames.values() for atoms in found]
+    check_labels(everything, wanted, complete=complete)
+    for target in wanted:
+        counts = {
+            part: sum(target.label(atoms) is not None for atoms in found)
+            for part, found in parts.frames.items()
+        }
+        some = [
+            f"{count} of {len(parts.frames[part])} {part}"
+            for part, count in counts.items()
+            if count < len(parts.frames[part])
+        ]
+        if some:
+            notes.append(("labels", f"{target.name} in {', '.join(some)} structures"))
+    return config, notes
 
 
 def _leg_r_max(config: TrainConfig) -> float:
     """Cutoff of triplet legs, as the builder will have it."""
     given = config.model.hyperparameters.get("triplet_r_max")
     return default_triplet_r_max(config.model.r_max) if given is None else float(given)
-
-
-def _read_parts(data: DataConfig) -> dict[str, list[Atoms]]:
-    keys = data.keys.model_dump()
-    return {
-        part: read_frames(paths, keys)
-        for part in ("train", "val", "test")
-        if (paths := getattr(data, part)) is not None
-    }
-
-
-def _drop_large_forces(
-    parts: dict[str, list[Atoms]], max_force: float | None
-) -> tuple[dict[str, list[Atoms]], int]:
-    if max_force is None:
-        return parts, 0
-    kept = {
-        part: [atoms for atoms in frames if np.abs(atoms.calc.results["forces"]).max() <= max_force]
-        for part, frames in parts.items()
-    }
-    return kept, sum(map(len, parts.values())) - sum(map(len, kept.values()))
-
-
-def _divide(parts: dict[str, list[Atoms]], data: DataConfig) -> dict[str, list[Atoms]]:
-    """Take what has no file of its own from the training frames."""
-    split = data.split
-    frames = parts["train"]
-    if not data.divided:
-        return {part: parts.get(part, []) for part in PARTS}
-    if len(frames) < 2:
-        raise user_error(
-            "too few structures to divide into training and validation",
-            found=len(frames),
-            allowed=">= 2",
-            remedy="give more structures or data.val",
-        )
-    indices = split_indices(
-        len(frames), _sizes(data), method=split.method, seed=split.seed, blocks=split.blocks
-    )
-    divided = {part: [frames[i] for i in chosen] for part, chosen in indices.items()}
-    found = {"test": [], **parts, **divided}
-    return {part: found[part] for part in PARTS}
-
-
-def _sizes(data: DataConfig) -> dict[str, float | None]:
-    """What ``split`` asks of the training frames; a part with a file does not count."""
-    sizes = {part: getattr(data.split, part) for part in PARTS}
-    filed = [sizes[part] for part in PARTS if part not in data.divided]
-    left = 1.0 - sum(size for size in filed if isinstance(size, float))
-    return {
-        part: min(1.0, sizes[part] / left) if isinstance(sizes[part], float) else sizes[part]
-        for part in data.divided
-    }
 
 
 def _source_types(config: TrainConfig) -> list[str] | None:

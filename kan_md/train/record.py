@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,8 @@ def _headline(trainer: Trainer) -> str:
     for name, value in epoch_values(trainer).items():
         if name.startswith("val_") and name.endswith("_mae") and "per_structure" not in name:
             target = name.removeprefix("val_").removesuffix("_mae")
+            if math.isnan(value):
+                continue  # no labels in the validation set
             label = target[0].upper() if target in ("energy", "forces", "stress") else target
             parts.append(f"{label} {value:.3g}")
     return "  ".join(parts)

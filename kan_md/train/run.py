@@ -45,6 +45,7 @@ from kan_md.train.metrics import (
     stage_coefficients,
 )
 from kan_md.train.module import MODEL_KEY, AveragedModule, PlainModule
+from kan_md.train.parts import note_lines
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
 from kan_md.train.record import EpochLog, ProgressDisplay, read_log
 
@@ -96,13 +97,14 @@ def train(
     data = prepare_data(config)
     if resume:
         _check_same_model(config, folder)
+    given, config = config, data.config
     with nequip_scope(), _quiet_lightning(), operators_in_layers() as with_operators:
         module = _make_module(config, data)
         _describe(console, config, data, module)
         if config.readout.kind == "kan" and device == "cpu" and not with_operators:
             console.print("KAN layers in plain torch; faster after: kan-md build", highlight=False)
         _make_folder(folder, keep=resume)
-        _write_config(config, folder)
+        _write_config(given, folder)
         budget = _make_budget(config)
         interruption = Interruption(last)
         trainer = _make_trainer(config, folder, device, budget, interruption, console)
@@ -338,8 +340,8 @@ def _describe(
     idle = idle_hyperparameters(config.model.backbone, config.readout.architecture, given)
     for line in readout_lines(built, idle=idle):
         console.print(f"  {line}", highlight=False)
-    if data.left_out:
-        console.print(f"{data.left_out} structures left out by data.max_force", highlight=False)
+    for line in note_lines(data.notes):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _load_best(
@@ -364,13 +366,13 @@ def _final_errors(
     module: lightning.LightningModule,
     data: PreparedData,
     config: TrainConfig,
-) -> dict[str, dict[str, float]]:
-    """Errors of the best weights on every part."""
+) -> dict[str, dict[str, float | None]]:
+    """Errors of the best weights on every part; None where a part has no labels."""
     loaders = [
         make_loader(dataset, config.training.val_batch_size) for dataset in data.datasets.values()
     ]
     results = trainer.test(module, loaders, verbose=False)
-    errors: dict[str, dict[str, float]] = {}
+    errors: dict[str, dict[str, float | None]] = {}
     for index, (part, result) in enumerate(zip(data.datasets, results, strict=True)):
         prefix = f"test{index}_epoch/"
         errors[part] = {
@@ -378,6 +380,10 @@ def _final_errors(
             for key, value in result.items()
             if key.startswith(prefix)
         }
+        for target in data.targets:
+            if target.name not in data.labelled[part]:  # no labels, no error
+                own = [name for name in errors[part] if name.startswith(f"{target.name}_")]
+                errors[part] |= dict.fromkeys(own)
     return errors
 
 
@@ -387,7 +393,7 @@ def _summary(
     model: torch.nn.Module,
     budget: Budget,
     best: dict[str, Any],
-    errors: dict[str, dict[str, float]],
+    errors: dict[str, dict[str, float | None]],
     trainer: lightning.Trainer,
 ) -> dict[str, Any]:
     return {
@@ -400,6 +406,8 @@ def _summary(
         "best_epoch": best["epoch"] + 1,
         "seconds": round(budget.seconds, 1),
         "seed": config.training.seed,
+        "references": data.statistics.get("reference_sources", {}),
+        "notes": [": ".join(note) for note in data.notes],
         "errors": errors,
         "versions": {name: version(name) for name in ("kan-md", "torch", "nequip")},
         "date": time.strftime("%Y-%m-%d"),

@@ -43,7 +43,6 @@ CASES = {
     "evaluate {model} {empty}": "no structures",
     "evaluate {model} {text}": "cannot be read",
     "evaluate {model} {unlabelled}": "data without energy, forces, stress",
-    "evaluate {model} {mixed}": "mixed labels",
     "evaluate {model} {silver}": "got Ag; allowed: Cu, Au",
     "evaluate {model} {data} --key force=F": "--key, got force",
     "evaluate {model} {data} --device tpu": "unknown device, got tpu",
@@ -51,7 +50,8 @@ CASES = {
     "evaluate {model} {data} -o {text}/sub": "missing or not writable",
     "evaluate {model} {data} -o /proc/sub": "missing or not writable",
     "evaluate {model} {data} --key energy=E": "got E, which no structure has; allowed: ",
-    "evaluate {model} {nan}": "nan.xyz, frame 0 has no finite energy",
+    "evaluate {model} {text_energy}": "energy of text_energy.xyz, frame 0, got '-1 eV'",
+    "evaluate {model} {data} --key weight=my_wieght": "got my_wieght, which no structure has",
     "evaluate {model} {collapsed}": "predicted forces of collapsed.xyz, frame 0, got NaN",
     "predict {missing} {data}": "model file not found",
     "predict {model} {data} -o {folder} --overwrite": "got a folder",
@@ -105,7 +105,7 @@ CASES = {
 def inputs(tmp_path, tiny_checkpoint, deployed, alloy_frames, ag_frames):
     """Good and bad files by name, in a folder of their own."""
     names = ("missing", "folder", "text", "empty", "truncated", "tampered", "model", "deployed")
-    data = ("data", "unlabelled", "mixed", "silver", "nan", "nan_positions", "collapsed")
+    data = ("data", "unlabelled", "text_energy", "silver", "nan_positions", "collapsed")
     paths = {name: tmp_path / f"{name}.pth" for name in names}
     paths |= {name: tmp_path / f"{name}.xyz" for name in data}
     paths["folder"].mkdir()
@@ -121,15 +121,14 @@ def inputs(tmp_path, tiny_checkpoint, deployed, alloy_frames, ag_frames):
     bare = [atoms.copy() for atoms in alloy_frames]
     ase.io.write(paths["data"], alloy_frames)
     ase.io.write(paths["unlabelled"], bare)
-    ase.io.write(paths["mixed"], [alloy_frames[0], bare[1]])
+    paths["text_energy"].write_text('1\nenergy="-1 eV"\nCu 0 0 0\n')
     ase.io.write(paths["silver"], ag_frames[:1])
     labels = {"energy": 0.0, "forces": np.zeros((len(bare[0]), 3))}
-    broken = {name: bare[0].copy() for name in ("nan", "nan_positions", "collapsed")}
+    broken = {name: bare[0].copy() for name in ("nan_positions", "collapsed")}
     broken["nan_positions"].positions[0] = np.nan
     broken["collapsed"].positions[1] = broken["collapsed"].positions[0]
     for name, atoms in broken.items():
-        changed = {"energy": np.nan} if name == "nan" else {}
-        atoms.calc = SinglePointCalculator(atoms, **labels | changed)
+        atoms.calc = SinglePointCalculator(atoms, **labels)
         ase.io.write(paths[name], atoms)
     model = {"backbone": "allegro", "r_max": 3.2, "l_max": 1, "num_layers": 1}
     config = {"data": {"train": str(paths["data"])}, "model": model, "training": {"epochs": 1}}

@@ -9,7 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from kan_md.data.dataset import EpochOrder, FramesDataset, make_loader
 from kan_md.data.splitting import split_indices
-from kan_md.data.statistics import edge_statistics, forces_rms, reference_energies, types_of
+from kan_md.data.statistics import edge_statistics, energy_scale, reference_energies, types_of
 from kan_md.data.targets import POTENTIAL_TARGETS
 from kan_md.errors import KanMdError
 
@@ -78,20 +78,24 @@ def dataset(frames, r_max=3.0):
 
 def test_reference_energies_solve_the_compositions():
     frames = [frame("Cu2Au", 2 * -1.5 - 3.0), frame("CuAu2", -1.5 - 6.0), frame("Cu3", -4.5)]
-    assert reference_energies(dataset(frames)) == pytest.approx({"Cu": -1.5, "Au": -3.0})
+    found = reference_energies(dataset(frames))
+    assert found.energies == pytest.approx({"Cu": -1.5, "Au": -3.0})
+    assert set(found.sources.values()) == {"least squares"}
 
 
 def test_single_stoichiometry_still_reproduces_the_energy():
-    energies = reference_energies(dataset([frame("CuAu2", -7.0), frame("CuAu2", -7.2)]))
-    assert energies["Cu"] + 2 * energies["Au"] == pytest.approx(-7.1)
+    found = reference_energies(dataset([frame("CuAu2", -7.0), frame("CuAu2", -7.2)]))
+    assert found.energies["Cu"] + 2 * found.energies["Au"] == pytest.approx(-7.1)
+    assert found.energies["Cu"] == pytest.approx(found.energies["Au"])  # nothing tells them apart
+    assert set(found.sources.values()) == {"equal shares"}
 
 
-def test_forces_rms_and_its_refusal_of_zero():
-    assert forces_rms(dataset([frame("Cu2", 0.0)])) == pytest.approx(0.5)
+def test_the_energy_scale_is_the_rms_of_the_forces_and_not_zero():
+    assert energy_scale([frame("Cu2", 0.0)], np.zeros(1)).value == pytest.approx(0.5)
     still = frame("Cu2", 0.0)
     still.calc.results["forces"] = np.zeros((2, 3))
     with pytest.raises(KanMdError, match="are zero"):
-        forces_rms(dataset([still]))
+        energy_scale([still], np.zeros(1))
 
 
 def test_neighbours_of_fcc_silver():

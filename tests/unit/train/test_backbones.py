@@ -96,7 +96,10 @@ def test_command_prints_a_table_or_json(config_file, tmp_path, capsys):
         ("model.r_max=0.5", "increase model.r_max"),
         ("training.device=cuda", "no CUDA device"),
         ("training.init_from=nowhere.pth", "model file not found"),
-        ("data.keys.forces=REF_forces", "data without forces"),
+        (
+            "data.keys.forces=REF_forces",
+            "got REF_forces, which no structure has; allowed: energy, ",
+        ),
         ("data.max_force=1e-9", "train"),
         ("model.per_type_energy_shifts={Cu: 0}", "one number for each of Cu, Au"),
         ("model.hidden_irreps=8x0e", "model.hidden_irreps"),
@@ -129,9 +132,9 @@ def test_stress_of_some_frames_can_be_masked(tmp_path, alloy_frames, make_config
             copy.calc.results.pop("stress")
     ase.io.write(tmp_path / "partial.xyz", frames)
     changes = {"data.train": str(tmp_path / "partial.xyz"), "training.epochs": 1}
-    config = make_config({**changes, "data.missing_stress": "mask"})
+    config = make_config(changes)
     train(config, tmp_path / "run")
     rows = read_log(tmp_path / "run" / "log.csv")
     assert np.isfinite(rows[0]["train_loss"])
     with pytest.raises(KanMdError, match="mixed labels: stress"):
-        train(make_config(changes), tmp_path / "other")
+        train(make_config({**changes, "data.missing_stress": "error"}), tmp_path / "other")

@@ -6,7 +6,7 @@ import torch
 from nequip.data import AtomicDataDict
 
 from kan_md.config.schema import ScheduleConfig
-from kan_md.data.dataset import FRAME_WEIGHT_KEY
+from kan_md.data.dataset import WEIGHT_PREFIX
 from kan_md.train.budget import rate_factor
 from kan_md.train.losses import TargetError
 from kan_md.train.metrics import loss_manager, stage_coefficients, targets_of
@@ -24,7 +24,8 @@ def batch():
         AtomicDataDict.FORCE_KEY: torch.arange(12, dtype=torch.float64).view(4, 3),
         AtomicDataDict.BATCH_KEY: torch.tensor([0, 1, 1, 1]),
         AtomicDataDict.NUM_NODES_KEY: torch.tensor([1, 3]),
-        FRAME_WEIGHT_KEY: torch.tensor([[1.0], [2.0]], dtype=torch.float64),
+        WEIGHT_PREFIX + "forces": torch.tensor([[1.0], [2.0]], dtype=torch.float64),
+        WEIGHT_PREFIX + "total_energy": torch.tensor([[3.0], [0.5]], dtype=torch.float64),
     }
 
 
@@ -57,6 +58,8 @@ def test_frame_weights_count_frames_more(batch):
     pred = displaced(batch, force=1.0)
     error = TargetError("forces", "atom", weighted=True)
     assert float(error(pred, batch)) == pytest.approx((1 * 1 + 3 * 2) / 4)
+    energies = TargetError("total_energy", "structure", weighted=True)
+    assert float(energies(displaced(batch, energy=1.0), batch)) == pytest.approx((3 + 0.5) / 2)
 
 
 def test_missing_labels_leave_value_and_gradient_finite(batch):
@@ -69,7 +72,9 @@ def test_missing_labels_leave_value_and_gradient_finite(batch):
     assert loss.item() == pytest.approx(0.25)
     np.testing.assert_allclose(energy.grad.numpy(), [[0.0], [1.0]])
     target[AtomicDataDict.TOTAL_ENERGY_KEY] = torch.full((2, 1), float("nan"))
-    assert float(TargetError("total_energy", "structure")(batch, target)) == 0.0
+    # A term of the loss is nothing then, an error that is shown is no number.
+    assert float(TargetError("total_energy", "structure", weighted=True)(batch, target)) == 0.0
+    assert np.isnan(float(TargetError("total_energy", "structure")(batch, target)))
 
 
 def test_predictions_that_are_no_numbers_are_no_error_of_zero(batch):
