@@ -47,6 +47,7 @@ def check_labels(
     frames: Sequence[Atoms],
     targets: Iterable[Target],
     *,
+    what: str = "data",
     complete: Iterable[str] = (),
     report: LabelReport | None = None,
     remedy: str = "",
@@ -56,6 +57,7 @@ def check_labels(
     Args:
         frames: structures.
         targets: what has to be there, in one structure or more.
+        what: the set, for the message.
         complete: names of targets that every structure has to have.
         report: of the labels, for the message.
         remedy: what else can be done about a label that is absent, with ``{}`` for its name.
@@ -70,7 +72,7 @@ def check_labels(
         if len(missing) == len(frames):
             named = f", or name the labels with data.keys.{target.name}" * target.of_potential
             raise user_error(
-                f"data without {target.name}",
+                f"{what} without {target.name}",
                 found=f"{len(frames)} structures, none with {target.name}"
                 + (f" (they have {report.about(target.name)})" if report else ""),
                 allowed=None,

@@ -123,12 +123,15 @@ def _without_absent_labels(
     learned, frames = learned_names(config), parts.frames["train"]
     absent = {t.name for t in targets if t.name in learned and not _has_any(frames, t)}
     asked = absent - unasked_losses(config)
-    check_labels(
-        frames,
-        [target for target in targets if target.name in asked],
-        report=parts.report,
-        remedy=", or take it out of training.loss ({}: 0)" if not config.targets else "",
-    )
+    everything = [atoms for found in parts.frames.values() for atoms in found]
+    for what, some in (("data", everything), ("training set", frames)):
+        check_labels(
+            some,
+            [target for target in targets if target.name in asked],
+            what=what,
+            report=parts.report,
+            remedy=", or take it out of training.loss ({}: 0)" if not config.targets else "",
+        )
     notes: list[Note] = []
     if absent:
         config = without_losses(config, absent)
@@ -140,7 +143,6 @@ def _without_absent_labels(
     if not wanted:
         check_labels(frames, targets, report=parts.report)
     complete = {"stress"} if config.data.missing_stress == "error" else set()
-    everything = [atoms for found in parts.frames.values() for atoms in found]
     check_labels(everything, wanted, complete=complete)
     for target in wanted:
         counts = {
