@@ -42,6 +42,7 @@ from nequip.nn import AtomwiseReduce, ForceStressOutput, PerTypeScaleShift, Sequ
 
 from kan_md.backbones.mace_arguments import stored_arguments as stored_arguments
 from kan_md.backbones.mace_arguments import upstream_names as upstream_names
+from kan_md.backbones.mace_blocks import ZBLRepulsion, make_scriptable
 from kan_md.backbones.mace_modules import (
     MACEEdgeEmbedding,
     MACELayer,
@@ -263,7 +264,7 @@ def _energy_modules(
     first_readout = min(num_layers - len(upstream.readouts), num_layers - 1)
     for index in range(num_layers):
         network[f"layer{index}"] = MACELayer(
-            upstream.interactions[index],
+            make_scriptable(upstream.interactions[index]),
             upstream.products[index],
             irreps_in=_last(network).irreps_out,
         )
@@ -281,7 +282,7 @@ def _energy_modules(
         network[f"readout{index}"] = MACEReadout(block, beside, irreps_in=_last(network).irreps_out)
     if hasattr(upstream, "pair_repulsion_fn"):
         network["pair_repulsion"] = MACEPairRepulsion(
-            upstream.pair_repulsion_fn,
+            ZBLRepulsion(upstream.pair_repulsion_fn),
             atomic_numbers=upstream.atomic_numbers,
             irreps_in=_last(network).irreps_out,
         )

@@ -217,7 +217,7 @@ class MACEPairRepulsion(GraphModuleMixin, torch.nn.Module):
     """mace-torch's Ziegler-Biersack-Littmark repulsion, added to the atomic energy.
 
     Args:
-        repulsion: mace-torch's ``ZBLBasis``.
+        repulsion: mace-torch's ``ZBLBasis``, made scriptable.
         atomic_numbers: [num_types].
         irreps_in: fields so far.
     """

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from ase.data import chemical_symbols
 from e3nn.o3 import Irreps
 
 from kan_md.backbones.mace import import_mace
-from kan_md.errors import KanMdError, user_error
+from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
+from kan_md.errors import user_error
 
 _ENERGY_MODELS = ("MACE", "ScaleShiftMACE")
 _RADIAL_TYPES = {
@@ -52,7 +53,7 @@ def build_arguments_of(model: torch.nn.Module) -> dict[str, object]:
         "correlation": [_correlation(product) for product in products],
         "num_bessel": radial.out_dim,
         "num_polynomial_cutoff": int(radial.cutoff_fn.p),
-        "radial_MLP": _radial_widths(interactions[0].conv_tp_weights),
+        "radial_MLP": _radial_widths(interactions),
         "radial_type": _RADIAL_TYPES[type(radial.bessel_fn).__name__],
         "distance_transform": _TRANSFORMS.get(type(transform).__name__, "None"),
         "interaction_cls": type(interactions[-1]).__name__,
@@ -137,7 +138,10 @@ def _correlation(product: torch.nn.Module) -> int:
     return len(product.symmetric_contractions.contractions[0].weights) + 1
 
 
-def _radial_widths(network: torch.nn.Module) -> list[int]:
+def _radial_widths(interactions: Sequence[torch.nn.Module]) -> list[int]:
+    """Hidden widths of the radial networks; blocks with attention have widths of their own."""
+    chosen = [block for block in interactions if "Att" not in type(block).__name__]
+    network = (chosen or list(interactions))[0].conv_tp_weights
     return [int(width) for width in network.hs[1:-1]]
 
 
@@ -153,18 +157,14 @@ def copy_weights(target: torch.nn.Module, source: torch.nn.Module) -> None:
     """
     for name, ours, theirs in _paired_blocks(target, source):
         try:
-            ours.load_state_dict(theirs.state_dict())
-        except RuntimeError as error:
-            raise _does_not_fit(name, error) from error
-
-
-def _does_not_fit(name: str, error: RuntimeError) -> KanMdError:
-    return user_error(
-        f"weights of the MACE block {name}",
-        found=" ".join(str(error).splitlines()[-1].split()),
-        allowed=None,
-        remedy="this variant of MACE cannot be converted",
-    )
+            load_weights(ours, theirs.state_dict())
+        except WeightsDoNotFitError as error:
+            raise user_error(
+                f"weights of the MACE block {name}",
+                found=error,
+                allowed=None,
+                remedy="this variant of MACE cannot be converted",
+            ) from error
 
 
 def _paired_blocks(

@@ -24,6 +24,7 @@ from nequip.nn.graph_model import GraphModel
 from kan_md.backbones.build import build_model, stored_arguments
 from kan_md.backbones.readout import ReadoutConfig, parse_readout
 from kan_md.backbones.readout_report import describe_readouts
+from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
 from kan_md.contract import UNITS
 from kan_md.errors import KanMdError, user_error
 from kan_md.files import write_bytes
@@ -125,11 +126,11 @@ class Checkpoint:
     def _build(self, dtype: str) -> GraphModel:
         model = build_model(self.backbone, **self.arguments | {"model_dtype": dtype})
         try:
-            model.load_state_dict(self.state_dict)
-        except RuntimeError as error:
+            load_weights(model, self.state_dict)
+        except WeightsDoNotFitError as error:
             raise user_error(
                 "weights of the checkpoint do not fit its configuration",
-                found=str(error).splitlines()[1].strip(),
+                found=error,
                 allowed=None,
                 remedy="train the model again with this version of kan-md",
             ) from error

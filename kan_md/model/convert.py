@@ -34,6 +34,8 @@ from kan_md.model.samples import random_structures
 
 ENERGY_TOLERANCE = 1e-6
 """Largest difference from mace-torch's energy of a structure that a conversion may have, eV."""
+FORCE_TOLERANCE = 1e-6
+"""The same for forces, eV/Å."""
 
 _NUM_SAMPLES = 8
 _NUM_REFERENCE_FRAMES = 3
@@ -231,11 +233,11 @@ def convert_mace(
     model = build_model("mace", readout=kind, **common).eval()
     copy_weights(model, original)
     energy_error, force_error = _differences(model, original, frames)
-    if not energy_error <= ENERGY_TOLERANCE:
+    if not (energy_error <= ENERGY_TOLERANCE and force_error <= FORCE_TOLERANCE):
         raise user_error(
-            "energies of the converted model differ from mace-torch's",
-            found=f"{energy_error:.2e} eV",
-            allowed=f"up to {ENERGY_TOLERANCE:.0e} eV",
+            "energies and forces of the converted model differ from mace-torch's",
+            found=f"{energy_error:.2e} eV, {force_error:.2e} eV/Å",
+            allowed=f"up to {ENERGY_TOLERANCE:.0e} eV, {FORCE_TOLERANCE:.0e} eV/Å",
             remedy="this variant of MACE cannot be converted",
         )
     fit, readout_energy_error = None, None

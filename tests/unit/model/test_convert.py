@@ -13,6 +13,9 @@ from e3nn.util.codegen import CodeGenMixin
 from typer.testing import CliRunner
 
 from kan_md.backbones import sites_of
+from kan_md.backbones.mace import WEIGHTS_ONLY_OVERRIDE
+from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.model.convert import _mace_input, convert_mace
@@ -57,6 +60,95 @@ def test_float32_model_stays_float32(mace_torch_model, structures, tmp_path):
     assert result.checkpoint.dtype == "float32"
     weights = [value for name, value in result.checkpoint.state_dict.items() if "layer" in name]
     assert {value.dtype for value in weights if value.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "changes"),
+    [
+        # l of the features, correlation, number of interactions, parts of the architecture
+        ("MACE", "float64", {"hidden_irreps": "4x0e", "correlation": 1, "num_interactions": 1}),
+        ("MACE", "float64", {"hidden_irreps": "4x0e + 4x1o", "correlation": 3}),
+        ("ScaleShiftMACE", "float64", {"hidden_irreps": "4x0e + 4x1o + 4x2e", "correlation": 1}),
+        ("ScaleShiftMACE", "float64", {"hidden_irreps": "4x0e + 4x2e", "num_interactions": 1}),
+        ("ScaleShiftMACE", "float32", {"hidden_irreps": "4x0e", "correlation": 3}),
+        ("ScaleShiftMACE", "float32", {"hidden_irreps": "4x0e + 4x1o", "num_interactions": 1}),
+        ("MACE", "float64", {"pair_repulsion": True, "distance_transform": "Agnesi"}),
+        ("ScaleShiftMACE", "float32", {"pair_repulsion": True, "distance_transform": "Soft"}),
+        ("MACE", "float64", {"interaction_cls": "RealAgnosticAttResidualInteractionBlock"}),
+        ("MACE", "float64", {"interaction_cls_first": "RealAgnosticAttResidualInteractionBlock"}),
+        ("MACE", "float32", {"interaction_cls": "RealAgnosticResidualNonLinearInteractionBlock"}),
+    ],
+)
+def test_converted_model_is_what_maces_own_calculator_says(
+    mace_torch_model, structures, tmp_path, monkeypatch, kind, dtype, changes
+):
+    from e3nn import o3
+
+    monkeypatch.setenv(WEIGHTS_ONLY_OVERRIDE, "0")  # which the import changes
+    from mace.calculators import MACECalculator
+    from mace.modules import interaction_classes
+
+    makers = {"hidden_irreps": o3.Irreps, "interaction": interaction_classes.get}
+    arguments = {
+        name: next((f(value) for start, f in makers.items() if name.startswith(start)), value)
+        for name, value in changes.items()
+    }
+    path = tmp_path / "foo.model"
+    torch.save(mace_torch_model([8, 14], kind=kind, **arguments).to(getattr(torch, dtype)), path)
+    checkpoint = convert_mace(path, trust=True, structures=structures).checkpoint
+    assert checkpoint.dtype == dtype
+    original = torch.load(path, weights_only=False)
+    with nequip_scope():  # the calculator changes the default dtype
+        calculator = MACECalculator(models=[original], device="cpu", default_dtype="float64")
+        for atoms in (structures[0], dimer()):
+            atoms = atoms.copy()
+            atoms.calc = calculator
+            ours = evaluate(checkpoint.build("float64"), atoms)
+            assert float(ours["energy"]) == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+            np.testing.assert_allclose(ours["forces"].numpy(), atoms.get_forces(), atol=1e-6)
+
+
+def dimer() -> Atoms:
+    """Closer than the sum of the covalent radii, where a repulsion acts."""
+    return Atoms("SiO", [[0.0, 0.0, 0.0], [0.3, 0.1, 1.2]])
+
+
+def test_constants_of_generated_code_are_no_weights(mace_torch_model, structures, tmp_path):
+    """e3nn's code is traced again when it is unpickled, and then holds other constants."""
+    from e3nn import o3
+
+    wide = {"hidden_irreps": o3.Irreps("16x0e + 16x1o"), "max_ell": 3, "correlation": 1}
+    torch.save(mace_torch_model([8, 14], **wide), tmp_path / "once.model")
+    again = torch.load(tmp_path / "once.model", weights_only=False)
+    torch.save(again, tmp_path / "twice.model")
+    (constant,) = (name for name in again.state_dict() if "_tensor_constant" in name)
+    result = convert_mace(tmp_path / "twice.model", trust=True, structures=structures)
+    assert result.energy_error < 1e-9
+    assert result.force_error < 1e-9
+    # A model.pth with such a constant, and one without the other constants, are whole.
+    checkpoint, frame = result.checkpoint, result.checkpoint.reference_frames[0]
+    kept = {name: v for name, v in checkpoint.state_dict.items() if "_w3j" not in name}
+    assert len(kept) < len(checkpoint.state_dict)
+    place = next(name for name in checkpoint.state_dict if "_w3j" in name).rsplit(".", 1)[0]
+    checkpoint.state_dict = kept | {f"{place}._tensor_constant0": again.state_dict()[constant]}
+    energy = evaluate(checkpoint.build(), structures[0])["energy"]
+    assert float(energy) == pytest.approx(float(frame["energy"]), abs=1e-9)
+
+
+def test_missing_weight_is_named(mace_torch_model):
+    source, target = (mace_torch_model([8, 14]).interactions[1] for _ in range(2))
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    state = source.state_dict()
+    del state["linear.weight"]
+    with pytest.raises(WeightsDoNotFitError, match=r"no linear\.weight$"):
+        load_weights(target, state)
+    state = source.state_dict() | {"gate.weight": torch.ones(3)}
+    with pytest.raises(WeightsDoNotFitError, match=r"gate\.weight \[3\] for no place"):
+        load_weights(target, state)
+    state = source.state_dict() | {"linear.weight": torch.ones(3)}
+    with pytest.raises(WeightsDoNotFitError, match=r"linear\.weight \[3\] for \[112\]"):
+        load_weights(target, state)
+    assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
 
 
 def test_kan_takes_over_the_old_readout(mace_file, structures):
