@@ -58,7 +58,11 @@ def cannot_write(path: object, error: OSError) -> KanMdError:
 
 @contextmanager
 def written_whole(
-    path: str | Path, *, make_folder: bool = False, durable: bool = True
+    path: str | Path,
+    *,
+    make_folder: bool = False,
+    durable: bool = True,
+    keep: Path | None = None,
 ) -> Iterator[Path]:
     """A new file beside ``path`` that takes its place unless something is raised.
 
@@ -66,6 +70,7 @@ def written_whole(
         path: file to write; a link is followed, so that it goes on pointing to the file.
         make_folder: make the folder where it is missing.
         durable: wait until the content is on the disk; without, a power failure may cost it.
+        keep: name in the same folder under which the file that is replaced stays.
 
     Yields:
         The file to write to, empty, with the ending of ``path``.
@@ -86,6 +91,8 @@ def written_whole(
         yield temporary
         if durable:
             _flush(temporary)
+        if keep is not None and target.exists():
+            target.replace(keep)
         temporary.replace(target)
         temporary = None
         if durable:

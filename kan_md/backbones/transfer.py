@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
 
+from kan_md.backbones.build import adapter_of, idle_hyperparameters, sites_of
+from kan_md.backbones.mace_modules import MACEReadout
+from kan_md.backbones.readout import ReadoutConfig
 from kan_md.errors import user_error
 
 _READOUTS = {
     "allegro": ("edge_readout",),
     "nequip": ("per_atom_energy_readout",),
     "mace": ("readout",),
+    "etgnn": ("edge_readout", "triplet_readout", "atom_readout"),
 }
 """Beginnings of the names of the readout modules in each backbone's network."""
 
@@ -25,11 +29,24 @@ class Transfer:
         taken: names that were copied from the old model.
         fresh: names that kept their initial values.
         dropped: names of the old model without a place in the new one.
+        fresh_functions: names of the modules that start fresh, as the readouts differ.
+        dropped_functions: names of the old model's without a counterpart.
     """
 
     taken: tuple[str, ...]
     fresh: tuple[str, ...]
     dropped: tuple[str, ...]
+    fresh_functions: tuple[str, ...] = ()
+    dropped_functions: tuple[str, ...] = ()
+
+
+def readout_arguments(backbone: str, readout: ReadoutConfig) -> set[str]:
+    """Hyperparameters that decide on readouts alone, or on nothing as a readout stands there."""
+    adapter = adapter_of(backbone)
+    names = adapter.hyperparameters()
+    outputs = tuple(prefix for prefix, site in adapter.replaced.items() if site == "output")
+    idle = idle_hyperparameters(backbone, readout, names)
+    return {*idle, *adapter.of_mlp, *(name for name in names if name.startswith(outputs))}
 
 
 def is_readout(name: str, backbone: str) -> bool:
@@ -39,23 +56,39 @@ def is_readout(name: str, backbone: str) -> bool:
 
 
 def transfer_weights(
-    model: torch.nn.Module, old_state: Mapping[str, torch.Tensor], *, backbone: str
+    model: torch.nn.Module,
+    old: torch.nn.Module,
+    *,
+    backbone: str,
+    fresh_readout: bool = False,
+    own: Collection[str] = (),
 ) -> Transfer:
-    """Copy all but the output readouts from an older model of the same architecture.
+    """Copy the weights of an older model of the same architecture.
 
-    Reference energies and scales are copied, too; set others afterwards if the labels changed.
+    Functions that a readout configuration decides on are copied where both models have the same
+    one, of the same basis and shape; the others start fresh.
 
     Args:
-        model: new model, changed in place; its output readouts keep their initial weights.
-        old_state: ``state_dict`` of the trained model.
+        model: new model, changed in place.
+        old: the trained model.
         backbone: architecture of both.
+        fresh_readout: leave all output readouts fresh.
+        own: names in the state of ``model`` that are not to be copied.
 
     Raises:
-        KanMdError: the backbones differ.
+        KanMdError: weights outside these functions do not fit.
     """
-    state = model.state_dict()
-    body = [name for name in state if not is_readout(name, backbone)]
-    for name in body:
+    state, old_state = model.state_dict(), old.state_dict()
+    functions, old_functions = (_functions(m, backbone) for m in (model, old))
+    fresh_functions = [
+        name
+        for name, function in functions.items()
+        if (fresh_readout and is_readout(name, backbone))
+        or name not in old_functions
+        or _signature(function) != _signature(old_functions[name])
+    ]
+    taken = [name for name in state if name not in own and not _is_inside(name, fresh_functions)]
+    for name in taken:
         found = old_state.get(name)
         if found is None or found.shape != state[name].shape:
             raise user_error(
@@ -64,11 +97,13 @@ def transfer_weights(
                 allowed=list(state[name].shape),
                 remedy="give the new model the hyperparameters of the old one",
             )
-    model.load_state_dict({name: old_state[name] for name in body}, strict=False)
+    model.load_state_dict({name: old_state[name] for name in taken}, strict=False)
     return Transfer(
-        taken=tuple(body),
-        fresh=tuple(name for name in state if name not in set(body)),
-        dropped=tuple(name for name in old_state if name not in set(body)),
+        taken=tuple(taken),
+        fresh=tuple(name for name in state if name not in set(taken)),
+        dropped=tuple(name for name in old_state if name not in state),
+        fresh_functions=tuple(map(_short, fresh_functions)),
+        dropped_functions=tuple(_short(name) for name in old_functions if name not in functions),
     )
 
 
@@ -90,3 +125,37 @@ def _freeze(model: torch.nn.Module, trainable: Iterable[str]) -> tuple[str, ...]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
     return trainable
+
+
+def _functions(model: torch.nn.Module, backbone: str) -> dict[str, torch.nn.Module]:
+    """Modules that a readout configuration decides on, by their names in the model."""
+    if backbone == "mace":
+        # Each layer's share: upstream's block and the function beside it, either may be absent.
+        return {
+            f"{name}.{child}": getattr(module, child)
+            for name, module in model.named_modules()
+            if isinstance(module, MACEReadout)
+            for child in ("block", "beside")
+            if getattr(module, child) is not None
+        }
+    names = {id(module): name for name, module in model.named_modules()}
+    return {
+        names[id(slot.function)]: slot.function
+        for slots in sites_of(model, backbone).values()
+        for slot in slots
+    }
+
+
+def _signature(function: torch.nn.Module) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """Kinds, bases and shapes of a function; its weights mean the same in another of that kind."""
+    return repr(function), {name: tuple(w.shape) for name, w in function.state_dict().items()}
+
+
+def _is_inside(name: str, modules: Iterable[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def _short(name: str) -> str:
+    """A module's name without the wrappers around every network."""
+    skipped = {"sole_model", "model", "func", "mlp_module", "function"}
+    return ".".join(part for part in name.split(".") if part not in skipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
+import time
 from contextlib import suppress
 from importlib import import_module
 
@@ -49,13 +50,15 @@ def main(arguments: list[str] | None = None) -> None:
     A :class:`KanMdError`, a wrong command line and a full disk end the program with status 2 and
     one line on stderr; the traceback is shown only with ``--debug``.
     """
+    start = time.monotonic()
     tune_allocator()
     for module in pkgutil.iter_modules(cli.__path__):
         if module.name != "main":
             import_module(f"kan_md.cli.{module.name}").register(app)
     with interrupts_between_imports():
         try:
-            status = app(arguments, prog_name="kan-md", standalone_mode=False) or 0
+            # The object that commands find in their context is the time at which they began.
+            status = app(arguments, prog_name="kan-md", standalone_mode=False, obj=start) or 0
             sys.stdout.flush()  # here, where it can still be said that it fails
             sys.exit(status)
         except (KeyboardInterrupt, typer.Abort):

@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(help="Configuration file.", metavar="config.yaml")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all results.")] = Path(
         "run"
@@ -29,21 +30,39 @@ def train(
 ) -> None:
     """Train a model.
 
+    With --resume the settings of the first command hold until they are given anew.
+
     Example: kan-md train config.yaml --output run --set training.epochs=50
     """
     from rich.console import Console
 
     from kan_md.cli.tables import error_table
     from kan_md.config import load_config
+    from kan_md.config.overrides import kept_overrides, record_settings
+    from kan_md.train.checkpoints import can_be_resumed, read_saved_run
     from kan_md.train.interrupt import TrainingInterrupted
     from kan_md.train.metrics import targets_of
     from kan_md.train.run import RESULT_FILE
     from kan_md.train.run import train as run
 
     console = Console(quiet=as_json)
-    settings = load_config(config, setting or ())
+    overrides = list(setting or ())
+    if resume and can_be_resumed(output):
+        kept, notes = kept_overrides(config, read_saved_run(output).settings, overrides)
+        overrides = [*kept, *overrides]
+        for note in notes:
+            console.print(note, highlight=False)
+    settings = load_config(config, overrides)
     try:
-        model = run(settings, output, resume=resume, overwrite=overwrite, console=console)
+        model = run(
+            settings,
+            output,
+            resume=resume,
+            overwrite=overwrite,
+            settings=record_settings(config, overrides),
+            started=context.obj,
+            console=console,
+        )
     except TrainingInterrupted as interruption:
         typer.echo(f"kan-md: {interruption}", err=True)
         raise typer.Exit(130) from None

@@ -26,10 +26,37 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         KanMdError: the file is missing or no YAML, a key is unknown, or a value is not allowed.
     """
-    content = read_mapping(path, keys=f"sections {', '.join(TrainConfig.model_fields)}")
+    content = read_content(path)
     for override in overrides:
         _override(content, override)
     return parse_config(content, base=Path(path).parent)
+
+
+def read_content(path: str | Path) -> dict:
+    """Read a configuration file without checking more than that it is a mapping.
+
+    Raises:
+        KanMdError: the file is missing or no YAML, or holds something else.
+    """
+    return read_mapping(path, keys=f"sections {', '.join(TrainConfig.model_fields)}")
+
+
+def split_override(override: str) -> tuple[list[str], str]:
+    """Parts of the key and text of the value of a ``section.key=value``.
+
+    Raises:
+        KanMdError: it is something else.
+    """
+    key, separator, text = override.partition("=")
+    parts = key.split(".")
+    if not separator or not all(parts):
+        raise user_error(
+            "a setting must look like section.key=value",
+            found=repr(override),
+            allowed=None,
+            remedy="e.g. --set training.epochs=5",
+        )
+    return parts, text
 
 
 def parse_config(content: Mapping, base: str | Path = ".") -> TrainConfig:
@@ -53,21 +80,13 @@ def parse_config(content: Mapping, base: str | Path = ".") -> TrainConfig:
 
 def _override(content: dict, override: str) -> None:
     """Apply one ``section.key=value``."""
-    key, separator, text = override.partition("=")
-    parts = key.split(".")
-    if not separator or not all(parts):
-        raise user_error(
-            "a setting must look like section.key=value",
-            found=repr(override),
-            allowed=None,
-            remedy="e.g. --set training.epochs=5",
-        )
+    parts, text = split_override(override)
     for part in parts[:-1]:
         content = content.setdefault(part, {})
         if not isinstance(content, dict):
             raise user_error(
                 "a setting must name a key of a section",
-                found=key,
+                found=".".join(parts),
                 allowed=None,
                 remedy="correct it",
             )

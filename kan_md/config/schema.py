@@ -190,7 +190,9 @@ class ModelConfig(Section):
             the training files have them and least squares over the training set for the others;
             ``isolated`` (all types must have one), ``least_squares``, ``zero``, or a mapping in eV.
             MACE's ``E0s`` is another name of it (``average`` and ``{29: -3.2}`` included).
-        per_type_energy_scales: ``forces_rms`` of the training set, or a number in eV.
+        per_type_energy_scales: ``forces_rms`` of the training set, or a number in eV. With
+            ``training.init_from`` the words mean that model's; ``zero`` and numbers are what they
+            say.
         avg_num_neighbors: ``auto`` counts the training set.
     """
 
@@ -393,7 +395,8 @@ class TrainingConfig(Section):
         batch_size: structures per step.
         val_batch_size: structures per validation step.
         epochs: passes over the training set; at least one of ``epochs`` and ``max_time``.
-        max_time: wall-clock budget, e.g. ``90s``, ``10m``, ``2h``; counted over interruptions.
+        max_time: wall-clock budget, e.g. ``90s``, ``10m``, ``2h``, from the start of the command to
+            the end of its writing; counted over interruptions.
         ema: decay of the running average of the weights, which is what is kept; ``null`` is off.
         early_stop: when to give up.
         gradient_clip: largest norm of the gradient.
@@ -401,7 +404,8 @@ class TrainingConfig(Section):
         stages: later phases.
         seed: of weights and the order of the frames.
         device: ``auto``, ``cpu`` or ``cuda``.
-        init_from: model.pth whose weights are taken over; readouts of another shape start fresh.
+        init_from: model.pth whose weights are taken over; section model must describe that model,
+            but readouts may differ, and those that do start fresh.
         fresh_readout: start the readout fresh even where its shape fits ``init_from``.
         freeze: ``backbone`` trains the readout alone.
         reference_frames: structures stored in model.pth to check compiled files against.

@@ -8,6 +8,7 @@ from typing import Any
 
 from ase import Atoms
 
+from kan_md.backbones.arguments import STATISTICS
 from kan_md.backbones.build import adapter_of, upstream_names
 from kan_md.backbones.etgnn import default_triplet_r_max
 from kan_md.config.schema import TrainConfig
@@ -60,8 +61,12 @@ class PreparedData:
         return set().union(*self.labelled.values())
 
 
-def prepare_data(config: TrainConfig) -> PreparedData:
+def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = None) -> PreparedData:
     """Read, check and divide the data.
+
+    Args:
+        config: which, and what for.
+        resumed: arguments of the model of a run that is gone on with; its types are settled.
 
     Raises:
         KanMdError: anything is wrong with them.
@@ -74,7 +79,8 @@ def prepare_data(config: TrainConfig) -> PreparedData:
     check_tensor_labels(everything, specs)
     for name in ("train", "val"):
         check_structures(parts.frames[name], f"{name} set")
-    type_names = config.model.type_names or _source_types(config) or types_of(parts.frames["train"])
+    settled = _source_types(config) if resumed is None else resumed["type_names"]
+    type_names = config.model.type_names or settled or types_of(parts.frames["train"])
     elements_of(type_names)  # raises now rather than when the model is saved
     for frames in parts.frames.values():
         check_elements(frames, type_names)
@@ -90,6 +96,8 @@ def prepare_data(config: TrainConfig) -> PreparedData:
         if frames
     }
     statistics = edge_statistics(datasets["train"])
+    present = set(types_of(parts.frames["train"]))
+    statistics["untrained_types"] = [name for name in type_names if name not in present]
     if specs:
         statistics |= tensor_statistics(datasets["train"], specs, leg_r_max=_leg_r_max(config))
     else:
@@ -201,6 +209,25 @@ def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
     return arguments
 
 
+def given_statistics(config: TrainConfig) -> set[str]:
+    """Names of the arguments that describe data and are written in the configuration.
+
+    A word stands for a number that is worked out, or with ``training.init_from`` for that model's;
+    ``zero`` alone says which.
+    """
+    model = config.model
+    known = adapter_of(model.backbone).hyperparameters()
+    written = {
+        name: getattr(model, name, model.hyperparameters.get(name))
+        for name in STATISTICS & known.keys()
+    }
+    return {
+        name
+        for name, value in written.items()
+        if value == "zero" or not (value is None or isinstance(value, str))
+    }
+
+
 def _statistics_arguments(
     config: TrainConfig, data: PreparedData, source: Checkpoint | None
 ) -> dict[str, Any]:
@@ -208,22 +235,15 @@ def _statistics_arguments(
     known = adapter_of(model.backbone).hyperparameters()
     automatic: dict[str, Any] = {"avg_num_neighbors": statistics["avg_num_neighbors"]}
     if "per_type_energy_shifts" in known:
-        shifts = model.per_type_energy_shifts
-        automatic["per_type_energy_shifts"] = (
-            dict.fromkeys(data.type_names, 0.0)
-            if shifts == "zero"
-            else statistics["reference_energies"]
-        )
+        automatic["per_type_energy_shifts"] = statistics["reference_energies"]
         automatic["per_type_energy_scales"] = statistics["forces_rms"]
     if source is not None:
         automatic |= {
             name: value for name, value in source.config["model"].items() if name in automatic
         }
-    given = {
-        name: getattr(model, name)
-        for name in automatic
-        if not isinstance(getattr(model, name), str)
-    }
+    given = {name: getattr(model, name) for name in automatic if name in given_statistics(config)}
+    if given.get("per_type_energy_shifts") == "zero":
+        given["per_type_energy_shifts"] = dict.fromkeys(data.type_names, 0.0)
     _check_per_type(given, data.type_names)
     return automatic | given
 

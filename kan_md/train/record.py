@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kan_md.files import write_text
 from kan_md.train.budget import Budget
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -36,6 +38,7 @@ class EpochLog(Checkpoint):
     """Writes ``log.csv``: one row per epoch, kept over interruptions.
 
     Lightning calls callbacks of this base class last, when the epoch's training errors are known.
+    The file is written whole each time: it is never seen with half a row.
 
     Args:
         path: of the file. Rows of epochs that a resumed run does again are dropped.
@@ -45,11 +48,12 @@ class EpochLog(Checkpoint):
     def __init__(self, path: Path, budget: Budget) -> None:
         self.path = path
         self.budget = budget
+        self._rows: list[dict[str, float]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the rows of the epochs before this one."""
         rows = read_log(self.path) if trainer.current_epoch else []
-        self._write([row for row in rows if row["epoch"] < trainer.current_epoch])
+        self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row of this epoch."""
@@ -57,36 +61,45 @@ class EpochLog(Checkpoint):
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "seconds": round(self.budget.seconds, 3),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self.budget.rate,
             **epoch_values(trainer),
         }
-        new = not self.path.exists() or self.path.stat().st_size == 0
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-
-    def _write(self, rows: list[dict[str, float]]) -> None:
-        with self.path.open("w", newline="") as file:
-            if rows:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+        self._rows.append(row)
+        text = io.StringIO(newline="")
+        # A term of the loss that was added later has an empty cell in the rows before.
+        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        writer = csv.DictWriter(text, fieldnames=names, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self.path, text.getvalue(), durable=False)  # the checkpoint is what counts
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Rows of a ``log.csv``; an empty list where there is none."""
-    if not path.exists():
+    """Rows of a ``log.csv``; an empty list where there is none.
+
+    An empty cell is NaN. Earlier versions may have left half a row; it ends the file.
+    """
+    try:
+        text = path.read_text()
+    except (FileNotFoundError, UnicodeDecodeError):
         return []
-    with path.open(newline="") as file:
-        return [
-            {
-                key: int(value) if key in ("epoch", "step") else float(value)
-                for key, value in row.items()
-            }
-            for row in csv.DictReader(file)
-        ]
+    whole = text[: text.rfind("\n") + 1]
+    rows = []
+    for cells in csv.DictReader(io.StringIO(whole)):
+        try:
+            row = {key: _number(key, value) for key, value in cells.items()}
+        except (TypeError, ValueError):
+            break
+        rows.append(row)
+    return rows if all("epoch" in row for row in rows) else []
+
+
+def _number(key: str, text: str | None) -> float:
+    if text is None:
+        raise ValueError("fewer cells than columns")
+    if key in ("epoch", "step"):
+        return int(text)
+    return float(text) if text else math.nan
 
 
 class ProgressDisplay(Callback):

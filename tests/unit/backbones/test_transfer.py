@@ -33,7 +33,7 @@ def build(backbone: str, readout: str, seed: int, **changes):
 def test_backbone_is_copied_and_readout_is_fresh(backbone):
     old, new = build(backbone, "mlp", 1), build(backbone, "kan", 2)
     start = {name: value.clone() for name, value in new.state_dict().items()}
-    transfer = transfer_weights(new, old.state_dict(), backbone=backbone)
+    transfer = transfer_weights(new, old, backbone=backbone)
     state = new.state_dict()
     assert transfer.fresh
     for name in transfer.fresh:
@@ -63,4 +63,4 @@ def test_another_architecture_is_refused(backbone):
     changes = {"mace": {"hidden_irreps": "6x0e"}, "nequip": {"num_features": 6}}
     old = build(backbone, "kan", 1, **changes.get(backbone, {"num_scalar_features": 6}))
     with pytest.raises(KanMdError, match=f"do not fit the {backbone} model at .*hyperparameters"):
-        transfer_weights(build(backbone, "kan", 1), old.state_dict(), backbone=backbone)
+        transfer_weights(build(backbone, "kan", 1), old, backbone=backbone)

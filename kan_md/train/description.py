@@ -1,0 +1,101 @@
+"""What is said before a training begins."""
+
+from __future__ import annotations
+
+import lightning
+from rich.console import Console
+
+from kan_md.backbones.build import idle_hyperparameters
+from kan_md.backbones.readout import count_parameters
+from kan_md.backbones.readout_report import describe_readouts, readout_lines
+from kan_md.backbones.transfer import Transfer
+from kan_md.config.schema import TrainConfig
+from kan_md.data.statistics import types_of
+from kan_md.model.checkpoint import Checkpoint, load_checkpoint
+from kan_md.train.finetune import find_reference_gap
+from kan_md.train.parts import Note, grouped, note_lines
+from kan_md.train.preparation import PreparedData
+
+
+def describe(
+    console: Console, config: TrainConfig, data: PreparedData, module: lightning.LightningModule
+) -> None:
+    """Say what is trained on what, and what may be wrong with it.
+
+    Args:
+        console: where to.
+        config: what to do.
+        data: with what.
+        module: the model.
+    """
+    sizes = ", ".join(f"{len(frames)} {part}" for part, frames in data.frames.items() if frames)
+    console.print(
+        f"{config.model.backbone}, {config.readout.kind} readout, "
+        f"{count_parameters(module.model):,} trainable parameters; {sizes} structures of "
+        f"{', '.join(data.type_names)}; "
+        f"{data.statistics['avg_num_neighbors']:.1f} neighbours within {config.model.r_max:g} Å",
+        highlight=False,
+    )
+    built = describe_readouts(module.model, config.model.backbone)
+    given = config.model.hyperparameters
+    idle = idle_hyperparameters(config.model.backbone, config.readout.architecture, given)
+    for line in readout_lines(built, idle=idle):
+        console.print(f"  {line}", highlight=False)
+    data.notes[:] = grouped([*data.notes, *_own_notes(config, data, module.transfer)])
+    for line in note_lines(data.notes):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _own_notes(config: TrainConfig, data: PreparedData, transfer: Transfer | None) -> list[Note]:
+    """Types that nothing trains, and what another model gives."""
+    notes: list[Note] = []
+    untrained = data.statistics["untrained_types"]
+    if untrained:
+        names = ", ".join(untrained)
+        text = f"no training structure has {names}: {'its' if len(untrained) == 1 else 'their'} "
+        text += "weights stay random; add structures or change model.type_names"
+        notes.append(("warning", text))
+    if transfer is not None:
+        source = load_checkpoint(config.training.init_from)
+        notes += _transfer_notes(config, data, source, transfer)
+        if not config.targets:
+            notes += _reference_notes(config, data, source)
+    return notes
+
+
+def _transfer_notes(
+    config: TrainConfig, data: PreparedData, source: Checkpoint, transfer: Transfer
+) -> list[Note]:
+    """What of another model is in this one, and what is not."""
+    heading = "init_from"
+    lines = [f"weights of {config.training.init_from}"]
+    if transfer.fresh_functions:
+        lines.append(f"fresh, being others there: {', '.join(transfer.fresh_functions)}")
+    if transfer.dropped_functions:
+        lines.append(f"left behind: {', '.join(transfer.dropped_functions)}")
+    if source.dtype != config.model.dtype:
+        lines.append(f"{source.dtype} there, {config.model.dtype} here")
+    present = set(types_of(data.frames["train"]))
+    absent = [name for name in source.type_names if name not in present]
+    if absent:
+        lines.append(f"without data here, as they were there: {', '.join(absent)}")
+    return [(heading, line) for line in lines]
+
+
+def _reference_notes(config: TrainConfig, data: PreparedData, source: Checkpoint) -> list[Note]:
+    """Whether energies are measured from where that model measures them."""
+    shifts = config.model.per_type_energy_shifts
+    given = None if isinstance(shifts, str) else shifts
+    gap = find_reference_gap(source, data.frames["train"], 0.0 if shifts == "zero" else given)
+    if gap is None or not gap.is_of_another_reference:
+        return []
+    constants = ", ".join(f"{name} {value:+.3f}" for name, value in gap.constants.items())
+    references = ", ".join(f"{name}: {value:.4f}" for name, value in gap.shifts.items())
+    return [
+        (
+            "warning",
+            f"energies lie {gap.rms:.3g} eV/atom (RMS) off those of training.init_from, and "
+            f"{gap.remainder:.2g} with a constant per type ({constants} eV): labels of another "
+            f"reference? then set model.per_type_energy_shifts: {{{references}}}",
+        )
+    ]
