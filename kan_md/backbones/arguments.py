@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -77,10 +77,25 @@ def find_differences(
     """
     one, other = (_complete(backbone, arguments) for arguments in (ours, theirs))
     return [
-        Difference(key, one.get(key, ABSENT), other.get(key, ABSENT))
+        difference
         for key in sorted(one.keys() | other.keys())
-        if key not in besides and not same(one.get(key, ABSENT), other.get(key, ABSENT))
+        if key not in besides
+        for difference in _descend(key, one.get(key, ABSENT), other.get(key, ABSENT))
     ]
+
+
+def _descend(key: str, one: object, other: object) -> Iterator[Difference]:
+    """The innermost keys that differ, of nested values those of one shape."""
+    if same(one, other):
+        return
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in dict.fromkeys([*one, *other]):
+            yield from _descend(f"{key}.{name}", one.get(name, ABSENT), other.get(name, ABSENT))
+    elif _is_list(one) and _is_list(other) and len(one) == len(other):
+        for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            yield from _descend(f"{key}[{number}]", mine, theirs)
+    else:
+        yield Difference(key, one, other)
 
 
 def same(one: object, other: object) -> bool:

@@ -53,14 +53,7 @@ def take_weights(
         KanMdError: the source is of another backbone, of other types, or another potential.
     """
     source = load_checkpoint(path)
-    if source.backbone != backbone:
-        raise user_error(
-            f"backbone of training.init_from {path}",
-            found=source.backbone,
-            allowed=backbone,
-            remedy="set model.backbone to it, or take another file",
-        )
-    _check_types(source.type_names, model.type_names, path)
+    check_source(source, path, backbone=backbone, type_names=model.type_names)
     theirs = source.arguments
     besides = {"seed", "model_dtype", "type_names", "readout"} | STATISTICS | TRAINABILITY
     besides |= readout_arguments(backbone, parse_readout(arguments["readout"]))
@@ -81,7 +74,28 @@ def take_weights(
     return transfer
 
 
-def _check_types(theirs: Sequence[str], ours: Sequence[str], path: str) -> None:
+def check_source(
+    source: Checkpoint, path: object, *, backbone: str, type_names: Sequence[str]
+) -> None:
+    """Refuse a model of another backbone or of other types.
+
+    Args:
+        source: the model to start from.
+        path: of it.
+        backbone: of the model to train.
+        type_names: likewise.
+
+    Raises:
+        KanMdError: it is one.
+    """
+    if source.backbone != backbone:
+        raise user_error(
+            f"backbone of training.init_from {path}",
+            found=source.backbone,
+            allowed=backbone,
+            remedy="set model.backbone to it, or take another file",
+        )
+    theirs, ours = source.type_names, type_names
     if list(theirs) == list(ours):
         return
     extra = ", ".join(name for name in ours if name not in theirs)

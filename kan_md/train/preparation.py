@@ -20,6 +20,7 @@ from kan_md.data.tensor_labels import check_tensor_labels, tensor_statistics
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
 from kan_md.model.elements import elements_of
+from kan_md.train.finetune import check_source
 from kan_md.train.metrics import (
     learned_names,
     targets_of,
@@ -194,9 +195,10 @@ def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
         "readout": config.readout.architecture.model_dump(mode="json"),
         **upstream_names(model.backbone, model.hyperparameters),
     }
-    source = (
-        None if config.training.init_from is None else load_checkpoint(config.training.init_from)
-    )
+    path, source = config.training.init_from, None
+    if path is not None:
+        source = load_checkpoint(path)
+        check_source(source, path, backbone=model.backbone, type_names=data.type_names)
     if config.targets:
         # Made for the weights, like the statistics below: what is written in the file comes first,
         # then what the weights were made with.

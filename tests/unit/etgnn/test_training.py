@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 
 from kan_md.backbones.etgnn import parse_tensors
@@ -107,6 +108,35 @@ def test_structure_tensors_can_be_learned_beside_atomic_ones(born_file, tmp_path
     assert np.isfinite([errors["bec_mae"], errors["susceptibility_mae"]]).all()
     tensor = load_checkpoint(model).reference_frames[0]["tensors"]["susceptibility"]
     assert tensor.shape == (9,)
+
+
+def test_heads_alone_are_trained_on_another_models_backbone(trained, born_file, tmp_path):
+    training = {"epochs": 1, "batch_size": 5, "device": "cpu", "ema": None, "freeze": "backbone"}
+    training["init_from"] = str(trained)
+    old = load_checkpoint(trained)
+    train(configuration(born_file, training=training), tmp_path / "run")
+    new = load_checkpoint(tmp_path / "run" / "model.pth").state_dict
+    moved = {n for n in new if not torch.equal(new[n], old.state_dict[n])}
+    assert moved
+    assert all("_readout" in name for name in moved)
+    shifts = {"bec": [-1.0, 1.0]}
+    given = configuration(born_file, training=training, model={**MODEL, "type_shifts": shifts})
+    train(given, tmp_path / "given")
+    (shift,) = (
+        v
+        for n, v in load_checkpoint(tmp_path / "given" / "model.pth").state_dict.items()
+        if n.endswith("type_shifts")
+    )
+    assert shift.tolist() == [-1.0, 1.0]
+    for changes, message in (
+        ({"model": {**MODEL, "r_max": 4.1}}, r"r_max 4.1 here, 3.9 there"),
+        (
+            {"targets": [{"name": "bec", "acoustic_sum_rule": False}]},
+            r"got tensors\[0\].acoustic_sum_rule False here, True there;",
+        ),
+    ):
+        with pytest.raises(KanMdError, match=message):
+            train(configuration(born_file, training=training, **changes), tmp_path / "no")
 
 
 # ---- bad input
