@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import ase
 import numpy as np
 import torch
+from ase.data import covalent_radii
 
 from kan_md.model.graph import edge_graph
 from kan_md.model.reference import frame_atoms
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from kan_md.model.checkpoint import Checkpoint
 
 _MIN_EDGES = 16
+_CLOSE = 0.7
+"""Distance of atoms close to each other, in sums of covalent radii: repulsions act there."""
+_MOST_DIMERS = 66
+"""Of all pairs of eleven types."""
 
 
 def reference_graphs(checkpoint: Checkpoint) -> list[Graph]:
@@ -34,6 +39,49 @@ def reference_graphs(checkpoint: Checkpoint) -> list[Graph]:
         crystal = made_up_crystal(checkpoint.type_names, checkpoint.r_max)
         graphs.append(graph_of(crystal, checkpoint.r_max, checkpoint.type_names))
     return graphs
+
+
+def judged_graphs(checkpoint: Checkpoint) -> dict[str, list[Graph]]:
+    """Inputs on which a compiled model is held against the trained one, by what they are.
+
+    Errors are relative to the largest force and energy of a group, so that those of one hide
+    nothing in another. Beside the reference frames there are atoms close to each other, and a
+    made-up crystal where a type is in none of the frames.
+    """
+    frames = reference_graphs(checkpoint)
+    names, r_max = checkpoint.type_names, float(checkpoint.r_max)
+    groups = {"the reference frames": frames}
+    seen = {int(t) for graph in frames if graph[0].size(0) for t in graph[2]}
+    if len(seen) < len(names):
+        crystal = graph_of(made_up_crystal(names, r_max), r_max, names)
+        groups["a made-up crystal of all types"] = [crystal]
+    dimers = close_dimers(checkpoint.elements.atomic_numbers, r_max)
+    if dimers[0].size(0):
+        groups["atoms close to each other"] = [dimers]
+    return groups
+
+
+def close_dimers(atomic_numbers: Sequence[int], r_max: float) -> Graph:
+    """Pairs of atoms at 0.7 times the sum of their covalent radii, far from all others.
+
+    Args:
+        atomic_numbers: of the types; all pairs of few types, every type in some pair of many.
+        r_max: cutoff, Å; a pair beyond it is left out.
+    """
+    count = len(atomic_numbers)
+    pairs = [(i, (i + step) % count) for step in range(count // 2 + 1) for i in range(count)]
+    pairs = list(dict.fromkeys(tuple(sorted(pair)) for pair in pairs))[: max(_MOST_DIMERS, count)]
+    radii = covalent_radii[list(atomic_numbers)]
+    lengths = {pair: _CLOSE * radii[list(pair)].sum() for pair in pairs}
+    pairs = [pair for pair in pairs if lengths[pair] < r_max]
+    directions = np.random.default_rng(0).normal(size=(len(pairs), 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    along = directions * np.array([lengths[pair] for pair in pairs]).reshape(-1, 1)
+    vectors = torch.from_numpy(np.stack([along, -along], axis=1).reshape(-1, 3))
+    centres = torch.arange(2 * len(pairs))
+    neighbours = centres.view(-1, 2).flip(1).flatten()
+    types = torch.tensor(pairs, dtype=torch.int64).view(-1)
+    return vectors, torch.stack([centres, neighbours]), types, torch.tensor([len(types)])
 
 
 def graph_of(atoms: ase.Atoms, r_max: float, type_names: Sequence[str]) -> Graph:

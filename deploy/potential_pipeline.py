@@ -16,7 +16,7 @@ from kan_md.contract import Backend, Manifest
 from kan_md.model.device import set_tf32
 from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import sha256_of
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.frames import judged_graphs
 from kan_md_deploy.manifest import describe_model
 from kan_md_deploy.options import Options
 from kan_md_deploy.output import write_judged
@@ -45,12 +45,13 @@ def compile_potential(
     Raises:
         KanMdError: the compiled model is not the trained one.
     """
-    graphs = reference_graphs(checkpoint)
+    groups = judged_graphs(checkpoint)
+    graphs = next(iter(groups.values()))  # the reference frames
     with nequip_scope():
         exact = checkpoint.build("float64")
         description, reference = describe_model(checkpoint, exact), make_edge_model(exact)
         eager = make_edge_model(checkpoint.build(options.dtype))
-        rounding = deviation(eager, reference, graphs).force
+        rounding = {where: deviation(eager, reference, group) for where, group in groups.items()}
         model = checkpoint.build(options.dtype)
         context = PassContext(
             static_shapes=options.static_shapes,
@@ -80,9 +81,18 @@ def compile_potential(
     write = _compile(edge_model, options.backend, example=example)
 
     def judge(path: Path) -> Manifest:
-        found = deviation(load_deployed(path, options.device), reference, graphs)
-        check(found, precision=manifest.precision, rounding=rounding, bound=options.bound)
-        return replace(manifest, energy_error=found.energy, force_error=found.force)
+        compiled = load_deployed(path, options.device)
+        found = {where: deviation(compiled, reference, group) for where, group in groups.items()}
+        for where, one in found.items():
+            check(
+                one,
+                precision=manifest.precision,
+                rounding=rounding[where],
+                bound=options.bound,
+                where=where,
+            )
+        on_frames = next(iter(found.values()))
+        return replace(manifest, energy_error=on_frames.energy, force_error=on_frames.force)
 
     write_judged(temporary, write, manifest, judge)
 

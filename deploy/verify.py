@@ -1,8 +1,13 @@
-"""Holding a compiled file against the eager model on the checkpoint's reference frames."""
+"""Holding a compiled file against the eager model: energies, forces and virials.
+
+Energies of atoms are judged twice, since the reference energies of isolated atoms may be a thousand
+times larger than what holds a crystal together: those of isolated atoms of every type by
+themselves, and what is left of every other atom's energy without them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +18,14 @@ Graph = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """The four inputs of :mod:`kan_md.contract`, in its order."""
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "tf32": 1e-2}
-"""Largest |compiled - eager| of a force, relative to the largest force."""
+"""Largest |compiled - eager|, of a force relative to the largest force, of an energy relative to
+the largest energy of an atom without that of an isolated one."""
 
 _CANCEL = 0.05
 """Where the virial's terms cancel to less than this part of the sum of their sizes, as in a crystal
 at rest, its error is taken relative to that part."""
+_LAST_DIGITS = 8 * torch.finfo(torch.float64).eps
+"""Of an energy in float64, as all models give it, relative to itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,47 +37,95 @@ class Deviation:
         force: relative to the largest force.
         virial: relative to the largest component of the virial, or to a part of the sum of its
             terms' sizes where they cancel.
+        binding: of an atom's energy without that of an isolated atom of its type, relative to the
+            largest such energy.
+        isolated: of the energy of an isolated atom, relative to the same.
+        magnitude: largest energy of an atom, relative to the same.
     """
 
     energy: float
     force: float
     virial: float
+    binding: float = 0.0
+    isolated: float = 0.0
+    magnitude: float = 0.0
 
 
 def with_ghosts(graph: Graph) -> Iterator[Graph]:
-    """Yield a graph as it is, with half of its atoms as ghosts, and without edges."""
+    """Yield a graph as it is, with half of its atoms as ghosts, and with half without edges."""
     vectors, index, types, _ = graph
+    half = (len(types) + 1) // 2
     yield graph
-    yield vectors, index, types, torch.tensor([(len(types) + 1) // 2])
-    local = index[0] < (len(types) + 1) // 2  # strictly local: ghosts have no edges
-    yield vectors[local], index[:, local], types, torch.tensor([(len(types) + 1) // 2])
-    yield vectors[:0], index[:, :0], types, torch.tensor([len(types)])
+    yield vectors, index, types, torch.tensor([half])
+    kept = index[0] < half  # strictly local: ghosts have no edges
+    yield vectors[kept], index[:, kept], types, torch.tensor([half])
+    yield vectors[kept], index[:, kept], types, torch.tensor([len(types)])
 
 
-def deviation(function: Callable, reference: Callable, graphs: list[Graph]) -> Deviation:
+def isolated_atoms(types: torch.Tensor) -> Graph:
+    """A graph of atoms without edges."""
+    return (
+        torch.zeros(0, 3, dtype=torch.float64),
+        torch.zeros(2, 0, dtype=torch.int64),
+        types,
+        torch.tensor([len(types)]),
+    )
+
+
+def deviation(function: Callable, reference: Callable, graphs: Sequence[Graph]) -> Deviation:
     """Compare two functions of the contract on graphs and on their variants with ghosts.
 
     Forces are compared per atom, as sums of edge forces, relative to the largest over all graphs.
+    Every type of the graphs is compared as an isolated atom, too.
     """
-    energy = force = virial = 0.0
-    force_scale = virial_scale = 0.0
+    types = torch.cat([graph[2] for graph in graphs]).unique()
+    row = torch.zeros(int(types.max()) + 1, dtype=torch.int64)
+    row[types] = torch.arange(len(types))
+    isolated = isolated_atoms(types)
+    expected_alone, actual_alone = (_summed(f, isolated)[0] for f in (reference, function))
+    alone = _largest(actual_alone - expected_alone)
+    energy = force = virial = binding = 0.0
+    force_scale = virial_scale = binding_scale = 0.0
     for whole in graphs:
         for graph in with_ghosts(whole):
             expected, actual = _summed(reference, graph), _summed(function, graph)
-            pairs = zip(actual[:3], expected[:3], strict=True)
-            difference = [(a - e).abs().max().item() for a, e in pairs]
+            local = row[graph[2][: int(graph[3])]]
+            bound, found = (
+                part[0] - by_type[local]
+                for part, by_type in ((expected, expected_alone), (actual, actual_alone))
+            )
+            difference = [
+                (actual[0].sum() - expected[0].sum()).abs().item() / len(graph[2]),
+                _largest(actual[1] - expected[1]),
+                _largest(actual[2] - expected[2]),
+                _largest(found - bound),
+                alone,
+            ]
             if not all(d == d for d in difference):
-                return Deviation(energy=float("nan"), force=float("nan"), virial=float("nan"))
-            energy = max(energy, difference[0] / len(graph[2]))
+                nothing = float("nan")
+                return Deviation(energy=nothing, force=nothing, virial=nothing, binding=nothing)
+            energy = max(energy, difference[0])
             force, virial = max(force, difference[1]), max(virial, difference[2])
-            force_scale = max(force_scale, expected[1].abs().max().item())
-            virial_scale = max(virial_scale, expected[2].abs().max().item(), _CANCEL * expected[3])
-    tiny = torch.finfo(torch.float64).tiny
+            binding = max(binding, difference[3])
+            force_scale = max(force_scale, _largest(expected[1]))
+            virial_scale = max(virial_scale, _largest(expected[2]), _CANCEL * expected[3])
+            binding_scale = max(binding_scale, _largest(bound))
     return Deviation(
         energy=energy,
-        force=force / max(force_scale, tiny) if force > 0 else 0.0,
-        virial=virial / max(virial_scale, tiny) if virial > 0 else 0.0,
+        force=_relative(force, force_scale),
+        virial=_relative(virial, virial_scale),
+        binding=_relative(binding, binding_scale),
+        isolated=_relative(alone, binding_scale),
+        magnitude=_relative(_largest(expected_alone), binding_scale),
     )
+
+
+def _largest(values: torch.Tensor) -> float:
+    return values.abs().max().item() if values.numel() else 0.0
+
+
+def _relative(value: float, scale: float) -> float:
+    return value / max(scale, torch.finfo(torch.float64).tiny) if value > 0 else 0.0
 
 
 def allowed_error(tolerance: float, *, rounding: float, bound: float) -> float:
@@ -83,29 +139,61 @@ def allowed_error(tolerance: float, *, rounding: float, bound: float) -> float:
     return max(tolerance, 2.0 * rounding, 10.0 * bound)
 
 
-def check(found: Deviation, *, precision: str, rounding: float, bound: float) -> None:
+def check(
+    found: Deviation,
+    *,
+    precision: str,
+    rounding: float | Deviation,
+    bound: float,
+    where: str = "the reference frames",
+) -> None:
     """Refuse a compiled model that is not the trained one.
 
     Args:
         found: compiled against eager, both judged by eager float64 arithmetic.
         precision: ``float64``, ``float32`` or ``tf32``.
-        rounding: force deviation of the *eager* model in its dtype from float64; where a model's
-            own rounding is larger than the tolerance, compiling it must not be blamed for it.
+        rounding: deviation of the *eager* model in its dtype from float64, or one number for all
+            parts of it; where a model's own rounding is larger than the tolerance, compiling it
+            must not be blamed for it.
         bound: error that tables were allowed to make; a force may gather the errors of several.
+        where: what was compared, for the message.
 
     Raises:
         KanMdError: the deviation is above the tolerance or is not a number.
     """
-    allowed = allowed_error(TOLERANCE[precision], rounding=rounding, bound=bound)
+    own = rounding if isinstance(rounding, Deviation) else _alike(rounding)
+
+    def allowed(part: float) -> float:
+        return allowed_error(TOLERANCE[precision], rounding=part, bound=bound)
+
     hold(
         max(found.force, found.virial),
-        allowed,
+        allowed(own.force),
         found=f"relative force error {found.force:.1e}, virial {found.virial:.1e}",
         precision=precision,
+        where=where,
     )
+    last_digits = _LAST_DIGITS * found.magnitude
+    for value, own_part, atoms in (
+        (found.isolated, own.isolated, "isolated atoms"),
+        (found.binding, own.binding, "bound atoms"),
+    ):
+        hold(
+            value,
+            allowed(own_part) + last_digits,
+            found=f"relative energy error {value:.1e} of {atoms}",
+            precision=precision,
+            where=where,
+        )
 
 
-def hold(error: float, allowed: float, *, found: str, precision: str) -> None:
+def _alike(value: float) -> Deviation:
+    return Deviation(energy=value, force=value, virial=value, binding=value, isolated=value)
+
+
+def hold(
+    error: float, allowed: float, *, found: str, precision: str, where: str = "the reference frames"
+) -> None:
     """Refuse a compiled model whose error is too large or no number.
 
     Args:
@@ -113,13 +201,14 @@ def hold(error: float, allowed: float, *, found: str, precision: str) -> None:
         allowed: largest one.
         found: the error in words.
         precision: of the compiled model, for the message.
+        where: what was compared.
 
     Raises:
         KanMdError: it is not allowed.
     """
     if not error <= allowed:
         raise user_error(
-            "compiled model differs from the trained one on the reference frames",
+            f"compiled model differs from the trained one on {where}",
             found=found,
             allowed=f"{allowed:.1e} for {precision}",
             remedy="deploy with `--passes none` or `--dtype float64`",
@@ -127,12 +216,14 @@ def hold(error: float, allowed: float, *, found: str, precision: str) -> None:
 
 
 def _summed(function: Callable, graph: Graph) -> list:
-    """Energy, forces [num_atoms, 3], virial [3, 3], and Σ |r| |f| over edges."""
+    """Energies of local atoms, forces [num_atoms, 3], virial [3, 3], and Σ |r| |f| over edges."""
     vectors, index, types, num_local = graph
     energies, edge_forces = function(*graph)
+    edge_forces = edge_forces.cpu()
     forces = torch.zeros(len(types), 3, dtype=torch.float64)
-    forces.index_add_(0, index[0], edge_forces.cpu())
-    forces.index_add_(0, index[1], -edge_forces.cpu())
-    virial = -torch.einsum("ea,eb->ab", vectors, edge_forces.cpu())
-    size = (vectors.norm(dim=1) * edge_forces.cpu().norm(dim=1)).sum().item()
-    return [energies.detach().cpu()[: int(num_local)].sum(), forces, virial, size]
+    forces.index_add_(0, index[0], edge_forces)
+    forces.index_add_(0, index[1], -edge_forces)
+    virial = -torch.einsum("ea,eb->ab", vectors, edge_forces)
+    size = (vectors.norm(dim=1) * edge_forces.norm(dim=1)).sum().item()
+    local = energies.detach().cpu().view(-1)[: int(num_local)]
+    return [local, forces, virial, size]
