@@ -1,4 +1,4 @@
-"""``kan-md data``: sets of labelled structures made on the spot."""
+"""``kan-md data``: a look at sets of labelled structures, and sets made on the spot."""
 
 from __future__ import annotations
 
@@ -9,12 +9,72 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-commands = typer.Typer(help="Make labelled structures.")
+commands = typer.Typer(help="Look at labelled structures, or make some.")
 
 
 def register(app: typer.Typer) -> None:
     """Add ``data`` to the command line."""
     app.add_typer(commands, name="data")
+
+
+@commands.command("check")
+def check(
+    data: Annotated[
+        list[Path], typer.Argument(help="Labelled structures.", metavar="DATA.xyz ...")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Figure: .png, .pdf or .svg.")
+    ] = Path("data_check.png"),
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a label in the file.", metavar="LABEL=NAME"),
+    ] = None,
+    r_max: Annotated[float, typer.Option(help="Cutoff for neighbours, Å.")] = 5.0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing figure.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
+    """Say what a set holds, what is missing or odd in it, by config_type, with a picture.
+
+    Example: kan-md data check frames.xyz -o frames.png
+    """
+    from kan_md.cli.tables import survey_table, track_frames
+    from kan_md.data.checks import check_structures
+    from kan_md.data.isolated import separate_isolated
+    from kan_md.data.label_report import LabelReport
+    from kan_md.data.labels import check_keys, parse_keys
+    from kan_md.data.reading import read_frames
+    from kan_md.data.survey import make_survey, measure_distances
+    from kan_md.data.survey_figure import plot_survey
+    from kan_md.data.survey_table import as_plain, group_rows, summary_lines
+    from kan_md.errors import user_error
+    from kan_md.evaluate.infrared import check_figure_name
+    from kan_md.files import check_writable
+
+    if not 0.0 < r_max < 100.0:
+        raise user_error("--r-max", found=r_max, allowed="0 to 100 Å", remedy="e.g. --r-max 5")
+    check_figure_name(output)
+    check_writable(output, overwrite=overwrite)
+    keys, report = parse_keys(key or []), LabelReport()
+    frames = read_frames(data, keys, report=report)
+    check_keys(report, keys)
+    check_structures(frames, "set")
+    frames, isolated = separate_isolated(frames, r_max)
+    tracked = track_frames(frames, description="looking for neighbours")
+    distances = [measure_distances(atoms, r_max) for atoms in tracked]
+    survey = make_survey(frames, r_max, isolated=isolated, distances=distances)
+    if survey.frames:
+        plot_survey(survey, output)
+    if as_json:
+        figure = str(output) if survey.frames else None
+        typer.echo(json.dumps({"figure": figure, **as_plain(survey, report)}))
+        return
+    console = Console()
+    if survey.frames:
+        console.print(survey_table(group_rows(survey)))
+    for line in summary_lines(survey, report):
+        console.print(line, highlight=False, soft_wrap=True)
+    if survey.frames:
+        console.print(f"picture: {output}", highlight=False)
 
 
 @commands.command("ag-vacancy")

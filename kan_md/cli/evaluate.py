@@ -40,22 +40,12 @@ def evaluate(
 
     from kan_md.cli.tables import component_table, error_table, track_frames
     from kan_md.data.label_report import LabelReport
-    from kan_md.data.label_search import LABEL_KEYS
-    from kan_md.data.labels import check_keys
+    from kan_md.data.labels import check_keys, parse_keys
     from kan_md.data.reading import read_frames
-    from kan_md.errors import user_error
     from kan_md.evaluate.evaluation import components_of, evaluate_file
     from kan_md.evaluate.output import check_output, write_evaluation
 
-    keys = dict(part.partition("=")[::2] for part in key or [])
-    unknown = sorted(keys.keys() - LABEL_KEYS.keys())
-    if unknown or not all(keys.values()):
-        raise user_error(
-            "--key",
-            found=", ".join(unknown) or "no name",
-            allowed=", ".join(f"{name}=NAME" for name in LABEL_KEYS),
-            remedy="e.g. --key energy=REF_energy",
-        )
+    keys = parse_keys(key or [])
     if output is not None:
         check_output(output, overwrite=overwrite)
     report = LabelReport()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -85,6 +86,42 @@ def component_table(
     for axes in components:
         table.add_row(axes, *(_digits(errors[f"{group}_{axes}_mae"]) for group in groups))
     return table
+
+
+def survey_table(rows: Sequence[Mapping[str, object]]) -> Table:
+    """Lay out :func:`kan_md.data.survey_table.group_rows`."""
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    headings = ("config_type", "number", "atoms", "energy\n(eV/atom)",
+                "force RMS/max\n(eV/Å)", "pressure\n(GPa)", "closest\n(Å)")  # fmt: skip
+    for heading in headings:
+        justify = "left" if heading == "config_type" else "right"
+        table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(
+            str(row["config_type"]),
+            str(row["structures"]),
+            _range(row["atoms"]),
+            _range(row["energy"]),
+            _pair(row["force_rms"], row["force_max"]),
+            _range(row["pressure"]),
+            _number(row["closest"]),
+        )
+    return table
+
+
+def _range(ends: Sequence[float] | None) -> str:
+    if ends is None:
+        return NOTHING
+    low, high = map(_digits, ends)
+    return low if low == high else f"{low}…{high}"
+
+
+def _pair(first: float | None, second: float | None) -> str:
+    return NOTHING if first is None else f"{_number(first)} / {_number(second)}"
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else _digits(value)
 
 
 def _scaled(value: float | None, factor: float) -> str:

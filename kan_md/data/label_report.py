@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ase import Atoms
@@ -69,6 +70,20 @@ def structures(count: int) -> str:
 def source_of(atoms: Atoms) -> str:
     """What to call a structure in a message."""
     return str(atoms.info.get("source", atoms.get_chemical_formula()))
+
+
+def sources_in_words(sources: Sequence[str], *, most: int = 6) -> str:
+    """Structures by file, ``a.xyz, frames 3, 7; b.xyz, frame 1``, the first ones of many."""
+    frames: dict[str, list[str]] = {}
+    for source in sources[:most]:
+        name, _, frame = source.partition(", frame ")
+        frames.setdefault(name, []).append(frame)
+    texts = [
+        f"{name}, frame{'s' * (len(found) > 1)} {', '.join(found)}" if all(found) else name
+        for name, found in frames.items()
+    ]
+    more = len(sources) - most
+    return "; ".join(texts) + f" and {more} more" * (more > 0)
 
 
 def config_type_of(atoms: Atoms) -> str | None:

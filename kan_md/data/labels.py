@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -66,6 +66,24 @@ def _why_not(atoms: Atoms, label: str) -> str | None:
     if label == "stress" and not has_volume(atoms):
         return "no periodic cell with a volume"
     return None
+
+
+def parse_keys(options: Sequence[str]) -> dict[str, str]:
+    """Names of labels from ``LABEL=NAME`` as the command line gives them.
+
+    Raises:
+        KanMdError: a label is unknown, or has no name.
+    """
+    keys = dict(part.partition("=")[::2] for part in options)
+    unknown = sorted(keys.keys() - LABEL_KEYS.keys())
+    if unknown or not all(keys.values()):
+        raise user_error(
+            "--key",
+            found=", ".join(unknown) or "no name",
+            allowed=", ".join(f"{name}=NAME" for name in LABEL_KEYS),
+            remedy="e.g. --key energy=REF_energy",
+        )
+    return keys
 
 
 def check_keys(report: LabelReport, keys: Mapping[str, str]) -> None:

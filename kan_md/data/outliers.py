@@ -21,7 +21,7 @@ TIMES = 10.0
 SMALLEST_FORCE = 10.0
 """eV/Å; a smaller force is none."""
 
-LARGEST_SHARE = 0.05
+LARGEST_SHARE = 0.1
 """More structures than this (and more than one) are no outliers, but a part of the set."""
 
 

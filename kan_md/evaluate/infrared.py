@@ -133,7 +133,7 @@ def check_figure_name(path: str | Path) -> None:
             "ending of the figure's name",
             found=Path(path).name,
             allowed=", ".join(f".{name}" for name in sorted(known)),
-            remedy="e.g. --output infrared.png",
+            remedy=f"e.g. --output {Path(path).with_suffix('.png').name}",
         )
 
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ase import Atoms
+from nequip.data import AtomicDataDict
 
 from kan_md.backbones.arguments import STATISTICS
 from kan_md.backbones.build import adapter_of, upstream_names
 from kan_md.backbones.etgnn import default_triplet_r_max
 from kan_md.config.schema import TrainConfig
 from kan_md.data.checks import check_elements, check_labels, check_structures
-from kan_md.data.dataset import FramesDataset
+from kan_md.data.dataset import FramesDataset, edge_lengths
+from kan_md.data.label_report import sources_in_words
 from kan_md.data.statistics import edge_statistics, types_of
+from kan_md.data.survey import distances_of, make_survey
 from kan_md.data.targets import Target
 from kan_md.data.tensor_labels import check_tensor_labels, tensor_statistics
 from kan_md.errors import user_error
@@ -96,6 +99,7 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
         for name, frames in parts.frames.items()
         if frames
     }
+    notes += _odd_structures(config, parts, datasets)
     statistics = edge_statistics(datasets["train"])
     present = set(types_of(parts.frames["train"]))
     statistics["untrained_types"] = [name for name in type_names if name not in present]
@@ -115,6 +119,33 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
         notes=grouped(parts.notes + notes),
         statistics=statistics,
     )
+
+
+def _odd_structures(
+    config: TrainConfig, parts: Parts, datasets: Mapping[str, FramesDataset]
+) -> list[Note]:
+    """What of all sets deserves a second look."""
+    frames, distances = [], []
+    for part, dataset in datasets.items():
+        frames += parts.frames[part]
+        distances += [
+            distances_of(
+                atoms, edge_lengths(data).numpy(), data[AtomicDataDict.EDGE_INDEX_KEY].numpy()
+            )
+            for atoms, data in zip(parts.frames[part], dataset.data_list, strict=True)
+        ]
+    survey = make_survey(
+        frames, config.model.r_max, isolated=parts.isolated["train"], distances=distances
+    )
+    notes = []
+    for finding in survey.findings:
+        if finding.kind in ("zero forces", "isolated atoms"):
+            continue  # of crystals by symmetry; told elsewhere
+        advice = "; data.max_force leaves them out" * (finding.kind == "force outliers")
+        notes.append(
+            (finding.kind, f"{finding.text} ({sources_in_words(finding.sources, most=3)}){advice}")
+        )
+    return notes
 
 
 def _has_any(frames: Sequence[Atoms], target: Target) -> bool:

@@ -9,9 +9,7 @@ import numpy as np
 
 from kan_md.config.schema import TrainConfig
 from kan_md.data.dataset import FramesDataset
-from kan_md.data.isolated import AGREEMENT, is_isolated_atom, isolated_energies
-from kan_md.data.label_report import source_of, structures
-from kan_md.data.outliers import largest_force
+from kan_md.data.isolated import AGREEMENT, isolated_energies
 from kan_md.data.references import ISOLATED, ReferenceEnergies, reference_lines
 from kan_md.data.statistics import EnergyScale, energy_scale, reference_energies
 from kan_md.data.targets import ENERGY
@@ -43,7 +41,7 @@ def potential_statistics(
         "forces_rms": scale.value,
     }
     notes = [] if config.training.init_from else _reference_notes(config, parts, found)
-    return statistics, notes + _outlier_notes(config, parts, found, scale)
+    return statistics, notes + _scale_notes(config, scale)
 
 
 def _references(config: TrainConfig, parts: Parts, dataset: FramesDataset) -> ReferenceEnergies:
@@ -103,45 +101,16 @@ def _contradictions(parts: Parts, energies: Mapping[str, float]) -> list[Note]:
     return notes
 
 
-def _outlier_notes(
-    config: TrainConfig, parts: Parts, found: ReferenceEnergies, scale: EnergyScale
-) -> list[Note]:
-    frames, r_max, notes = parts.frames["train"], config.model.r_max, []
-    known = found.residuals[np.isfinite(found.residuals)]
-    distance = np.abs(found.residuals - (np.median(known) if known.size else 0.0))
-    far = [index for index in found.outliers if not is_isolated_atom(frames[index], r_max)]
-    if far:
-        worst = max(far, key=lambda index: distance[index])
-        notes.append(
-            (
-                "outliers",
-                f"energies of {structures(len(far))}, the worst {source_of(frames[worst])} by "
-                f"{distance[worst]:.3g} eV/atom",
-            )
-        )
-    if scale.of == "forces" and scale.outliers:
-        worst = max(scale.outliers, key=lambda index: largest_force(frames[index]))
-        notes.append(
-            (
-                "outliers",
-                f"forces of {structures(len(scale.outliers))}, the worst "
-                f"{source_of(frames[worst])} with {largest_force(frames[worst]):.3g} eV/Å",
-            )
-        )
-    if notes:
-        notes.append(
-            ("outliers", "not in the scales, but in the loss; data.max_force leaves frames out")
-        )
+def _scale_notes(config: TrainConfig, scale: EnergyScale) -> list[Note]:
     if config.model.per_type_energy_scales != "forces_rms" or config.training.init_from:
-        return notes
+        return []
     if scale.of == "energies":
-        notes.append(("energy scale", f"{scale.value:.3g} eV, of energies: there are no forces"))
+        text = f"{scale.value:.3g} eV, of energies: there are no forces"
     elif scale.outliers:
-        notes.append(
-            (
-                "energy scale",
-                f"{scale.value:.3g} eV/Å, RMS of the forces without outliers ({scale.plain:.3g} "
-                "with them)",
-            )
+        text = (
+            f"{scale.value:.3g} eV/Å, RMS of the forces without outliers ({scale.plain:.3g} with "
+            "them)"
         )
-    return notes
+    else:
+        return []
+    return [("energy scale", text)]

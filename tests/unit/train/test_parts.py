@@ -179,11 +179,12 @@ def test_an_outlier_is_named_and_does_not_set_the_scale(prepare, alloy_frames):
     split = {"train": 22, "val": 1, "test": 1}
     data, notes = prepare(frames, data__split={**split, "method": "block", "blocks": 1})
     assert data.statistics["forces_rms"] == pytest.approx(usual, rel=0.2)
-    assert "forces of 1 structure, the worst data.xyz, frame 0 with" in notes
-    assert "data.max_force leaves frames out" in notes
+    assert "force outliers" in notes and "e+04 eV/Å (data.xyz, frame 0); data.max_force" in notes
+    assert "RMS of the forces without outliers" in notes
+    assert "18 structures occurring again (data.xyz, frames" in notes
     data, notes = prepare(frames, data__max_force=50)
     assert "1 structure by data.max_force: 50 eV/Å (first data.xyz, frame 0)" in notes
-    assert "outliers" not in notes
+    assert "force outliers" not in notes
 
 
 def test_the_same_file_for_training_and_validation_is_told(prepare, tmp_path, alloy_frames):
