@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from kan_md.evaluate.potentials import load_potential
+from kan_md.model.cells import has_volume
 
 
 class KANCalculator(Calculator):
@@ -56,7 +57,7 @@ class KANCalculator(Calculator):
     ) -> None:
         """Evaluate the structure; everything is computed at once."""
         super().calculate(atoms, properties, system_changes)
-        if "stress" in properties and not self._has_volume():
+        if "stress" in properties and not has_volume(self.atoms):
             pbc = " ".join("FT"[int(periodic)] for periodic in self.atoms.pbc)
             raise PropertyNotImplementedError(  # what ASE expects where a property is not defined
                 f"stress needs a periodic cell with a volume, got {self.atoms.cell.rank} cell "
@@ -70,8 +71,5 @@ class KANCalculator(Calculator):
             "energies": found.energies,
             "forces": found.forces,
         }
-        if self._has_volume():
+        if has_volume(self.atoms):
             self.results["stress"] = found.stress(self.atoms.get_volume())
-
-    def _has_volume(self) -> bool:
-        return self.atoms.cell.rank == 3 and bool(self.atoms.pbc.any())

@@ -43,7 +43,7 @@ def evaluate(
     from kan_md.data.labels import check_keys, parse_keys
     from kan_md.data.reading import read_frames
     from kan_md.evaluate.evaluation import components_of, evaluate_file
-    from kan_md.evaluate.output import check_output, write_evaluation
+    from kan_md.evaluate.output import check_output, errors_as_plain, write_evaluation
 
     keys = parse_keys(key or [])
     if output is not None:
@@ -56,10 +56,22 @@ def evaluate(
     if output is not None:
         write_evaluation(result, output, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps({"structures": len(result.frames), "errors": result.errors}))
+        typer.echo(json.dumps({"structures": result.counts["all"], **errors_as_plain(result)}))
         return
     console = Console()
-    console.print(error_table({f"{len(result.frames)} structures": result.errors}, result.targets))
+    for line in report.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+    columns = {"all": result.errors, **result.by_config_type}
+    headings = {name: f"{name}: {result.counts[name]}" for name in columns}
+    headings["all"] = f"{result.counts['all']} structures"
+    console.print(
+        error_table({headings[name]: errors for name, errors in columns.items()}, result.targets)
+    )
+    for symbol, label, prediction in result.isolated:
+        console.print(
+            f"isolated {symbol}, not in the errors: {prediction:.4f} eV, label {label:.4f} eV",
+            highlight=False,
+        )
     for target in result.targets:
         if not target.of_potential and (components := components_of(target)):
             console.print(component_table(result.errors, target, components))

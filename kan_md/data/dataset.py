@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from ase import Atoms
-from ase.geometry import complete_cell
 from nequip.data import AtomicDataDict, register_fields
 from nequip.data.dataset import AtomicDataset
 
 from kan_md.data.labels import label_weight
 from kan_md.data.targets import STRESS, Target
 from kan_md.errors import user_error
+from kan_md.model.cells import completed_cell
 from kan_md.model.reference import model_input
 
 WEIGHT_PREFIX = "kan_md_weight_"
@@ -74,7 +74,7 @@ def _input(
     _refuse_overlap(atoms, data)
     if with_cell and AtomicDataDict.CELL_KEY not in data:
         # Without images the cell has no effect but as the volume of a stress that has no label.
-        cell = torch.from_numpy(complete_cell(atoms.cell.array)).view(1, 3, 3)
+        cell = torch.from_numpy(completed_cell(atoms)).view(1, 3, 3)
         data[AtomicDataDict.CELL_KEY] = cell
         edges = data[AtomicDataDict.EDGE_INDEX_KEY].shape[1]
         data[AtomicDataDict.EDGE_CELL_SHIFT_KEY] = torch.zeros(edges, 3, dtype=torch.float64)

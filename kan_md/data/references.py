@@ -62,9 +62,9 @@ def fit_references(
         isolated: energies of isolated atoms by type, eV.
     """
     isolated = {name: value for name, value in (isolated or {}).items() if name in type_names}
-    free = np.array([name not in isolated for name in type_names])
+    free = np.array([name not in isolated for name in type_names], dtype=bool)
     shares = counts / counts.sum(axis=1, keepdims=True)  # [num_structures, num_types]
-    fixed = np.array([isolated.get(name, 0.0) for name in type_names])
+    fixed = np.array([isolated.get(name, 0.0) for name in type_names], dtype=float)
     per_atom = energies / counts.sum(axis=1) - shares @ fixed
     used = np.isfinite(per_atom)
     solution, determined = np.zeros(len(type_names)), np.zeros(len(type_names), dtype=bool)

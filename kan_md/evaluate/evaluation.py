@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
 
 from kan_md.data.checks import check_elements, check_labels, check_structures
-from kan_md.data.targets import POTENTIAL_TARGETS, Target
+from kan_md.data.isolated import is_isolated_atom
+from kan_md.data.label_report import config_type_of
+from kan_md.data.targets import ENERGY, POTENTIAL_TARGETS, Target
 from kan_md.errors import user_error
 from kan_md.evaluate.potentials import load_potential
 from kan_md.evaluate.tensors import holds_tensors, load_tensors
+from kan_md.model.cells import has_volume
 
 Predict = Callable[[Atoms], dict[str, np.ndarray]]
 
@@ -31,6 +35,9 @@ class Evaluation:
         predictions: likewise, of everything that the model predicts.
         errors: by name, e.g. ``forces_mae``, ``forces_Ag_rmse``, ``energy_per_structure_mae``; of
             tensors also the MAE of each component, ``bec_xy_mae``, ``bec_O_xy_mae``.
+        by_config_type: likewise, by the structures' ``config_type``; empty if all are of one.
+        counts: number of structures behind ``errors`` and of each ``config_type``.
+        isolated: isolated atoms, which do not count: element, labelled and predicted energy, eV.
     """
 
     frames: list[Atoms]
@@ -39,6 +46,9 @@ class Evaluation:
     labels: dict[str, list[np.ndarray | None]]
     predictions: dict[str, list[np.ndarray]]
     errors: dict[str, float]
+    by_config_type: dict[str, dict[str, float]]
+    counts: dict[str, int]
+    isolated: list[tuple[str, float, float]]
 
 
 def evaluate_file(
@@ -60,8 +70,9 @@ def evaluate_file(
         KanMdError: the file or the structures cannot be used, or a prediction is not finite.
     """
     check_structures(frames, "evaluation set")
-    targets, type_names, predict = _load(path, device)
-    check_elements(frames, type_names)
+    model = _load(path, device)
+    targets = model.targets
+    check_elements(frames, model.type_names)
     labelled = [t for t in targets if any(t.label(atoms) is not None for atoms in frames)]
     if not labelled:
         names = ", ".join(target.name for target in targets)
@@ -72,15 +83,58 @@ def evaluate_file(
             remedy="label them, or name the labels with --key",
         )
     check_labels(frames, labelled)
-    found = [predict(atoms) for atoms in track(frames)]
+    found = [model.predict(atoms) for atoms in track(frames)]
     for atoms, one in zip(frames, found, strict=True):
         _check_finite(atoms, one, labelled)
     predictions = {target.name: [one[target.name] for one in found] for target in targets}
     labels = {target.name: [target.label(atoms) for atoms in frames] for target in labelled}
-    errors: dict[str, float] = {}
-    for target in labelled:
-        errors |= _errors(target, frames, labels[target.name], predictions[target.name])
-    return Evaluation(list(frames), labelled, targets, labels, predictions, errors)
+    isolated = {
+        index: (str(atoms.symbols), label.item(), found[index]["energy"].item())
+        for index, atoms in enumerate(frames)
+        if model.r_max is not None
+        and is_isolated_atom(atoms, model.r_max)
+        and (label := ENERGY.label(atoms)) is not None
+    }
+    counted = [index for index in range(len(frames)) if index not in isolated]
+    if not counted:  # a file of nothing else
+        counted, isolated = list(range(len(frames))), {}
+    groups = _by_config_type(frames, counted)
+    labelled = [t for t in labelled if any(labels[t.name][i] is not None for i in counted)]
+
+    def errors(indices: Sequence[int]) -> dict[str, float]:
+        chosen = [frames[index] for index in indices]
+        return {
+            name: error
+            for target in labelled
+            for name, error in _errors(
+                target,
+                chosen,
+                [labels[target.name][index] for index in indices],
+                [predictions[target.name][index] for index in indices],
+            ).items()
+        }
+
+    return Evaluation(
+        frames=list(frames),
+        targets=labelled,
+        predicted=targets,
+        labels=labels,
+        predictions=predictions,
+        errors=errors(counted),
+        by_config_type={name: errors(indices) for name, indices in groups.items()},
+        counts={"all": len(counted), **{name: len(indices) for name, indices in groups.items()}},
+        isolated=list(isolated.values()),
+    )
+
+
+def _by_config_type(frames: Sequence[Atoms], counted: Sequence[int]) -> dict[str, list[int]]:
+    """Indices of each group, the largest first; nothing where all are of one."""
+    groups: dict[str, list[int]] = {}
+    for index in counted:
+        groups.setdefault(config_type_of(frames[index]) or "none", []).append(index)
+    if len(groups) < 2:
+        return {}
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
 def _check_finite(
@@ -98,11 +152,27 @@ def _check_finite(
             )
 
 
-def _load(path: str | Path, device: str) -> tuple[list[Target], Sequence[str], Predict]:
+class _Model(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+        targets: what it predicts.
+        type_names: elements that it knows.
+        predict: predictions of a structure by target name.
+        r_max: cutoff of a potential, Å; None for tensors.
+    """
+
+    targets: list[Target]
+    type_names: Sequence[str]
+    predict: Predict
+    r_max: float | None
+
+
+def _load(path: str | Path, device: str) -> _Model:
     return (_tensors if holds_tensors(path) else _potential)(path, device)
 
 
-def _tensors(path: str | Path, device: str) -> tuple[list[Target], Sequence[str], Predict]:
+def _tensors(path: str | Path, device: str) -> _Model:
     model = load_tensors(path, device=device)
     targets = [
         Target(
@@ -124,22 +194,22 @@ def _tensors(path: str | Path, device: str) -> tuple[list[Target], Sequence[str]
             for target in targets
         }
 
-    return targets, model.type_names, predict
+    return _Model(targets, model.type_names, predict, None)
 
 
-def _potential(path: str | Path, device: str) -> tuple[list[Target], Sequence[str], Predict]:
+def _potential(path: str | Path, device: str) -> _Model:
     potential = load_potential(path, device=device)
 
     def predict(atoms: Atoms) -> dict[str, np.ndarray]:
         found = potential.compute(atoms)
-        volume = atoms.get_volume() if atoms.cell.rank == 3 else np.nan
+        volume = atoms.get_volume() if has_volume(atoms) else np.nan
         return {
             "energy": np.array([[found.energy]]),
             "forces": found.forces,
             "stress": -(found.virial + found.virial.T)[None] / 2 / volume,
         }
 
-    return list(POTENTIAL_TARGETS), potential.type_names, predict
+    return _Model(list(POTENTIAL_TARGETS), potential.type_names, predict, potential.r_max)
 
 
 def _errors(
@@ -154,6 +224,8 @@ def _errors(
         for atoms, label, prediction in zip(frames, labels, predictions, strict=True)
         if label is not None
     ]
+    if not kept:
+        return {}
     if target.extensive:
         return {
             **_mae_rmse(target.name, [error / len(atoms) for atoms, error in kept]),
@@ -186,12 +258,15 @@ def _component_maes(name: str, errors: Sequence[np.ndarray], target: Target) -> 
     if not components:
         return {}
     rows = np.concatenate([error.reshape(-1, len(components)) for error in errors])
-    means = np.abs(rows).mean(0)
+    means = np.nanmean(np.abs(rows), axis=0)
     return {f"{name}_{axes}_mae": float(m) for axes, m in zip(components, means, strict=True)}
 
 
 def _mae_rmse(name: str, errors: Sequence[np.ndarray]) -> dict[str, float]:
     flat = np.concatenate([error.ravel() for error in errors])
+    flat = flat[~np.isnan(flat)]  # components without a label
+    if not flat.size:
+        return {}
     return {
         f"{name}_mae": float(np.abs(flat).mean()),
         f"{name}_rmse": float(np.sqrt(np.square(flat).mean())),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -62,8 +63,25 @@ def write_evaluation(
         raise cannot_write(folder, error) from error
     _write_predictions(evaluation, folder / FILES[0], overwrite)
     plot_parity(evaluation, folder / FILES[1])
-    write_text(folder / FILES[2], json.dumps(evaluation.errors, indent=2) + "\n")
+    content = errors_as_plain(evaluation)
+    extra = {name: value for name, value in content.items() if name != "errors" and value}
+    write_text(folder / FILES[2], json.dumps(content["errors"] | extra, indent=2) + "\n")
     return folder
+
+
+def errors_as_plain(evaluation: Evaluation) -> dict[str, Any]:
+    """The errors as JSON takes them: of all, by ``config_type``, and isolated atoms beside them."""
+    return {
+        "errors": evaluation.errors,
+        "by_config_type": {
+            name: {"structures": evaluation.counts[name], "errors": errors}
+            for name, errors in evaluation.by_config_type.items()
+        },
+        "isolated_atoms": [
+            {"element": symbol, "label": label, "prediction": prediction}
+            for symbol, label, prediction in evaluation.isolated
+        ],
+    }
 
 
 def _write_predictions(evaluation: Evaluation, path: Path, overwrite: bool) -> None:
@@ -123,4 +141,6 @@ def _points(evaluation: Evaluation, target: Target) -> tuple[np.ndarray, np.ndar
             scale = 1.0 / len(atoms) if target.extensive else 1.0
             labels.append(scale * label.ravel())
             predictions.append(scale * prediction.ravel())
-    return np.concatenate(labels), np.concatenate(predictions)
+    label, prediction = np.concatenate(labels), np.concatenate(predictions)
+    known = ~np.isnan(label)  # single components may be without a label
+    return label[known], prediction[known]

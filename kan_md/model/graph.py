@@ -8,10 +8,10 @@ from typing import NamedTuple
 import ase
 import numpy as np
 import torch
-from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
 from kan_md.errors import user_error
+from kan_md.model.cells import completed_cell
 
 
 class EdgeGraph(NamedTuple):
@@ -62,12 +62,12 @@ def periodic_edges(atoms: ase.Atoms, r_max: float) -> PeriodicEdges:
     """Find all pairs closer than ``r_max``, periodic images included.
 
     The one convention of the Python side: edge_vectors = r_neighbour + S·cell - r_centre with
-    whole-numbered S, zero along directions that are not periodic; vectors of the cell that are
-    missing count as :func:`ase.geometry.complete_cell` makes them. S is worked out from the vectors
-    that the neighbour list gives and held against them.
+    whole-numbered S, zero along directions that are not periodic, and the cell of
+    :func:`kan_md.model.cells.completed_cell`. S is worked out from the vectors that the neighbour
+    list gives, and held against them.
 
     Raises:
-        KanMdError: a position is not finite.
+        KanMdError: a position is not finite, or there is no cell where one is needed.
     """
     positions = atoms.get_positions()
     if not np.isfinite(positions).all():
@@ -78,7 +78,7 @@ def periodic_edges(atoms: ase.Atoms, r_max: float) -> PeriodicEdges:
             remedy="check the structure",
         )
     if len(atoms):
-        cell = complete_cell(atoms.cell.array)  # atoms are sorted into a box even without one
+        cell = completed_cell(atoms)  # atoms are sorted into a box even without one
         i, j, vectors = neighbour_list(
             "ijD", pbc=atoms.pbc, cell=cell, positions=positions, cutoff=float(r_max)
         )

@@ -7,10 +7,10 @@ from typing import TypedDict
 
 import ase
 import torch
-from ase.geometry import complete_cell
 from nequip.data import AtomicDataDict
 from nequip.nn.graph_model import GraphModel
 
+from kan_md.model.cells import completed_cell
 from kan_md.model.graph import atom_types_of, periodic_edges
 
 
@@ -50,7 +50,7 @@ def model_input(
     }
     if atoms.pbc.any():
         # As the shifts of the pairs are counted; no pair crosses a vector that was made up.
-        cell = complete_cell(atoms.cell.array)
+        cell = completed_cell(atoms)
         data[AtomicDataDict.CELL_KEY] = torch.from_numpy(cell).view(1, 3, 3)
         data[AtomicDataDict.EDGE_CELL_SHIFT_KEY] = edges.edge_cell_shift
     return data

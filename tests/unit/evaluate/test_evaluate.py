@@ -110,3 +110,93 @@ def test_table_names_units(model, shifted_file, capsys):
     table = capsys.readouterr().out
     for text in ("energy (meV/atom)", "energy per structure (meV)", "forces Cu (meV/Å)", "stress"):
         assert text in table
+
+
+@pytest.fixture
+def odd_file(model, shifted_file, tmp_path):
+    """Groups with other errors, missing labels, a molecule with a stress, isolated atoms."""
+    frames = ase.io.read(shifted_file, ":")
+    for index, atoms in enumerate(frames):
+        atoms.info["config_type"] = "far" if index < 2 else "near"
+    frames[0].calc.results["energy"] += 0.8 - 3.0  # 3 eV off
+    frames[1].calc.results["energy"] = np.nan
+    frames[2].calc.results["forces"][0] = np.nan
+    frames[3].info["config_forces_weight"] = 0.0
+    frames[3].calc.results["forces"] += 99.0
+    del frames[4].calc.results["stress"]
+    molecule = frames[5].copy()
+    molecule.set_cell(None)
+    molecule.pbc = False
+    molecule.calc = KANCalculator(model)
+    energy = molecule.get_potential_energy()
+    molecule.calc = SinglePointCalculator(molecule, energy=energy, stress=np.zeros(6))
+    molecule.info["config_type"] = "molecule"
+    alone = ase.Atoms("Cu", info={"config_type": "IsolatedAtom"})
+    alone.calc = SinglePointCalculator(alone, energy=77.0)
+    ase.io.write(tmp_path / "odd.xyz", [*frames, molecule, alone])
+    return tmp_path / "odd.xyz"
+
+
+def test_errors_are_of_the_labels_that_are_there(model, odd_file):
+    result = evaluate_file(model, read_frames(odd_file))
+    errors, groups = result.errors, result.by_config_type
+    assert result.counts == {"all": 7, "near": 4, "far": 2, "molecule": 1}
+    assert list(groups) == ["near", "far", "molecule"]
+    close = {"abs": 1e-6}
+    assert groups["far"]["energy_per_structure_mae"] == pytest.approx(3.0, **close)
+    assert groups["near"]["energy_per_structure_mae"] == pytest.approx(0.8, **close)
+    assert groups["molecule"] == pytest.approx(dict.fromkeys(groups["molecule"], 0.0), **close)
+    assert errors["energy_per_structure_mae"] == pytest.approx((3.0 + 4 * 0.8) / 6, **close)
+    assert errors["forces_Cu_mae"] == pytest.approx(0.1, **close)
+    assert errors["forces_Au_rmse"] == pytest.approx(0.3, **close)
+    assert errors["stress_mae"] == pytest.approx(0.02, **close)
+    assert "stress_mae" not in groups["molecule"] and "forces_mae" not in groups["molecule"]
+    ((symbol, label, prediction),) = result.isolated
+    assert (symbol, label) == ("Cu", 77.0)
+    alone = ase.Atoms("Cu")
+    alone.calc = KANCalculator(model)
+    assert prediction == pytest.approx(alone.get_potential_energy())
+
+
+def test_the_command_shows_groups_and_what_it_left_out(model, odd_file, tmp_path, capsys):
+    arguments = ["evaluate", str(model), str(odd_file)]
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "-o", str(tmp_path / "out"), "--json"])
+    assert end.value.code == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["structures"] == 7
+    far = printed["by_config_type"]["far"]
+    assert far["structures"] == 2
+    assert far["errors"]["energy_per_structure_mae"] == pytest.approx(3.0, abs=1e-6)
+    assert printed["isolated_atoms"][0]["element"] == "Cu"
+    written = json.loads((tmp_path / "out" / "errors.json").read_text())
+    assert written["by_config_type"] == printed["by_config_type"]
+    assert written["energy_mae"] == printed["errors"]["energy_mae"]
+    assert len(ase.io.read(tmp_path / "out" / "predictions.xyz", ":")) == 8
+    with pytest.raises(SystemExit):
+        main(arguments)
+    table = capsys.readouterr().out
+    for text in ("7 structures", "near: 4", "far: 2", "molecule: 1", "–", "isolated Cu, not in"):
+        assert text in table
+    assert "stress left out of 1 structure: no periodic cell with a volume" in table
+    assert "energy left out of 1 structure: NaN or none (first odd.xyz, frame 1)" in table
+
+
+def test_a_file_of_isolated_atoms_alone_is_evaluated(model):
+    atoms = ase.Atoms("Cu")
+    atoms.calc = KANCalculator(model)
+    energy = atoms.get_potential_energy()
+    atoms.calc = SinglePointCalculator(atoms, energy=energy - 1.5)
+    errors = evaluate_file(model, [atoms]).errors
+    assert errors["energy_mae"] == pytest.approx(1.5)
+
+
+def test_stress_is_that_of_a_cell_with_a_volume(model, alloy_frames):
+    slab = alloy_frames[0].copy()
+    slab.pbc = (True, True, False)
+    flat = slab.copy()
+    flat.set_cell([*slab.cell.array[:2], slab.cell.array[:2].sum(0)], scale_atoms=False)
+    for atoms, defined in ((slab, True), (flat, False)):
+        atoms.calc = KANCalculator(model)
+        atoms.get_forces()
+        assert ("stress" in atoms.calc.results) == defined

@@ -70,6 +70,9 @@ STRANGE = {
                   pbc=(False, False, True)),
     "no third vector": Atoms("CuAu", positions=[[9, 0, 5.0], [0, 0, 6.5]], cell=SLAB,
                              pbc=(True, True, False)),
+    "vectors in a plane": Atoms("CuAu", positions=[[9, 0, 5.0], [0, 0, 6.5]],
+                                cell=[CELL[0], CELL[1], CELL[0] + CELL[1]],
+                                pbc=(True, True, False)),
     "left-handed": Atoms("CuAu", positions=[[0, 0, 0], [1.3, 1.2, 9]], cell=CELL[[1, 0, 2]],
                          pbc=True),
     "tiny": Atoms("Cu", cell=[1.1, 1.2, 1.3], pbc=True),
@@ -98,7 +101,8 @@ def test_shifts_and_cell_rebuild_the_vectors(name):
 @pytest.mark.parametrize("name", STRANGE)
 def test_edges_of_strange_cells_are_all_pairs(name):
     atoms = STRANGE[name].copy()
-    atoms.cell = complete_cell(atoms.cell)
+    if not atoms.cell.volume:
+        atoms.cell = complete_cell(atoms.cell.array * atoms.pbc[:, None])
     atoms.wrap()  # moves atoms along periodic directions only
     reach = 14 if name == "flat cell" else 6
     same = brute_force(atoms, 4.2, reach)
@@ -123,3 +127,17 @@ def test_unknown_element_and_bad_positions_are_named():
     atoms = Atoms("Cu2", positions=[[0, 0, 0], [0, float("nan"), 1]])
     with pytest.raises(KanMdError, match="positions must be finite, got NaN or infinity at atom 1"):
         edge_graph(atoms, 3.0, ["Cu"])
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        Atoms("Cu", pbc=True),
+        Atoms("Cu", cell=[3, 3, 0], pbc=True),
+        Atoms("Cu", cell=[[3, 0, 0], [0, 3, 0], [3, 3, 0]], pbc=True),
+        Atoms("Cu", cell=[[3, 0, 0], [6, 0, 0], [0, 0, 9]], pbc=(True, True, False)),
+    ],
+)
+def test_a_cell_that_is_none_is_refused(atoms):
+    with pytest.raises(KanMdError, match="cell vectors of Cu, got"):
+        periodic_edges(atoms, 3.0)
