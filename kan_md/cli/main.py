@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import pkgutil
 import sys
@@ -51,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     one line on stderr; the traceback is shown only with ``--debug``.
     """
     start = time.monotonic()
+    # At its end Python would look for garbage in all that torch has made: 1.2 s of every command.
+    atexit.register(gc.freeze)
     tune_allocator()
     for module in pkgutil.iter_modules(cli.__path__):
         if module.name != "main":

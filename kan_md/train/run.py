@@ -119,7 +119,8 @@ def train(
                 console.print(note, highlight=False)
             files.resume_from(content)
             if reason is not None:
-                console.print(f"nothing left to train, {reason}", highlight=False)
+                remedy = "raise training.epochs or training.max_time to go on"
+                console.print(f"nothing left to train, {reason}; {remedy}", highlight=False)
                 if going_on.is_written:
                     return folder / MODEL_FILE
                 for callback in (budget, best_chooser(trainer)):

@@ -40,7 +40,7 @@ _OPTIMIZERS = {
 _WRITING = 1.0
 """s; model.pth, learning curve, tables and the end of the process on an idle machine."""
 
-_WRITING_BY_START_UP = 0.35
+_WRITING_BY_START_UP = 0.5
 """The same as a share of the start-up, which tells how fast the machine is at such things."""
 
 

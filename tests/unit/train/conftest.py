@@ -38,6 +38,12 @@ def alloy_file(tmp_path_factory, alloy_frames):
     return path
 
 
+@pytest.fixture
+def small():
+    """Content of a small configuration file without data."""
+    return copy.deepcopy(SMALL)
+
+
 @pytest.fixture(scope="session")
 def make_config(alloy_file):
     """Factory of small configurations: ``make_config({"training.epochs": 5})``."""

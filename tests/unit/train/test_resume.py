@@ -15,6 +15,8 @@ import torch
 import yaml
 from rich.console import Console
 
+from kan_md.cli.main import main
+from kan_md.config.overrides import kept_overrides, record_settings
 from kan_md.config.schema import TrainConfig
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
@@ -341,6 +343,54 @@ def test_diverged_run_is_not_gone_on_with(make_config, tmp_path):
     with pytest.raises(KanMdError, match=r"weights in .*last.ckpt, got NaN or infinity"):
         train(make_config({"training.epochs": 9}), tmp_path, resume=True)
     assert content_of(tmp_path) == before
+
+
+def test_settings_of_earlier_commands_hold_until_something_newer_is_said(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("{model: {r_max: 4.0}, training: {epochs: 2, optimizer: {lr: 0.1}}}")
+    settings = record_settings(
+        path, ["training.epochs=3", "model.r_max=5", "training.ema=null", "training.epochs=4"]
+    )
+    kept, notes = kept_overrides(path, settings, ["training.seed=1"])
+    assert kept == ["training.epochs=4", "model.r_max=5", "training.ema=null"]
+    assert notes[0] == "as before: --set training.epochs=4"
+    # Given anew, as a whole or in a part.
+    assert kept_overrides(path, settings, ["training={epochs: 1}"])[0] == ["model.r_max=5"]
+    assert "model.r_max=5" not in kept_overrides(path, settings, ["model.r_max=6"])[0]
+    # The file says something else since.
+    path.write_text("{model: {r_max: 4.5}, training: {epochs: 4, optimizer: {lr: 0.1}}}")
+    kept, notes = kept_overrides(path, settings, [])
+    assert kept == ["training.ema=null"]
+    assert notes == [
+        "no longer, since the file says 4.5: --set model.r_max=5",
+        "as before: --set training.ema=null",
+    ]
+
+
+def test_command_line_goes_on_with_its_settings_and_its_own_configuration(
+    alloy_file, small, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(alloy_file, tmp_path / "alloy.xyz")
+    small["data"]["train"] = "alloy.xyz"
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(small))
+
+    def command(*words):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *words, "-o", "run"])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    command("c.yaml", "--set", "training.epochs=1", "--set", "training.ema=null")
+    said = command("c.yaml", "--resume", "--set", "training.epochs=2")
+    assert "as before: --set training.ema=null" in said
+    assert "changed: training.epochs 1 -> 2" in said
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").rename(tmp_path / "elsewhere" / "run")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    said = command("run/config.yaml", "--resume", "--set", "training.epochs=3")
+    assert "changed: training.epochs 2 -> 3" in said
+    assert len(read_log(tmp_path / "elsewhere" / "run" / "log.csv")) == 3
 
 
 @pytest.fixture
