@@ -32,7 +32,9 @@ def describe_file(path: str | Path) -> dict:
     head = {"file": str(path), "bytes": path.stat().st_size}
     names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
     if any(name == MANIFEST_KEY or name.endswith("/" + MANIFEST_KEY) for name in names):
-        return head | {"what": "deployed"} | asdict(read_manifest(path))
+        manifest = read_manifest(path)
+        untrained = {"untrained_types": list(manifest.untrained_types)}
+        return head | {"what": "deployed"} | untrained | asdict(manifest)
     upstream = _upstream_metadata(path, names)
     if upstream:
         return head | {"what": "upstream"} | upstream
@@ -69,6 +71,7 @@ def _describe_checkpoint(path: Path) -> dict:
         "format_version": checkpoint.format_version,
         "backbone": checkpoint.backbone,
         "type_names": list(checkpoint.type_names),
+        "untrained_types": checkpoint.untrained_types,
         "r_max": checkpoint.r_max,
         "dtype": checkpoint.dtype,
         "readout": checkpoint.readout.model_dump(mode="json"),

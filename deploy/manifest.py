@@ -40,7 +40,14 @@ def describe_model(checkpoint: Checkpoint, model: GraphModel) -> dict:
         "min_distances": _flat(statistics.get("min_distances"), pairs),
         "isolated_energies": isolated_energies(model, num_types=len(names)),
         "readout": checkpoint.readout.model_dump(mode="json"),
+        "outputs": describe_untrained(checkpoint),
     }
+
+
+def describe_untrained(checkpoint: Checkpoint) -> dict:
+    """Entry of the manifest's ``outputs`` for types that nothing trained; empty without any."""
+    names = checkpoint.untrained_types
+    return {"untrained_types": names} if names else {}
 
 
 def isolated_energies(model: GraphModel, *, num_types: int) -> tuple[float, ...]:

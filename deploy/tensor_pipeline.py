@@ -17,6 +17,7 @@ from kan_md.contract import Manifest
 from kan_md.model.tensors import tensors_of
 from kan_md_deploy.archive import sha256_of
 from kan_md_deploy.frames import judged_graphs
+from kan_md_deploy.manifest import describe_untrained
 from kan_md_deploy.options import Options
 from kan_md_deploy.output import write_judged
 from kan_md_deploy.passes.base import PassContext
@@ -184,5 +185,5 @@ def _describe(checkpoint: Checkpoint, model: torch.nn.Module, *, device: str, dt
         min_distances=tuple(float(d) for d in distances),
         isolated_energies=(0.0,) * len(names),
         readout=checkpoint.readout.model_dump(mode="json"),
-        outputs=describe_outputs(model, tensors_of(checkpoint)),
+        outputs=describe_outputs(model, tensors_of(checkpoint)) | describe_untrained(checkpoint),
     )

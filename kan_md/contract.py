@@ -72,7 +72,8 @@ class Manifest:
         isolated_energies: [num_types], eV, energy of one atom without neighbours.
         readout: one-line JSON summary of the output block.
         passes: names of the optimisation passes that were applied, with their bounds, as JSON.
-        outputs: one-line JSON, per-atom or per-structure tensors of a ``tensor`` model.
+        outputs: one-line JSON; of a ``tensor`` model its per-atom or per-structure tensors, of any
+            the types that no training structure had, if there are.
         energy_error: largest |compiled - eager| on the reference frames, eV/atom.
         force_error: the same for forces, relative to the largest reference force.
         num_reference_frames: frames that were compared.
@@ -108,6 +109,11 @@ class Manifest:
     threads: int = 0
     model_sha256: str = ""
     contract_version: int = CONTRACT_VERSION
+
+    @property
+    def untrained_types(self) -> tuple[str, ...]:
+        """Types whose weights are as random as before the training."""
+        return tuple(self.outputs.get("untrained_types", ()))
 
     @property
     def precision(self) -> str:

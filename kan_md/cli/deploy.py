@@ -93,6 +93,12 @@ def deploy(
             f"note: {whole} does not know every part of this model, so that a step takes several "
             "times as long as it could"
         )
+    if manifest.untrained_types:
+        console.print(
+            f"warning: no training structure had {', '.join(manifest.untrained_types)}: the file "
+            "says random things of it",
+            style="yellow",
+        )
     summary = {
         "output": str(path),
         "backbone": manifest.backbone,
@@ -100,6 +106,7 @@ def deploy(
         "device": manifest.device,
         "dtype": manifest.precision,
         "types": list(manifest.type_names),
+        "untrained_types": list(manifest.untrained_types),
         "passes": [name for name in manifest.passes if name not in left_out],
         "left_out": left_out,
         "energy_error": manifest.energy_error,

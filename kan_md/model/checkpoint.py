@@ -50,7 +50,8 @@ class Checkpoint:
         type_names: names of the atom types, in the order of the type index.
         r_max: cutoff, Å.
         state_dict: weights and buffers by name.
-        statistics: of the training data; ``min_distances`` ([num_types²], Å, row-major, centre
+        statistics: of the training data; ``untrained_types``, names of those that no structure
+            has; ``min_distances`` ([num_types²], Å, row-major, centre
             first, 0 where never seen) goes into the manifest.
         units: of everything that the model takes and gives.
         reference_frames: structures with the eager model's numbers, see
@@ -85,6 +86,11 @@ class Checkpoint:
     def arguments(self) -> dict:
         """Arguments that build the model today, whatever the version that wrote them."""
         return self._stored()[0]
+
+    @property
+    def untrained_types(self) -> list[str]:
+        """Types whose weights are as random as before the training."""
+        return list(self.statistics.get("untrained_types", []))
 
     @property
     def note(self) -> str | None:

@@ -116,7 +116,7 @@ class SavedRun:
         path: of the file.
         data: fingerprint of the data, see :mod:`kan_md.train.fingerprint`; empty if unknown.
         learned: names of the labels that were in a loss.
-        untrained: types that no structure trains.
+        statistics: those of the data that another model had a share in.
         settings: of the command line, see :mod:`kan_md.config.overrides`.
         source: what weights were taken from at the start.
         notes: lines to show.
@@ -128,7 +128,7 @@ class SavedRun:
     path: Path
     data: dict[str, Any] = field(default_factory=dict)
     learned: list[str] = field(default_factory=list)
-    untrained: list[str] = field(default_factory=list)
+    statistics: dict[str, Any] = field(default_factory=dict)
     settings: list[dict[str, Any]] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ def read_saved_run(folder: Path) -> SavedRun:
             path=path,
             data=record.get("data", {}),
             learned=record.get("learned", []),
-            untrained=record.get("untrained", []),
+            statistics=record.get("statistics", {}),
             settings=record.get("settings", []),
             source=record.get("source", {}),
             notes=tuple(notes),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from kan_md.config.schema import TrainConfig
@@ -175,7 +176,7 @@ def settle_types(config: TrainConfig, data: PreparedData, saved: SavedRun | None
         KanMdError: the types of the run would change.
     """
     if saved is not None:
-        data.statistics["untrained_types"] = list(saved.untrained)
+        data.statistics.update(saved.statistics)
         known = list(saved.arguments["type_names"])
         if data.type_names != known:
             raise user_error(
@@ -185,9 +186,15 @@ def settle_types(config: TrainConfig, data: PreparedData, saved: SavedRun | None
                 remedy="put it back, or start a new run",
             )
     elif config.training.init_from is not None:
-        there = load_checkpoint(config.training.init_from).statistics.get("untrained_types", [])
+        source = load_checkpoint(config.training.init_from)
         here = data.statistics["untrained_types"]
-        data.statistics["untrained_types"] = [name for name in here if name in there]
+        data.statistics["untrained_types"] = [n for n in here if n in source.untrained_types]
+        there = source.statistics.get("min_distances")
+        if there is not None and list(source.type_names) == data.type_names:
+            before = torch.as_tensor(there, dtype=torch.float64).flatten().tolist()
+            pairs = zip(data.statistics["min_distances"], before, strict=True)
+            seen = [[distance for distance in pair if distance > 0] for pair in pairs]
+            data.statistics["min_distances"] = [min(pair, default=0.0) for pair in seen]
 
 
 def make_record(
@@ -223,7 +230,7 @@ def make_record(
         "settings": [dict(setting) for setting in settings],
         "data": found,
         "learned": sorted(learned),
-        "untrained": list(data.statistics["untrained_types"]),
+        "statistics": {n: data.statistics[n] for n in ("untrained_types", "min_distances")},
         "source": source,
     }
 

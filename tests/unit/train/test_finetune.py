@@ -19,6 +19,9 @@ from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.model.reference import evaluate
 from kan_md.train.finetune import find_reference_gap, take_weights
 from kan_md.train.run import train
+from kan_md_deploy import deploy
+from kan_md_deploy.archive import read_manifest
+from kan_md_deploy.inspect import describe_file
 
 TYPES = ("Cu", "Au")
 STILL = {"training.epochs": 1, "training.optimizer": {"name": "sgd", "lr": 1e-30}}
@@ -245,6 +248,8 @@ def test_types_without_data_are_said_and_kept(source, alloy_file, make_config, t
     model, said = start(make_config, tmp_path / "one", source, {"data.train": str(path)})
     assert "without data here, as they were there: Au" in said
     assert model.statistics["untrained_types"] == []
+    pair = load_checkpoint(source).statistics["min_distances"][3]  # of gold, not in this data
+    assert model.statistics["min_distances"][3] == pair > 0
     fresh = make_config(
         {"training.epochs": 1, "data.train": str(path), "model.type_names": ["Cu", "Au"]}
     )
@@ -252,6 +257,9 @@ def test_types_without_data_are_said_and_kept(source, alloy_file, make_config, t
     train(fresh, tmp_path / "two", console=screen)
     assert "no training structure has Au: its weights stay random" in screen.file.getvalue()
     assert load_checkpoint(tmp_path / "two" / "model.pth").statistics["untrained_types"] == ["Au"]
+    path_of_two = deploy(tmp_path / "two" / "model.pth", tmp_path / "two.deployed.pth")
+    assert read_manifest(path_of_two).untrained_types == ("Au",)
+    assert describe_file(path_of_two)["untrained_types"] == ["Au"]
     # A model that starts from there knows it, too.
     model, _ = start(
         make_config, tmp_path / "three", tmp_path / "two" / "model.pth", {"data.train": str(path)}
