@@ -214,7 +214,7 @@ class ModelConfig(Section):
     def _other_names(cls, content: object) -> object:
         if isinstance(content, Mapping) and "E0s" in content:
             if "per_type_energy_shifts" in content:
-                raise ValueError("E0s is another name of per_type_energy_shifts: give one of them")
+                raise ValueError("E0s is another name of per_type_energy_shifts, got both")
             content = {**content, "per_type_energy_shifts": content["E0s"]}
             del content["E0s"]
         return content

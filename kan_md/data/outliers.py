@@ -21,6 +21,9 @@ TIMES = 10.0
 SMALLEST_FORCE = 10.0
 """eV/Å; a smaller force is none."""
 
+FEWEST = 3
+"""Structures among which one can be told from the others."""
+
 LARGEST_SHARE = 0.1
 """More structures than this (and more than one) are no outliers, but a part of the set."""
 
@@ -35,7 +38,7 @@ def far_from_the_others(values: np.ndarray) -> np.ndarray:
         values: [num_structures], eV; NaN are passed over.
     """
     known = np.flatnonzero(np.isfinite(values))
-    if len(known) < 4:
+    if len(known) < FEWEST:
         return np.zeros(0, dtype=np.int64)
     distance = np.abs(values[known] - np.median(values[known]))
     width = max(1.4826 * float(np.median(distance)), SMALLEST_ENERGY / WIDTHS)
@@ -50,10 +53,10 @@ def force_outliers(frames: Sequence[Atoms]) -> np.ndarray:
     """
     sizes = np.array([_force_size(atoms) for atoms in frames]).reshape(-1, 2)
     known = np.flatnonzero(np.isfinite(sizes[:, 0]))
-    if len(known) < 4:
+    if len(known) < FEWEST:
         return np.zeros(0, dtype=np.int64)
     rms, largest = sizes[known].T
-    usual = float(np.quantile(rms, 0.75))
+    usual = float(np.quantile(rms, 0.75, method="lower"))  # not above an outlier among few
     return _few(known[(rms > TIMES * usual) & (largest > SMALLEST_FORCE)], len(known))
 
 

@@ -234,7 +234,7 @@ def _forces(frames: Sequence[Atoms]) -> list[Finding]:
     net = {
         index: float(np.linalg.norm(label.mean(0)))
         for index, label in enumerate(forces)
-        if label is not None and np.isfinite(label).all()
+        if label is not None and np.isfinite(label).all() and index not in outliers
     }
     odd = sorted((index for index in net if net[index] > NET_FORCE), key=lambda i: -net[i])
     if odd:

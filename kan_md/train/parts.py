@@ -16,8 +16,9 @@ from kan_md.data.label_report import LabelReport, source_of, structures
 from kan_md.data.labels import check_keys
 from kan_md.data.reading import read_frames
 from kan_md.data.splitting import PARTS, Sizes, split_counts, split_indices
-from kan_md.data.targets import FORCES, Target
+from kan_md.data.targets import ENERGY, FORCES, Target
 from kan_md.errors import user_error
+from kan_md.model.graph import periodic_edges
 
 Note = tuple[str, str]
 """A heading and what is said below it."""
@@ -76,6 +77,7 @@ def read_parts(data: DataConfig, r_max: float, targets: Sequence[Target]) -> Par
     parts = Parts(dict(frames), {part: [] for part in PARTS}, report)
     parts.notes += [("labels", line) for line in report.lines()]
     if all(target.of_potential for target in targets):
+        _note_odd_marks(parts)
         _set_isolated_apart(parts, r_max, keep=data.isolated_atoms == "train")
         _leave_out_large_forces(parts, data.max_force)
     _leave_out_unlabelled(parts, targets)
@@ -90,10 +92,25 @@ def _set_isolated_apart(parts: Parts, r_max: float, *, keep: bool) -> None:
         if not keep:
             parts.frames[part] = others
     isolated = [atoms for found in parts.isolated.values() for atoms in found]
-    if isolated:
-        elements = ", ".join(dict.fromkeys(str(atoms.symbols) for atoms in isolated))
-        fate = "also in the loss" if keep else "reference energies, not in the loss"
-        parts.notes.append(("isolated atoms", f"{len(isolated)} of {elements}: {fate}"))
+    if not isolated:
+        return
+    elements = ", ".join(dict.fromkeys(str(atoms.symbols) for atoms in isolated))
+    fate = "also in the loss" if keep else "reference energies, not in the loss"
+    parts.notes.append(("isolated atoms", f"{len(isolated)} of {elements}: {fate}"))
+    without = [atoms for atoms in isolated if ENERGY.label(atoms) is None]
+    if without:
+        text = f"{len(without)} without an energy: no references (first {source_of(without[0])})"
+        parts.notes.append(("isolated atoms", text))
+    crowded = [a for a in isolated if periodic_edges(a, r_max).edge_index.shape[1]]
+    if crowded:
+        text = (
+            f"{source_of(crowded[0])}, called an isolated atom, has images within {r_max:g} Å: is "
+            "its cell too small?"
+        )
+        parts.notes.append(("warning", text))
+
+
+def _note_odd_marks(parts: Parts) -> None:
     odd = [
         atoms
         for frames in parts.frames.values()
@@ -104,7 +121,7 @@ def _set_isolated_apart(parts: Parts, r_max: float, *, keep: bool) -> None:
         parts.notes.append(
             (
                 "isolated atoms",
-                f"{len(odd)} structures are called so and have more than one atom: "
+                f"{structures(len(odd))} of several atoms called so: "
                 f"used as any other (first {source_of(odd[0])})",
             )
         )
@@ -179,7 +196,7 @@ def _divide(parts: Parts, data: DataConfig, *, lost: int) -> None:
     if len(frames) < 2:
         raise user_error(
             "too few structures to divide into training and validation",
-            found=len(frames),
+            found=f"{len(frames)}" + f" ({lost} left out)" * bool(lost),
             allowed=">= 2",
             remedy="give more structures or data.val",
         )

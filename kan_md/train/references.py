@@ -14,6 +14,7 @@ from kan_md.data.references import ISOLATED, ReferenceEnergies, reference_lines
 from kan_md.data.statistics import EnergyScale, energy_scale, reference_energies
 from kan_md.data.targets import ENERGY
 from kan_md.errors import user_error
+from kan_md.model.checkpoint import load_checkpoint
 from kan_md.train.parts import Note, Parts
 
 LARGEST_BINDING = 25.0
@@ -35,13 +36,30 @@ def potential_statistics(
     """
     found = _references(config, parts, dataset)
     scale = energy_scale(parts.frames["train"], found.residuals)
+    energies, sources = _used(config, found)
     statistics = {
-        "reference_energies": found.energies,
-        "reference_sources": dict(found.sources),
+        "reference_energies": energies,
+        "reference_sources": sources,
         "forces_rms": scale.value,
     }
-    notes = [] if config.training.init_from else _reference_notes(config, parts, found)
+    notes = _reference_notes(parts, found, energies, sources)
     return statistics, notes + _scale_notes(config, scale)
+
+
+def _used(config: TrainConfig, found: ReferenceEnergies) -> tuple[dict[str, float], dict[str, str]]:
+    """The reference energies that the model will have, eV, and where they come from."""
+    wanted = config.model.per_type_energy_shifts
+    if not isinstance(wanted, str):
+        return dict(wanted), dict.fromkeys(wanted, "given")
+    if wanted == "zero":
+        return dict.fromkeys(found.energies, 0.0), dict.fromkeys(found.energies, "zero")
+    if config.training.init_from is not None:
+        source = load_checkpoint(config.training.init_from).config["model"]
+        shifts = source.get("per_type_energy_shifts")
+        if isinstance(shifts, Mapping) and shifts.keys() >= found.energies.keys():
+            energies = {name: float(shifts[name]) for name in found.energies}
+            return energies, dict.fromkeys(energies, "training.init_from")
+    return found.energies, dict(found.sources)
 
 
 def _references(config: TrainConfig, parts: Parts, dataset: FramesDataset) -> ReferenceEnergies:
@@ -58,28 +76,34 @@ def _references(config: TrainConfig, parts: Parts, dataset: FramesDataset) -> Re
     return reference_energies(dataset, isolated)
 
 
-def _reference_notes(config: TrainConfig, parts: Parts, found: ReferenceEnergies) -> list[Note]:
-    wanted = config.model.per_type_energy_shifts
-    if wanted == "zero":
-        return []
-    if not isinstance(wanted, str):
-        return _contradictions(parts, wanted)
-    lines = reference_lines(found.energies, found.sources)
-    if not np.isfinite(found.residuals).any():
+def _reference_notes(
+    parts: Parts,
+    found: ReferenceEnergies,
+    energies: Mapping[str, float],
+    sources: Mapping[str, str],
+) -> list[Note]:
+    lines = reference_lines(energies, sources)
+    if not np.isfinite(found.residuals).any() and sources == found.sources:
         lines = ["0 eV: no structure has an energy"]
     notes = [("references", line) for line in lines]
+    unused = [
+        str(atoms.symbols)
+        for atoms in parts.isolated["train"]
+        if str(atoms.symbols) not in energies
+    ]
+    if unused:
+        text = f"{', '.join(dict.fromkeys(unused))}: in no training structure, not used"
+        notes.append(("isolated atoms", text))
     known = found.residuals[np.isfinite(found.residuals)]
-    if known.size and set(found.sources.values()) == {ISOLATED}:
+    if known.size and set(sources.values()) == {ISOLATED}:
         binding = float(np.median(known))
         if abs(binding) > LARGEST_BINDING:
-            notes.append(
-                (
-                    "warning",
-                    f"the structures lie {binding:+.1f} eV/atom from their isolated atoms: "
-                    "do both have the same reference?",
-                )
+            text = (
+                f"the structures lie {binding:+.1f} eV/atom from their isolated atoms: do both "
+                "have the same reference?"
             )
-    return notes + _contradictions(parts, found.energies)
+            notes.append(("warning", text))
+    return notes + _contradictions(parts, energies)
 
 
 def _contradictions(parts: Parts, energies: Mapping[str, float]) -> list[Note]:

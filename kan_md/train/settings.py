@@ -70,6 +70,10 @@ RESUME: dict[str, Effect] = {
 """Every key of section training; a section elsewhere stands for all keys in it without a line."""
 
 
+_WORDS_OF_BEFORE = {"per_type_energy_shifts": ("least_squares", "auto")}
+"""Defaults of before and of now that a run in between does not feel: it has its numbers."""
+
+
 @dataclass(frozen=True)
 class Change:
     """One key with another value than before.
@@ -157,6 +161,8 @@ def _model_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterato
         return
     differences = find_differences(now["backbone"], now, before, besides={"type_names"})
     for difference in differences:
+        if _WORDS_OF_BEFORE.get(difference.key) == (difference.theirs, difference.ours):
+            continue
         # A key that is new in this version of kan-md has its default in the older run.
         if difference.theirs == ABSENT and difference.key in _defaults_of_model(now):
             continue

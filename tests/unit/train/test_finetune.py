@@ -181,6 +181,9 @@ def test_words_mean_the_source_and_zero_means_zero(source, make_config, tmp_path
     same_as_there, _ = start(make_config, tmp_path / "words", source, words)
     for name in STATISTICS & there.config["model"].keys():
         assert same_as_there.config["model"][name] == there.config["model"][name]
+    said = same_as_there.statistics
+    assert said["reference_energies"] == there.config["model"]["per_type_energy_shifts"]
+    assert set(said["reference_sources"].values()) == {"training.init_from"}
     zero, _ = start(
         make_config, tmp_path / "zero", source, {"model.per_type_energy_shifts": "zero"}
     )

@@ -63,6 +63,39 @@ def test_isolated_atoms_are_references_and_no_structures(prepare, alloy_frames, 
     assert "Cu 3.510 eV (isolated atom), Au 3.800 eV (isolated atom)" in notes
 
 
+def test_odd_isolated_atoms_are_told(prepare, alloy_frames):
+    xenon, bare, crowded = isolated("Xe", -1.0), isolated("Au", None), isolated("Cu", 3.51)
+    crowded.set_cell([2.5, 2.5, 2.5])
+    crowded.pbc = True
+    crowded.calc.atoms = crowded.copy()
+    pair = alloy_frames[0].copy()
+    pair.calc = alloy_frames[0].calc
+    pair.info["config_type"] = "IsolatedAtom"
+    data, notes = prepare([xenon, bare, crowded, pair, *alloy_frames[1:]])
+    assert data.type_names == ["Cu", "Au"]
+    assert data.statistics["reference_sources"] == {"Cu": "isolated atom", "Au": "least squares"}
+    assert "Xe: in no training structure, not used" in notes
+    assert "1 without an energy: no references (first data.xyz, frame 1)" in notes
+    assert "data.xyz, frame 2, called an isolated atom, has images within 3.2 Å" in notes
+    assert "1 structure of several atoms called so" in notes
+
+
+@pytest.mark.parametrize(
+    ("wanted", "energies", "source"),
+    [
+        ({"Cu": -1.0, "Au": -2}, {"Cu": -1.0, "Au": -2.0}, "given"),
+        ({29: -1.0, "79": -2}, {"Cu": -1.0, "Au": -2.0}, "given"),
+        ("zero", {"Cu": 0.0, "Au": 0.0}, "zero"),
+        ("IsolatedAtom", E0, "isolated atom"),
+    ],
+)
+def test_references_are_those_that_are_asked_for(prepare, alloy_frames, wanted, energies, source):
+    data, notes = prepare([*ISOLATED, *alloy_frames], model__E0s=wanted)
+    assert data.statistics["reference_energies"] == energies
+    assert data.statistics["reference_sources"] == dict.fromkeys(energies, source)
+    assert f"Cu {energies['Cu']:.3f} eV ({source})" in notes
+
+
 def test_isolated_atoms_may_stay_in_the_loss(prepare, alloy_frames):
     data, notes = prepare([*ISOLATED, *alloy_frames], data__isolated_atoms="train")
     assert sum(map(len, data.frames.values())) == len(alloy_frames) + 2

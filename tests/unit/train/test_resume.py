@@ -25,7 +25,7 @@ from kan_md.train.checkpoints import read_best
 from kan_md.train.interrupt import TrainingInterrupted
 from kan_md.train.record import EpochLog, read_log
 from kan_md.train.run import train
-from kan_md.train.settings import RESUME, effect_of
+from kan_md.train.settings import RESUME, effect_of, find_changes
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -92,6 +92,16 @@ def test_every_key_has_its_line():
     # No line is about a key that is gone.
     known = {key[: len(line)] for key in keys for line in RESUME}
     assert set(RESUME) - known - {"targets.weight", "targets.unit"} == set()
+
+
+def test_run_of_the_old_default_goes_on_with_the_new_one(make_config):
+    before = make_config({"model.per_type_energy_shifts": "least_squares"}).model_dump(mode="json")
+    assert find_changes(before, make_config()) == []
+    changes = find_changes(
+        make_config().model_dump(mode="json"),
+        make_config({"model.per_type_energy_shifts": "least_squares"}),
+    )
+    assert [change.effect for change in changes] == ["refused"]
 
 
 ACTS = {
