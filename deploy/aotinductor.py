@@ -10,6 +10,7 @@ that the export ran with; the manifest records it.
 from __future__ import annotations
 
 import io
+import itertools
 import tempfile
 import warnings
 import zipfile
@@ -23,7 +24,7 @@ from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from kan_md.contract import MANIFEST_KEY
-from kan_md.errors import KanMdError
+from kan_md_deploy.errors import not_compiled
 from kan_md_deploy.verify import Graph
 
 FEWEST = 2
@@ -41,30 +42,33 @@ def compile_aotinductor(edge_model: torch.nn.Module, *, example: Graph) -> bytes
         Content of the package.
 
     Raises:
-        KanMdError: there is no working C++ compiler.
+        NotCompiledError: the model has a part that cannot be exported, or there is no working C++
+            compiler (for a GPU, no triton).
     """
-    device = next(edge_model.buffers()).device
+    device = next(itertools.chain(edge_model.buffers(), edge_model.parameters())).device
     inputs = tuple(tensor.to(device) for tensor in example)
     atoms = torch.export.Dim("num_atoms", min=FEWEST)
     edges = torch.export.Dim("num_edges", min=FEWEST)
     with _quiet(), _no_duck_shapes(), tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "model.pt2"
-        graph = make_fx(
-            edge_model,
-            tracing_mode="symbolic",
-            decomposition_table=core_aten_decompositions(),
-            _allow_non_fake_inputs=True,
-            _error_on_data_dependent_ops=True,
-        )(*inputs)
-        program = torch.export.export(
-            graph, inputs, dynamic_shapes=({0: edges}, {1: edges}, {0: atoms}, None)
-        )
         try:
+            graph = make_fx(
+                edge_model,
+                tracing_mode="symbolic",
+                decomposition_table=core_aten_decompositions(),
+                _allow_non_fake_inputs=True,
+                _error_on_data_dependent_ops=True,
+            )(*inputs)
+            program = torch.export.export(
+                graph, inputs, dynamic_shapes=({0: edges}, {1: edges}, {0: atoms}, None)
+            )
             torch._inductor.aoti_compile_and_package(program, package_path=str(package))
-        except torch._inductor.exc.InductorError as error:
-            raise KanMdError(
-                f"AOTInductor could not compile the model, got {str(error).splitlines()[0]}; "
-                "install a C++ compiler or deploy with --backend torchscript"
+        except Exception as error:  # torch has a hundred kinds of them, without a common one
+            raise not_compiled(
+                "AOTInductor",
+                error,
+                remedy="install a C++ compiler (for a GPU also triton) or deploy with "
+                "--backend torchscript",
             ) from error
         return package.read_bytes()
 
@@ -81,9 +85,8 @@ def load_aotinductor(path: Path, *, device: str) -> Callable:
     """Load a package as a function of the contract's four inputs, padded where it must be."""
     # By its name torch loads files ending in .pt2 alone without complaint.
     source = str(path) if path.suffix == ".pt2" else io.BytesIO(path.read_bytes())
-    package = torch._inductor.aoti_load_package(
-        source, device_index=torch.device(device).index if device != "cpu" else -1
-    )
+    index = torch.device(device).index  # none for the processor, and for "the" GPU
+    package = torch._inductor.aoti_load_package(source, device_index=-1 if index is None else index)
 
     def run(
         vectors: torch.Tensor, index: torch.Tensor, types: torch.Tensor, num_local: torch.Tensor

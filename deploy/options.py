@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Operators = Literal["fused", "portable"]
 
 _BOUND = {"float32": 1e-6, "float64": 0.0}
+
+FAST_BOUND = {"float32": 1e-6, "float64": 1e-10}
+"""Bounds that let the passes work in either dtype, within the tolerance of the dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ def choose_options(
     device: str,
     dtype: Dtype | None,
     passes: str,
-    bound: float | None,
+    bound: float | Mapping[str, float] | None,
     operators: Operators,
     static_shapes: bool | None,
     tf32: bool,
@@ -55,7 +58,9 @@ def choose_options(
     dtype = dtype or checkpoint.dtype
     check_choice("backend", backend, BACKENDS)
     check_choice("dtype", dtype, DTYPES)
-    check_device(device)
+    check_device(device, without="add --static-shapes to make a file for a GPU on this machine")
+    if isinstance(bound, Mapping):
+        bound = bound[dtype]
     if bound is not None and not 0.0 <= bound < 1.0:
         raise user_error(
             "bound of the tables", found=bound, allowed="0 <= bound < 1", remedy="change --bound"

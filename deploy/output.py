@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kan_md.contract import Backend, Manifest
-from kan_md.errors import user_error
-from kan_md_deploy.archive import seal
+from kan_md.errors import KanMdError, user_error
+from kan_md_deploy.archive import read_manifest, seal, sha256_of
 
 SUFFIX = {"torchscript": ".deployed.pth", "aotinductor": ".deployed.pt2"}
 
@@ -29,6 +29,30 @@ def output_path(model_path: Path, output: str | Path | None, backend: Backend) -
             remedy="choose another -o",
         )
     return output
+
+
+def check_replaceable(output: Path, model_path: Path) -> None:
+    """Refuse to replace anything but an earlier file of the same trained model.
+
+    Raises:
+        KanMdError: there is something else, or something that cannot be read.
+    """
+    if not output.is_file():
+        return
+    try:
+        made_from = read_manifest(output).model_sha256
+    except KanMdError:
+        found = "an existing file that was not deployed by kan-md, or is damaged"
+    else:
+        if made_from == sha256_of(model_path):
+            return
+        found = "an existing file that was deployed from another model"
+    raise user_error(
+        f"output file {output}",
+        found=found,
+        allowed=None,
+        remedy="choose another -o or give --overwrite",
+    )
 
 
 def write_judged(

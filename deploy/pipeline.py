@@ -4,52 +4,49 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from kan_md.contract import BACKENDS, Backend, Dtype
 from kan_md.files import written_whole
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.tensors import is_tensor_backbone
+from kan_md_deploy.errors import NotCompiledError
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.options import Operators, backends_of, check_choice, choose_options
-from kan_md_deploy.output import SUFFIX, output_path
+from kan_md_deploy.output import SUFFIX, check_replaceable, output_path
 from kan_md_deploy.potential_pipeline import compile_potential
-from kan_md_deploy.runtime import load_deployed
+from kan_md_deploy.runtime import DeployedModel, load_deployed
 from kan_md_deploy.tensor_pipeline import compile_tensors
 from kan_md_deploy.timing import median_times
+from kan_md_deploy.verify import Graph
 
 
-def deploy(
-    model_path: str | Path,
-    output: str | Path | None = None,
-    *,
-    backend: Backend | Literal["auto"] = "torchscript",
-    device: str = "cpu",
-    dtype: Dtype | None = None,
-    passes: str = "default",
-    bound: float | None = None,
-    operators: Operators = "portable",
-    static_shapes: bool | None = None,
-    tf32: bool = False,
-) -> Path:
+@dataclass(frozen=True)
+class Deployment:
+    """What came of :func:`deploy_model`.
+
+    Attributes:
+        path: of the written file.
+        refused: backends that were tried and cannot compile the model, with their reasons.
+    """
+
+    path: Path
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def deploy(model_path: str | Path, output: str | Path | None = None, **choices: object) -> Path:
     """Compile a trained model, hold it against the eager one, and write it.
 
     Args:
         model_path: ``model.pth``.
         output: file to write; beside ``model_path`` where ``None``.
-        backend: ``torchscript``, ``aotinductor``, or ``auto``, which compiles with all that the
-            backbone has and keeps what is faster on the reference frames.
-        device: ``cpu`` or ``cuda``.
-        dtype: of the weights; the trained model's own where ``None``.
-        passes: ``default``, ``none`` or names with commas.
-        bound: error that approximating passes may make, relative to a function's range; 0 leaves
-            them out. ``None``: 1e-6 for float32; 0 for float64, which is there for validation.
-        operators: ``fused`` or ``portable``, see :class:`kan_md_deploy.passes.base.PassContext`.
-        static_shapes: make a file that a GPU can replay, see the same class; ``None``: where
-            ``device`` is a GPU. Such a file is portable.
-        tf32: let a GPU multiply float32 matrices with 10 bits of mantissa.
+        **choices: see :func:`deploy_model`.
 
     Returns:
         Path of the written file.
@@ -58,8 +55,50 @@ def deploy(
         KanMdError: an argument is not allowed, a file cannot be read or written, or the compiled
             model is not the trained one. Nothing is written then.
     """
+    return deploy_model(model_path, output, **choices).path
+
+
+def deploy_model(
+    model_path: str | Path,
+    output: str | Path | None = None,
+    *,
+    backend: Backend | Literal["auto"] | None = None,
+    device: str = "cpu",
+    dtype: Dtype | None = None,
+    passes: str = "default",
+    bound: float | Mapping[str, float] | None = None,
+    operators: Operators = "portable",
+    static_shapes: bool | None = None,
+    tf32: bool = False,
+    overwrite: bool = True,
+) -> Deployment:
+    """Compile a trained model, hold it against the eager one, and write it.
+
+    Args:
+        model_path: ``model.pth``.
+        output: file to write; beside ``model_path`` where ``None``.
+        backend: ``torchscript``, ``aotinductor``, or ``auto``, which compiles with all that the
+            backbone has and keeps what is faster on the reference frames. ``None``:
+            ``torchscript``, and the next one where that cannot compile the model.
+        device: ``cpu`` or ``cuda``.
+        dtype: of the weights; the trained model's own where ``None``.
+        passes: ``default``, ``none`` or names with commas.
+        bound: error that approximating passes may make, relative to a function's range, or one by
+            dtype; 0 leaves them out. ``None``: 1e-6 for float32; 0 for float64, which is there for
+            validation.
+        operators: ``fused`` or ``portable``, see :class:`kan_md_deploy.passes.base.PassContext`.
+        static_shapes: make a file that a GPU can replay, see the same class; ``None``: where
+            ``device`` is a GPU. Such a file is portable.
+        tf32: let a GPU multiply float32 matrices with 10 bits of mantissa.
+        overwrite: replace whatever is there; else only what was deployed from the same model.
+
+    Raises:
+        KanMdError: an argument is not allowed, a file cannot be read or written, or the compiled
+            model is not the trained one. Nothing is written then.
+    """
     model_path = Path(model_path)
-    check_choice("backend", backend, (*BACKENDS, "auto"))
+    if backend is not None:
+        check_choice("backend", backend, (*BACKENDS, "auto"))
     choices = {
         "device": device,
         "dtype": dtype,
@@ -69,12 +108,24 @@ def deploy(
         "static_shapes": static_shapes,
         "tf32": tf32,
     }
-    if backend == "auto":
-        backends = backends_of(load_checkpoint(model_path).backbone)
-        if len(backends) > 1:
-            return _deploy_faster(model_path, output, backends, **choices)
-        (backend,) = backends
-    return _deploy_with(model_path, output, backend=backend, **choices)
+    backends = backends_of(load_checkpoint(model_path).backbone)
+    tried = backends if backend in (None, "auto") else (backend,)
+    if not overwrite:
+        for name in tried[:1] if backend is None else tried:
+            check_replaceable(output_path(model_path, output, name), model_path)
+    if backend == "auto" and len(backends) > 1:
+        return _deploy_faster(model_path, output, backends, **choices)
+    refused: dict[str, str] = {}
+    for name in tried:
+        try:
+            path = _deploy_with(model_path, output, backend=name, **choices)
+        except NotCompiledError as error:
+            if name == tried[-1]:
+                raise
+            refused[name] = error.reason
+        else:
+            return Deployment(path, refused)
+    raise AssertionError("the last backend returns or raises")
 
 
 def _deploy_faster(
@@ -82,23 +133,32 @@ def _deploy_faster(
     output: str | Path | None,
     backends: tuple[Backend, ...],
     **choices: object,
-) -> Path:
+) -> Deployment:
     """Deploy with every backend into a scratch folder and keep the fastest file."""
     with tempfile.TemporaryDirectory() as scratch:
-        files = [
-            _deploy_with(
-                model_path, Path(scratch) / f"model{SUFFIX[name]}", backend=name, **choices
-            )
-            for name in backends
-        ]
-        models = [load_deployed(file, str(choices["device"])) for file in files]
+        files: dict[Backend, Path] = {}
+        refused: dict[str, str] = {}
+        for name in backends:
+            place = Path(scratch) / f"model{SUFFIX[name]}"
+            try:
+                files[name] = _deploy_with(model_path, place, backend=name, **choices)
+            except NotCompiledError as error:
+                if name == backends[-1] and not files:
+                    raise
+                refused[name] = error.reason
         graph = max(reference_graphs(load_checkpoint(model_path)), key=lambda g: g[0].size(0))
-        times = median_times([partial(model, *graph) for model in models])
-        fastest = times.index(min(times))
-        target = output_path(model_path, output, backends[fastest])
+        models = [load_deployed(file, str(choices["device"])) for file in files.values()]
+        times = median_times([partial(_finished, model, graph) for model in models])
+        fastest = list(files)[times.index(min(times))]
+        target = output_path(model_path, output, fastest)
         with written_whole(target, make_folder=True) as temporary:
             shutil.copyfile(files[fastest], temporary)
-    return target
+    return Deployment(target, refused)
+
+
+def _finished(model: DeployedModel, graph: Graph) -> torch.Tensor:
+    """Evaluate, and wait for the result: a GPU gives its word before it has done the work."""
+    return model(*graph)[1].cpu()
 
 
 def _deploy_with(

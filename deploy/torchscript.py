@@ -16,6 +16,7 @@ import torch
 from e3nn.util.jit import script
 
 from kan_md.contract import MANIFEST_KEY
+from kan_md_deploy.errors import not_compiled
 
 FUSION_STRATEGY = [("DYNAMIC", 10)]
 """Atoms and edges change at every step: never specialise on their number."""
@@ -29,13 +30,25 @@ def _deprecation_silenced() -> Iterator[None]:
         yield
 
 
-def compile_torchscript(edge_model: torch.nn.Module) -> torch.jit.ScriptModule:
+def compile_torchscript(
+    edge_model: torch.nn.Module, *, remedy: str = "deploy with --backend aotinductor"
+) -> torch.jit.ScriptModule:
     """Script and freeze an :class:`~kan_md_deploy.wrapper.EdgeModel`.
 
     Freezing folds weights into constants; differentiation by the edge vectors stays.
+
+    Args:
+        edge_model: the model.
+        remedy: what to do where this cannot be done.
+
+    Raises:
+        NotCompiledError: the model has a part that TorchScript does not take.
     """
     with _deprecation_silenced():
-        return torch.jit.freeze(script(edge_model.eval()))
+        try:
+            return torch.jit.freeze(script(edge_model.eval()))
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            raise not_compiled("TorchScript", error, remedy=remedy) from error
 
 
 def save_torchscript(module: torch.jit.ScriptModule, path: Path, *, manifest: str) -> None:

@@ -51,6 +51,9 @@ _WIDEST_TAIL = 512.0
 _NEGLIGIBLE = 1e-12
 """Tensor product coefficients that small, relative to the largest, are rounding."""
 _SAMPLES = 400
+LARGEST_TABLES = {torch.float32: 4 << 30, torch.float64: 512 << 20}
+"""Bytes; every process of a run holds a copy. Those of float64 are finer, and more are wanted only
+for a bound that few need."""
 _MARGIN = 16.0
 """By how much tables are better than the bound: a force is a sum of many slopes, and a few more
 intervals are cheap."""
@@ -122,6 +125,9 @@ class FusedAllegro:
             packed = _Packed(factored, context, cutoffs)
         except BoundNotReachedError as reason:
             return {"bound": 0.0, "skipped": str(reason)}
+        size = packed.weights[0].numel() * packed.weights[0].element_size()
+        if size > LARGEST_TABLES[packed.dtype]:
+            return {"bound": 0.0, "skipped": _too_large(size, packed.dtype)}
         model.model.func.parts[EDGES] = AllegroOnOperator(packed.weights, packed.shape)
         return {
             "bound": packed.error,
@@ -129,6 +135,13 @@ class FusedAllegro:
             "intervals": packed.num_intervals,
             "operator": "kan_md::allegro",
         }
+
+
+def _too_large(size: int, dtype: torch.dtype) -> str:
+    return (
+        f"radial tables of {size / 2**20:.0f} MB, allowed: {LARGEST_TABLES[dtype] / 2**20:.0f} MB; "
+        "deploy with a larger --bound or --dtype float32"
+    )
 
 
 class _Packed:

@@ -28,7 +28,7 @@ def nequip_scope() -> Iterator[None]:
     e3nn_defaults = e3nn.get_optimization_defaults()
     variables = {name: os.environ.get(name) for name in _SEED_VARIABLES}
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(_devices_with_streams(), device_type="cuda"):
         try:
             set_global_state()
             yield
@@ -42,3 +42,8 @@ def nequip_scope() -> Iterator[None]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def _devices_with_streams() -> list[int]:
+    """CUDA devices whose random streams are in use; by default torch warns where there are many."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

@@ -63,7 +63,7 @@ class Demo:
                 *(model, "train", config, "--output", folder, *resume),
                 *("--set", f"training.max_time={self.train_time}"),
             )
-            self._step(file, "deploy", model, "--output", file)
+            self._step(file, "deploy", model, "--output", file, "--overwrite")
             deployed.append(file)
         report = self.output / REPORT
         self._call(

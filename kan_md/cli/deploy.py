@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from kan_md.contract import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -22,9 +26,12 @@ def deploy(
         Path | None, typer.Option("--output", "-o", help="File to write; beside MODEL by default.")
     ] = None,
     backend: Annotated[
-        Literal["torchscript", "aotinductor", "auto"],
-        typer.Option(help="Compiler; auto measures both and keeps the faster."),
-    ] = "torchscript",
+        Literal["torchscript", "aotinductor", "auto"] | None,
+        typer.Option(
+            help="Compiler; auto measures both and keeps the faster. By default torchscript, and "
+            "aotinductor for a model that TorchScript cannot compile."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[
         Literal["float32", "float64"] | None,
@@ -37,7 +44,7 @@ def deploy(
         float | None,
         typer.Option(
             help="Error that tables may make, relative to a function's range; "
-            "1e-6 by default, none in float64."
+            "by default 1e-6 in float32, 1e-10 in float64; 0 leaves tables out."
         ),
     ] = None,
     portable: Annotated[
@@ -54,51 +61,84 @@ def deploy(
     tf32: Annotated[
         bool, typer.Option("--tf32", help="Let a GPU multiply with 10 bits of mantissa.")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace any existing file. One that was deployed from the same MODEL.pth is "
+            "replaced without.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compile a trained model for LAMMPS and check the file against the model.
 
+    An existing output is replaced if it was deployed from the same model; --overwrite replaces any.
+
     Example: kan-md deploy model.pth -o ag.deployed.pth
     """
-    from kan_md.ops.library import is_built
-    from kan_md_deploy import deploy as run
+    from kan_md_deploy import deploy_model
     from kan_md_deploy.archive import read_manifest
+    from kan_md_deploy.options import FAST_BOUND
 
     console = Console(stderr=True)
     with console.status("compiling"):
-        path = run(
+        result = deploy_model(
             model,
             output,
             backend=backend,
             device=device,
             dtype=dtype,
             passes=passes,
-            bound=bound,
+            bound=FAST_BOUND if bound is None else bound,
             operators="portable" if portable else "fused",
             static_shapes=static_shapes or None,
             tf32=tf32,
+            overwrite=overwrite,
         )
-    manifest = read_manifest(path)
-    left_out = {
-        name: report["skipped"] for name, report in manifest.passes.items() if "skipped" in report
-    }
-    for_cpu = device == "cpu" and not static_shapes
-    if for_cpu and passes == "default" and not portable and not is_built():
-        console.print("note: no operators were built, so this file does without; run: kan-md build")
-    whole = f"fused_{manifest.backbone}"
-    wanted = for_cpu and passes == "default" and not portable and is_built()
-    with_tables = manifest.kind == "potential" and manifest.dtype == "float32"
-    if wanted and with_tables and whole not in manifest.passes:
-        console.print(
-            f"note: {whole} does not know every part of this model, so that a step takes several "
-            "times as long as it could"
-        )
+    manifest = read_manifest(result.path)
+    notes = []
+    if device == "cpu" and not static_shapes and passes == "default" and not portable:
+        notes += _notes_on_operators(manifest, with_tables=bound != 0.0)
+    if passes == "default" and bound == 0.0:
+        notes.append("a bound of 0 leaves the tables out; without --bound a step takes less time")
+    for note in notes:
+        console.print(f"note: {note}", highlight=False)
     if manifest.untrained_types:
         console.print(
             f"warning: no training structure had {', '.join(manifest.untrained_types)}: the file "
             "says random things of it",
             style="yellow",
         )
+    summary = _summary(manifest, result.path) | {"not_compiled": result.refused}
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    table = Table(show_header=False)
+    for name, text in _rows(summary, manifest):
+        table.add_row(name, text)
+    Console().print(table)
+
+
+def _notes_on_operators(manifest: Manifest, *, with_tables: bool) -> list[str]:
+    """What a file for processors could have had of the project's operators."""
+    from kan_md.ops.library import is_built
+
+    if not is_built():
+        return ["no operators were built, so this file does without; run: kan-md build"]
+    whole = f"fused_{manifest.backbone}"
+    if manifest.kind == "potential" and with_tables and whole not in manifest.passes:
+        return [
+            f"{whole} does not know every part of this model, so that a step takes several times "
+            "as long as it could"
+        ]
+    return []
+
+
+def _summary(manifest: Manifest, path: Path) -> dict:
+    left_out = {
+        name: report["skipped"] for name, report in manifest.passes.items() if "skipped" in report
+    }
     summary = {
         "output": str(path),
         "backbone": manifest.backbone,
@@ -116,21 +156,25 @@ def deploy(
     if manifest.kind == "tensor":
         summary["tensors"] = manifest.outputs["tensors"]
         summary["tensor_error"] = manifest.outputs["error"]
-    if as_json:
-        typer.echo(json.dumps(summary))
-        return
-    table = Table(show_header=False)
-    for key in ("output", "backbone", "backend", "device", "dtype"):
-        table.add_row(key, summary[key])
-    table.add_row("types", " ".join(manifest.type_names))
-    table.add_row("passes", ", ".join(summary["passes"]) or "none")
-    for name, reason in left_out.items():
-        table.add_row(f"without {name}", reason)
+    return summary
+
+
+def _rows(summary: dict, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """The summary in words."""
+    for name in ("output", "backbone", "backend", "device", "dtype"):
+        yield name, summary[name]
+    for backend, reason in summary["not_compiled"].items():
+        yield f"not {backend}", f"which cannot compile this model: {reason}"
+    if manifest.dtype == "float64":
+        yield "faster", "--dtype float32 takes about half the time, with errors of about 1e-6"
+    yield "types", " ".join(summary["types"])
+    yield "passes", ", ".join(summary["passes"]) or "none"
+    for name, reason in summary["left_out"].items():
+        yield f"without {name}", reason
     if manifest.kind == "tensor":
-        table.add_row("tensors", ", ".join(manifest.outputs["tensors"]))
-        table.add_row("error", f"{manifest.outputs['error']:.1e} of the largest component")
+        yield "tensors", ", ".join(summary["tensors"])
+        yield "error", f"{summary['tensor_error']:.1e} of the largest component"
     else:
-        table.add_row("energy error", f"{manifest.energy_error:.1e} eV/atom")
-        table.add_row("force error", f"{manifest.force_error:.1e} of the largest force")
-    table.add_row("checked on", f"{manifest.num_reference_frames} reference frames")
-    Console().print(table)
+        yield "energy error", f"{manifest.energy_error:.1e} eV/atom"
+        yield "force error", f"{manifest.force_error:.1e} of the largest force"
+    yield "checked on", f"{manifest.num_reference_frames} reference frames"

@@ -7,11 +7,12 @@ import torch
 from kan_md.errors import user_error
 
 
-def check_device(device: str) -> str:
+def check_device(device: str, *, without: str = "choose device cpu") -> str:
     """Refuse a device that is unknown, or that this machine or this torch does not have.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
+        without: what to do without a GPU.
 
     Returns:
         The same.
@@ -29,7 +30,8 @@ def check_device(device: str) -> str:
         found = f"{device} with {count} CUDA devices here" if count else device
         allowed = ", ".join(["cpu", *(f"cuda:{number}" for number in range(count))])
         problem = "no such CUDA device here" if count else "no CUDA device here"
-        raise user_error(problem, found=found, allowed=allowed, remedy="choose device cpu")
+        remedy = "choose one of these" if count else without
+        raise user_error(problem, found=found, allowed=allowed, remedy=remedy)
     return device
 
 

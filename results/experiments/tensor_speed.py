@@ -65,7 +65,8 @@ def measure_step(size: str, readout: str, *, work: Path, calls: int) -> dict:
         what=what,
     )
     for name, options in DEPLOYMENTS.items():
-        run_kan_md("deploy", model, "-o", folder / f"{name}.deployed.pth", *options, what=what)
+        file = folder / f"{name}.deployed.pth"
+        run_kan_md("deploy", model, "-o", file, "--overwrite", *options, what=what)
     step = json.loads(last_line(run_program(TIMING, model, structure, "--calls", calls, what=what)))
     return {
         "numbers": json.loads(text)["numbers"],

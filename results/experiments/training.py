@@ -44,7 +44,7 @@ def train_and_deploy(configuration: Mapping, folder: Path, *, what: str) -> dict
         config.write_text(json.dumps(configuration))  # JSON is YAML
         run_kan_md("train", config, "--output", run, "--overwrite", what=what)
     if not deployed.exists():
-        run_kan_md("deploy", run / "model.pth", "--output", deployed, what=what)
+        run_kan_md("deploy", run / "model.pth", "--output", deployed, "--overwrite", what=what)
     metrics = json.loads((run / "metrics.json").read_text())
     return {k: metrics[k] for k in ("errors", "structures", "parameters", "epochs", "seconds")}
 

@@ -33,6 +33,7 @@ CASES = {
     "deploy {model} --tf32": "TF32 is for float32 models on a GPU, got float64 on cpu",
     "deploy {model} --passes none,kan_collapse": "none stands alone in --passes",
     "deploy {model} --passes defualt": "did you mean default?",
+    "deploy {model} -o {data}": "not deployed by kan-md, or is damaged; choose another -o or give",
     "deploy {model} -o {folder}": "got a folder of that name; choose another name",
     "deploy {model} --bound -1": "allowed: 0 <= bound < 1; change --bound",
     "deploy {model} -o {text}/x.pth": "got a file where a folder is meant; choose another place",
