@@ -10,6 +10,7 @@ from ase import Atoms
 from kan_md.data.label_report import LabelReport, source_of
 from kan_md.data.targets import Target
 from kan_md.errors import KanMdError, user_error
+from kan_md.model.cells import SMALLEST_VOLUME
 
 
 def check_structures(frames: Sequence[Atoms], what: str) -> None:
@@ -39,7 +40,8 @@ def check_structures(frames: Sequence[Atoms], what: str) -> None:
         periodic = atoms.cell.array[atoms.pbc]
         if not np.isfinite(periodic).all() or not (np.linalg.norm(periodic, axis=1) > 0).all():
             raise _bad(atoms, "is periodic without a cell vector", atoms.cell.array.tolist())
-        if len(periodic) and np.linalg.matrix_rank(periodic) < len(periodic):
+        flat = len(periodic) and float(atoms.cell.volume) <= SMALLEST_VOLUME
+        if flat and np.linalg.matrix_rank(periodic) < len(periodic):
             raise _bad(atoms, "has cell vectors in one plane", atoms.cell.array.tolist())
 
 

@@ -30,6 +30,8 @@ def completed_cell(atoms: ase.Atoms) -> np.ndarray:
     Raises:
         KanMdError: periodic vectors are missing or lie in a plane.
     """
+    if float(atoms.cell.volume) > SMALLEST_VOLUME:
+        return atoms.cell.array.copy()
     periodic = atoms.cell.array[atoms.pbc]
     if len(periodic) and np.linalg.matrix_rank(periodic) < len(periodic):
         raise user_error(
