@@ -128,9 +128,11 @@ def reference_lines(
     energies: Mapping[str, float], sources: Mapping[str, str], *, unit: str = "eV"
 ) -> list[str]:
     """Say what the reference energies are, where they come from, and what that means."""
-    lines = [
-        ", ".join(f"{name} {energies[name]:.3f} {unit} ({sources[name]})" for name in energies)
-    ]
+    groups: dict[str, list[str]] = {}
+    for name in energies:
+        groups.setdefault(sources[name], []).append(f"{name} {energies[name]:.3f}")
+    texts = [f"{', '.join(group)} {unit} ({source})" for source, group in groups.items()]
+    lines = ["; ".join(texts)]
     by = {
         source: [name for name in energies if sources[name] == source]
         for source in (LEAST_SQUARES, EQUAL_SHARES, NO_DATA)
