@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from nequip.data import AtomicDataDict
 
+from kan_md.data.labels import label_weight
 from kan_md.errors import user_error
 
 
@@ -41,6 +42,8 @@ class Target:
     def label(self, atoms: Atoms) -> np.ndarray | None:
         """The label, [1, *shape] or [num_atoms, *shape], or None where there is none.
 
+        A label that is NaN throughout is none, nor is that of a tensor in a frame of weight 0.
+
         Raises:
             KanMdError: the label has another number of entries.
         """
@@ -48,9 +51,11 @@ class Target:
             value = (atoms.calc.results if atoms.calc else {}).get(self.name)
         else:
             value = (atoms.arrays if self.per == "atom" else atoms.info).get(self.name)
-        if value is None:
+        if value is None or (not self.of_potential and label_weight(atoms, self.name) == 0.0):
             return None
         value = np.asarray(value, dtype=np.float64)
+        if np.isnan(value).all():
+            return None
         if self.name == "stress" and value.size == 6:
             value = voigt_6_to_full_3x3_stress(value)
         rows = len(atoms) if self.per == "atom" else 1

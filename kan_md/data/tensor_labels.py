@@ -40,7 +40,7 @@ def check_tensor_labels(frames: Sequence[Atoms], specs: Sequence[TensorSpec]) ->
                 labels.append((atoms, label))
         if spec.symmetry == "full" or not labels:
             continue
-        largest = max(np.abs(label).max() for _, label in labels)
+        largest = max(np.nanmax(np.abs(label)) for _, label in labels)
         for atoms, label in labels:
             _check_symmetry(atoms, label, spec, ASYMMETRY * largest)
 
@@ -67,13 +67,13 @@ def _label(atoms: Atoms, spec: TensorSpec) -> np.ndarray | None:
             allowed=spec.num_components,
             remedy="correct the file, or targets[].rank",
         )
-    return array.reshape(rows, *([3] * spec.rank))
+    return None if np.isnan(array).all() else array.reshape(rows, *([3] * spec.rank))
 
 
 def _check_symmetry(atoms: Atoms, label: np.ndarray, spec: TensorSpec, tolerance: float) -> None:
-    parts = {"an antisymmetric part": 0.5 * np.abs(label - label.swapaxes(-1, -2)).max()}
+    parts = {"an antisymmetric part": 0.5 * np.nanmax(np.abs(label - label.swapaxes(-1, -2)))}
     if spec.symmetry == "traceless":
-        parts["a trace"] = np.abs(np.trace(label, axis1=-2, axis2=-1)).max()
+        parts["a trace"] = np.nanmax(np.abs(np.trace(label, axis1=-2, axis2=-1)))
     for name, size in parts.items():
         if size > tolerance:
             raise user_error(

@@ -10,10 +10,12 @@ from ase import Atoms
 from kan_md.backbones.etgnn import parse_tensors
 from kan_md.config import parse_config
 from kan_md.data.charge_transfer import make_charge_transfer
+from kan_md.data.reading import read_frames
 from kan_md.data.tensor_labels import check_tensor_labels
 from kan_md.data.write import write_frames
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.train.preparation import prepare_data
 from kan_md.train.run import train
 from kan_md_deploy import deploy, load_deployed_tensors
 
@@ -154,6 +156,19 @@ def test_missing_array_is_told(born_file, tmp_path):
     with pytest.raises(KanMdError, match="data without alpha, got 16 structures, none with alpha"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.pth").exists()
+
+
+def test_labels_that_are_nan_or_of_weight_0_are_missing(born_file, tmp_path):
+    frames = read_frames(born_file)
+    frames[0].arrays["bec"][:] = np.nan
+    frames[1].info["config_weight"] = 0.0
+    frames[2].arrays["bec"][0] = np.nan
+    del frames[3].arrays["bec"]
+    path = write_frames(frames, tmp_path / "some.xyz")
+    data = prepare_data(configuration(path, targets=[{"name": "bec", "symmetry": "full"}]))
+    assert sum(map(len, data.frames.values())) == 13
+    assert any("3 structures without bec" in text for _, text in data.notes)
+    assert np.isfinite(data.statistics["scales"]["bec"])
 
 
 def test_wrong_number_of_columns_is_told():
