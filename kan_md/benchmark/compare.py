@@ -23,6 +23,7 @@ from kan_md.benchmark.runner import Plan, Progress, run_interleaved
 from kan_md.benchmark.statistics import Row
 from kan_md.benchmark.structures import elements_of, write_data
 from kan_md.errors import KanMdError, user_error
+from kan_md.files import written_whole
 
 KELVIN_DAMPING = 100  # time steps, LAMMPS' advice for fix nvt
 
@@ -178,7 +179,8 @@ def compare(
         for names in {tuple(names) for names in elements.values()}:
             write_data(folder / _data_name(names), atoms, names)
         structure = folder / "structure.xyz"
-        atoms.write(structure)
+        with written_whole(structure) as part:
+            atoms.write(part)
         results: list[tuple[list[Block], list[Outcome]]] = [([], []) for _ in entries]
         for repeat in range(conditions.repeats):
             jobs = [

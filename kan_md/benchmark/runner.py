@@ -29,6 +29,7 @@ from kan_md.benchmark.job import (
 )
 from kan_md.benchmark.log import last_error, last_line
 from kan_md.errors import KanMdError
+from kan_md.files import write_text
 from kan_md.lammps.run import lammps_environment, mpiexec
 
 LAMMPS_WORKER = Path(__file__).with_name("worker.py")
@@ -212,7 +213,7 @@ def run_interleaved(
                     Process(job, place, ranks=ranks, threads=threads, program=program)
                 )
                 # For the user: the same run by hand, with `kan-md lmp -in`.
-                (place / INPUT_FILE).write_text("\n".join([*job.setup, f"run {plan.steps}", ""]))
+                write_text(place / INPUT_FILE, "\n".join([*job.setup, f"run {plan.steps}", ""]))
                 sizes = _warm_up(process, plan)
                 report(job.label, 0, sum(sizes))
                 runs.append((process, sizes, []))

@@ -13,6 +13,7 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from kan_md.errors import user_error
+from kan_md.files import written_whole
 
 SILVER_LATTICE = 4.09
 """Å, fcc Ag at room temperature."""
@@ -124,4 +125,6 @@ def write_data(path: str | Path, atoms: ase.Atoms, elements: Sequence[str]) -> N
     copy = atoms.copy()
     copy.wrap()
     copy.set_masses([masses[s] for s in copy.get_chemical_symbols()])
-    ase.io.write(path, copy, format="lammps-data", specorder=order, masses=True, units="metal")
+    options = {"specorder": order, "masses": True, "units": "metal"}
+    with written_whole(path) as part:
+        ase.io.write(part, copy, format="lammps-data", **options)

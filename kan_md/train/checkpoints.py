@@ -67,7 +67,9 @@ class CheckpointFiles(CheckpointIO):
             with written_whole(path, make_folder=True, durable=due, keep=keep) as temporary:
                 temporary.write_bytes(content)
         except KanMdError as error:
-            raise KanMdError(f"{error}, then go on with --resume") from error
+            if can_be_resumed(path.parent.parent):
+                raise KanMdError(f"{error}, then go on with --resume") from error
+            raise
         if due:
             self._flushed[path.name] = time.monotonic()
         if path.name == LAST and not self._begun:
