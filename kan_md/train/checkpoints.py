@@ -168,6 +168,8 @@ def read_saved_run(folder: Path) -> SavedRun:
         if notes:
             notes = [f"{'; '.join(notes)}: going on from the one before, {name}"]
         record = content.get(_RECORD, {})
+        if not record:
+            notes.append("a run of an earlier version: whether the data are the same is not known")
         return SavedRun(
             content=content,
             config=record.get("config") or _kept_config(folder),
@@ -198,7 +200,11 @@ def _read(path: Path) -> dict[str, Any] | None:
         content = torch.load(path, map_location="cpu", weights_only=False)
     except Exception:  # a damaged pickle can fail in any way; the caller says what follows
         return None
-    return content if isinstance(content, dict) and "state_dict" in content else None
+    try:
+        _ = content["hyper_parameters"]["model"]["arguments"], content["loops"]["fit_loop"]
+    except (KeyError, TypeError, IndexError):
+        return None  # of another program
+    return content
 
 
 def _kept_config(folder: Path) -> dict[str, Any]:

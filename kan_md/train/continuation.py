@@ -157,7 +157,7 @@ def check_continuation(config: TrainConfig, saved: SavedRun, folder: Path) -> Co
     Raises:
         KanMdError: a key cannot change, or the run cannot be gone on with.
     """
-    changes = find_changes(saved.config, config)
+    changes = find_changes(saved.config, config, earlier_version=not saved.data)
     refuse(changes)
     _check_source(config, saved)
     check_finite_weights(saved.content, saved.path)

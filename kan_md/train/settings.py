@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from kan_md.backbones.arguments import ABSENT, find_differences, same
+from kan_md.backbones.arguments import ABSENT, STATISTICS, find_differences, same
 from kan_md.config.schema import TrainConfig
 from kan_md.errors import user_error
 
@@ -109,15 +109,23 @@ def effect_of(key: str) -> Effect:
     raise KeyError(key)
 
 
-def find_changes(before: Mapping[str, Any], config: TrainConfig) -> list[Change]:
+def find_changes(
+    before: Mapping[str, Any], config: TrainConfig, *, earlier_version: bool = False
+) -> list[Change]:
     """What a configuration says other than the one that a run was trained with.
 
     Args:
         before: that one, ``config.model_dump(mode="json")`` of it.
         config: the one of now.
+        earlier_version: whether a version with other words for what is worked out from the data
+            wrote it; what they stood for is settled.
     """
     now = config.model_dump(mode="json")
-    changes = [*_model_changes(before["model"], now["model"])]
+    old_model = dict(before["model"])
+    for name in STATISTICS & old_model.keys() if earlier_version else ():
+        if _is_word(old_model[name]) and _is_word(now["model"].get(name)):
+            old_model[name] = now["model"][name]
+    changes = [*_model_changes(old_model, now["model"])]
     for name in ("readout", "training"):
         default = _defaults(TrainConfig.model_fields[name].annotation)
         changes += _section_changes(name, _filled(default, before.get(name) or {}), now[name])
@@ -209,6 +217,10 @@ def _filled(default: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
         if isinstance(inner, Mapping) and isinstance(values.get(key), Mapping):
             found[key] = _filled(inner, values[key])
     return found
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value != "zero"
 
 
 def _text(value: object) -> str:

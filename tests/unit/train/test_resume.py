@@ -1,6 +1,7 @@
 """A resumed run does what its configuration says now, or refuses by name and changes nothing."""
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -186,6 +187,41 @@ def test_finished_run_is_left_as_it_is(begun, make_config, tmp_path):
         train(make_config({"training.epochs": 2}), tmp_path / "r", resume=True, console=screen)
         assert "nothing left to train, 2 of 2 epochs are done" in screen.file.getvalue()
     assert content_of(tmp_path / "r") == before
+
+
+def test_results_that_were_not_written_are_written(begun, make_config, tmp_path):
+    """As after a full disk or a kill at the very end."""
+    shutil.copytree(begun[0], tmp_path / "r")
+    for name in ("model.pth", "metrics.json", "learning_curve.png"):
+        (tmp_path / "r" / name).unlink()
+    train(make_config({"training.epochs": 2}), tmp_path / "r", resume=True)
+    assert largest_difference(weights(tmp_path / "r"), weights(begun[0])) == 0.0
+    there, here = (json.loads((f / "metrics.json").read_text()) for f in (begun[0], tmp_path / "r"))
+    assert here["errors"] == there["errors"]
+    assert here["epochs"] == 2
+    assert here["best_epoch"] == there["best_epoch"]
+
+
+def test_run_of_an_earlier_version_goes_on(begun, make_config, tmp_path):
+    """Without a record in its checkpoint, and in the words of that time."""
+    shutil.copytree(begun[0], tmp_path / "r")
+    last = tmp_path / "r" / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=False)
+    del content["kan_md"]
+    content["callbacks"]["Budget"] = {"seconds": 1.0, "stage": 0}
+    torch.save(content, last)
+    path = tmp_path / "r" / "config.yaml"
+    kept = yaml.safe_load(path.read_text())
+    kept["model"]["per_type_energy_shifts"] = "least_squares"
+    del kept["data"]["isolated_atoms"], kept["training"]["loss"]["energy_per"]
+    path.write_text(yaml.safe_dump(kept))
+    screen = Console(file=io.StringIO(), width=1000)
+    train(make_config({"training.epochs": 3}), tmp_path / "r", resume=True, console=screen)
+    assert "a run of an earlier version" in screen.file.getvalue()
+    assert "changed: training.epochs 2 -> 3\n" in screen.file.getvalue()
+    assert largest_difference(weights(tmp_path / "r"), weights(begun[1])) < 1e-12
+    with pytest.raises(KanMdError, match=r"model.r_max of a resumed run"):
+        train(make_config({"training.epochs": 4, "model.r_max": 3.0}), tmp_path / "r", resume=True)
 
 
 def test_early_stop_stays_stopped_and_goes_on_with_more_patience(make_config, tmp_path):
