@@ -38,7 +38,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from kan_md.cli.tables import component_table, error_table, track_frames
+    from kan_md.cli.tables import component_table, error_table, group_table, track_frames
     from kan_md.data.label_report import LabelReport
     from kan_md.data.labels import check_keys, parse_keys
     from kan_md.data.reading import read_frames
@@ -61,16 +61,14 @@ def evaluate(
     console = Console()
     for line in report.lines():
         console.print(line, highlight=False, soft_wrap=True)
-    columns = {"all": result.errors, **result.by_config_type}
-    headings = {name: f"{name}: {result.counts[name]}" for name in columns}
-    headings["all"] = f"{result.counts['all']} structures"
-    console.print(
-        error_table({headings[name]: errors for name, errors in columns.items()}, result.targets)
-    )
+    heading = f"{result.counts['all']} structures"
+    console.print(error_table({heading: result.errors}, result.targets))
+    if result.by_config_type:
+        console.print(group_table(result.by_config_type, result.counts, result.targets))
     for symbol, label, prediction in result.isolated:
+        said = "unknown to the model" if prediction is None else f"{prediction:.4f} eV"
         console.print(
-            f"isolated {symbol}, not in the errors: {prediction:.4f} eV, label {label:.4f} eV",
-            highlight=False,
+            f"isolated {symbol}, not in the errors: {said}, label {label:.4f} eV", highlight=False
         )
     for target in result.targets:
         if not target.of_potential and (components := components_of(target)):

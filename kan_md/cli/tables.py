@@ -53,14 +53,43 @@ def error_table(
     # Components of tensors have no RMSE and a table of their own.
     for name in (key.removesuffix("_rmse") for key in names if key.endswith("_rmse")):
         unit, factor = milli(shown_unit(f"{name}_mae", targets))
-        cells = [
-            " / ".join(_scaled(values.get(f"{name}_{kind}"), factor) for kind in ("mae", "rmse"))
-            for values in errors.values()
-        ]
-        if any(cell != f"{NOTHING} / {NOTHING}" for cell in cells):
-            cells = [NOTHING if cell == f"{NOTHING} / {NOTHING}" else cell for cell in cells]
+        cells = [_mae_rmse(values, name, factor) for values in errors.values()]
+        if any(cell != NOTHING for cell in cells):
             table.add_row(f"{name.replace('_', ' ')} ({unit})" if unit else name, *cells)
     return table
+
+
+def group_table(
+    errors: Mapping[str, Mapping[str, float]], counts: Mapping[str, int], targets: Sequence[Target]
+) -> Table:
+    """Lay out MAE and RMSE of each target, one row per ``config_type``.
+
+    Args:
+        errors: by group and name, see :func:`error_table`.
+        counts: number of structures of each group.
+        targets: what the names belong to.
+    """
+    from kan_md.train.metrics import shown_unit
+
+    table = Table(title="MAE / RMSE by config_type", title_justify="left")
+    table.add_column("config_type")
+    table.add_column("number", justify="right")
+    factors = {}
+    for target in targets:
+        unit, factors[target.name] = milli(shown_unit(f"{target.name}_mae", targets))
+        heading = f"{target.name}\n({unit})" if unit else target.name
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group, values in errors.items():
+        cells = [_mae_rmse(values, name, factor) for name, factor in factors.items()]
+        table.add_row(group, str(counts[group]), *cells)
+    return table
+
+
+def _mae_rmse(values: Mapping[str, float | None], name: str, factor: float) -> str:
+    """Both errors of one name, or that there are none."""
+    if values.get(f"{name}_mae") is None:
+        return NOTHING
+    return " / ".join(_scaled(values.get(f"{name}_{kind}"), factor) for kind in ("mae", "rmse"))
 
 
 def component_table(

@@ -37,7 +37,8 @@ class Evaluation:
             tensors also the MAE of each component, ``bec_xy_mae``, ``bec_O_xy_mae``.
         by_config_type: likewise, by the structures' ``config_type``; empty if all are of one.
         counts: number of structures behind ``errors`` and of each ``config_type``.
-        isolated: isolated atoms, which do not count: element, labelled and predicted energy, eV.
+        isolated: isolated atoms, which do not count: element, labelled and predicted energy, eV
+            (None where the model does not know the element).
     """
 
     frames: list[Atoms]
@@ -48,7 +49,7 @@ class Evaluation:
     errors: dict[str, float]
     by_config_type: dict[str, dict[str, float]]
     counts: dict[str, int]
-    isolated: list[tuple[str, float, float]]
+    isolated: list[tuple[str, float, float | None]]
 
 
 def evaluate_file(
@@ -72,6 +73,15 @@ def evaluate_file(
     check_structures(frames, "evaluation set")
     model = _load(path, device)
     targets = model.targets
+    foreign = [
+        atoms
+        for atoms in frames
+        if model.r_max is not None
+        and is_isolated_atom(atoms, model.r_max)
+        and not set(atoms.symbols) <= set(model.type_names)
+    ]
+    frames = [atoms for atoms in frames if not any(atoms is other for other in foreign)]
+    check_structures(frames, "evaluation set without isolated atoms of other elements")
     check_elements(frames, model.type_names)
     labelled = [t for t in targets if any(t.label(atoms) is not None for atoms in frames)]
     if not labelled:
@@ -123,7 +133,12 @@ def evaluate_file(
         errors=errors(counted),
         by_config_type={name: errors(indices) for name, indices in groups.items()},
         counts={"all": len(counted), **{name: len(indices) for name, indices in groups.items()}},
-        isolated=list(isolated.values()),
+        isolated=list(isolated.values())
+        + [
+            (str(atoms.symbols), label.item(), None)
+            for atoms in foreign
+            if (label := ENERGY.label(atoms)) is not None
+        ],
     )
 
 

@@ -176,8 +176,11 @@ def test_the_command_shows_groups_and_what_it_left_out(model, odd_file, tmp_path
     with pytest.raises(SystemExit):
         main(arguments)
     table = capsys.readouterr().out
-    for text in ("7 structures", "near: 4", "far: 2", "molecule: 1", "–", "isolated Cu, not in"):
+    for text in ("7 structures", "by config_type", "isolated Cu, not in the errors"):
         assert text in table
+    rows = {line.split()[1]: line for line in table.splitlines() if line.startswith("│")}
+    assert rows["near"].split()[3] == "4" and rows["far"].split()[3] == "2"
+    assert rows["molecule"].count("–") == 2  # neither forces nor a stress
     assert "stress left out of 1 structure: no periodic cell with a volume" in table
     assert "energy left out of 1 structure: NaN or none (first odd.xyz, frame 1)" in table
 
@@ -189,6 +192,15 @@ def test_a_file_of_isolated_atoms_alone_is_evaluated(model):
     atoms.calc = SinglePointCalculator(atoms, energy=energy - 1.5)
     errors = evaluate_file(model, [atoms]).errors
     assert errors["energy_mae"] == pytest.approx(1.5)
+
+
+def test_isolated_atoms_of_other_elements_are_passed_over(model, shifted_file):
+    xenon = ase.Atoms("Xe")
+    xenon.calc = SinglePointCalculator(xenon, energy=-1.0)
+    frames = read_frames(shifted_file)
+    result = evaluate_file(model, [xenon, *frames])
+    assert result.errors == evaluate_file(model, frames).errors
+    assert result.isolated == [("Xe", -1.0, None)]
 
 
 def test_stress_is_that_of_a_cell_with_a_volume(model, alloy_frames):
