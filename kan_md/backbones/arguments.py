@@ -67,7 +67,7 @@ def find_differences(
     """Hold the arguments of two models of one backbone against each other.
 
     What is not given counts as its default, and spelling does not count: ``128x0e+128x1o`` is
-    ``128x0e + 128x1o``, 5 is 5.0, a tuple is a list.
+    ``128x0e + 128x1o``, 5 is 5.0, a tuple is a list, and one number stands for a list of it.
 
     Args:
         backbone: of both.
@@ -104,6 +104,10 @@ def same(one: object, other: object) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if _is_list(one) and _is_list(other):
         return len(one) == len(other) and all(map(same, one, other))
+    for number, values in ((one, other), (other, one)):
+        # One number for every layer or order, such as ``correlation: 3`` and ``num_features: 32``.
+        if _is_list(values) and isinstance(number, Real) and len(values) > 0:
+            return all(same(number, value) for value in values)
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, Real) and isinstance(other, Real):
@@ -145,5 +149,5 @@ def _irreps(text: str) -> Irreps | None:
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    text = str(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 80 else text[:77] + "..."

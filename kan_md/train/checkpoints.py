@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,8 @@ class CheckpointFiles(CheckpointIO):
         content = saved_bytes(checkpoint)
         due = start - self._flushed.get(path.name, -1e9) > _SECONDS_BETWEEN_FLUSHES
         keep = path.with_name(PREVIOUS) if path.name == LAST else None
-        try:
-            with written_whole(path, make_folder=True, durable=due, keep=keep) as temporary:
-                temporary.write_bytes(content)
-        except KanMdError as error:
-            if can_be_resumed(path.parent.parent):
-                raise KanMdError(f"{error}, then go on with --resume") from error
-            raise
+        with written_whole(path, make_folder=True, durable=due, keep=keep) as temporary:
+            temporary.write_bytes(content)
         if due:
             self._flushed[path.name] = time.monotonic()
         if path.name == LAST and not self._begun:
@@ -145,6 +141,17 @@ class SavedRun:
         """Wall-clock time that the run has taken, s."""
         state = self.content["callbacks"]["Budget"]
         return state.get("wall", state["seconds"])
+
+
+@contextmanager
+def told_to_resume(folder: Path) -> Iterator[None]:
+    """Say with what goes wrong in writing that the run can be gone on with, where it can."""
+    try:
+        yield
+    except KanMdError as error:
+        if isinstance(error.__cause__, OSError) and can_be_resumed(folder):
+            raise KanMdError(f"{error}, then go on with --resume") from error.__cause__
+        raise
 
 
 def can_be_resumed(folder: Path) -> bool:

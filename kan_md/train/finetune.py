@@ -63,7 +63,8 @@ def take_weights(
             f"section model is not that of training.init_from {path}",
             found="; ".join(map(str, differences)),
             allowed=None,
-            remedy="write its values into section model, or leave training.init_from out",
+            remedy="write its values into section model (`kan-md inspect` lists them), or leave "
+            "training.init_from out",
         )
     known = {name: theirs[name] for name in given if theirs.get(name) is not None}
     own = _entries_that_change(model, {**arguments, **known}, backbone) if given else ()

@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning
 from rich.console import Console
 
 from kan_md.backbones.scope import nequip_scope
 from kan_md.config.schema import TrainConfig
 from kan_md.data.dataset import make_loader
 from kan_md.ops import operators_in_layers
-from kan_md.train.checkpoints import FOLDER, LAST, CheckpointFiles, RunRecord, read_saved_run
+from kan_md.train.checkpoints import (
+    FOLDER,
+    LAST,
+    CheckpointFiles,
+    RunRecord,
+    read_saved_run,
+    told_to_resume,
+)
 from kan_md.train.clock import Clock
 from kan_md.train.continuation import check_continuation, make_record, settle_types
 from kan_md.train.description import describe
@@ -26,7 +34,7 @@ from kan_md.train.folder import (
     write_config,
 )
 from kan_md.train.interrupt import Interruption
-from kan_md.train.preparation import model_arguments, prepare_data
+from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
 from kan_md.train.record import EpochLog, ProgressDisplay
 from kan_md.train.results import final_errors, load_best, summarize, write_results
 from kan_md.train.resume import best_chooser
@@ -125,30 +133,34 @@ def train(
                     return folder / MODEL_FILE
                 for callback in (budget, best_chooser(trainer)):
                     callback.load_state_dict(content["callbacks"][callback.state_key])
-        if reason is None:
-            with interruption.listening():
-                trainer.fit(
-                    module,
-                    make_loader(
-                        data.datasets["train"],
-                        config.training.batch_size,
-                        shuffle_seed=config.training.seed,
-                    ),
-                    make_loader(data.datasets["val"], config.training.val_batch_size),
-                    ckpt_path=None if saved is None else saved.path,
-                    weights_only=False,
-                )
-        best = load_best(module, folder, best_chooser(trainer).best_model_score)
-        summary = summarize(
-            config,
-            data,
-            module.model,
-            budget,
-            epochs=trainer.current_epoch if reason is None else saved.epochs,
-            best=best,
-            errors=final_errors(trainer, module, data, config.training.val_batch_size),
-        )
-        return write_results(config, data, arguments, module, summary, folder)
+        with told_to_resume(folder):
+            if reason is None:
+                with interruption.listening():
+                    _fit(trainer, module, config, data, None if saved is None else saved.path)
+            best = load_best(module, folder, best_chooser(trainer).best_model_score)
+            summary = summarize(
+                config,
+                data,
+                module.model,
+                budget,
+                epochs=trainer.current_epoch if reason is None else saved.epochs,
+                best=best,
+                errors=final_errors(trainer, module, data, config.training.val_batch_size),
+            )
+            return write_results(config, data, arguments, module, summary, folder)
+
+
+def _fit(
+    trainer: lightning.Trainer,
+    module: lightning.LightningModule,
+    config: TrainConfig,
+    data: PreparedData,
+    checkpoint: Path | None,
+) -> None:
+    training = config.training
+    batches = make_loader(data.datasets["train"], training.batch_size, shuffle_seed=training.seed)
+    judged = make_loader(data.datasets["val"], training.val_batch_size)
+    trainer.fit(module, batches, judged, ckpt_path=checkpoint, weights_only=False)
 
 
 def _keep(given: TrainConfig, config: TrainConfig, folder: Path) -> None:

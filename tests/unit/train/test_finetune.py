@@ -72,6 +72,8 @@ def test_every_hyperparameter_of_the_potential_is_compared(backbone):
 def test_spelling_is_no_difference():
     assert same("64x0e+64x1o", "64x0e + 64x1o")
     assert same((64, 64), [64.0, 64.0])
+    assert same(3, [3, 3])
+    assert not same(3, [3, 2])
     assert not same(True, 1)
     assert not same("64x0e", "32x0e")
     one = {"num_layers": 2, "l_max": 1, "hidden_irreps": "4x0e"}

@@ -6,7 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import ase.io
@@ -452,25 +453,45 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_full_disk_is_one_line_and_nothing_is_lost(small_disk, begun, make_config, monkeypatch):
-    class FillsTheDisk(EpochLog):
-        def on_train_epoch_start(self, trainer, pl_module):
-            if trainer.current_epoch == 1:
-                with suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as file:
-                    while True:
-                        file.write(bytes(4096))
+class FillsTheDisk(EpochLog):
+    """At the start of the second epoch there is no place left."""
 
-    folder = small_disk / "run"
-    with monkeypatch.context() as patch:
+    full = None
+    """Context in which it is."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.full.enter_context(self.fill())
+
+
+@pytest.mark.parametrize("way", ["no space left on the disk", "a file beyond the limit"])
+def test_full_disk_is_one_line_and_nothing_is_lost(
+    way, request, tmp_path, make_config, monkeypatch, files_up_to
+):
+    if "space" in way:
+        place = request.getfixturevalue("small_disk")
+        fill = partial(fill_disk, place)
+    else:
+        place, fill = tmp_path, partial(files_up_to, 2000)
+    folder = place / "run"
+    with monkeypatch.context() as patch, ExitStack() as full:
         patch.setattr(run_module, "EpochLog", FillsTheDisk)
-        message = r"cannot write .*, got no space left on the disk; free some space"
-        with pytest.raises(KanMdError, match=message):
+        patch.setattr(FillsTheDisk, "full", full)
+        patch.setattr(FillsTheDisk, "fill", staticmethod(fill), raising=False)
+        with pytest.raises(KanMdError, match=f"cannot write .*, got {way}.*go on with --resume"):
             train(make_config({"training.epochs": 3}), folder)
     assert [path.name for path in folder.rglob(".*")] == []
-    assert [row["epoch"] for row in read_log(folder / "log.csv")] == [0]
-    (small_disk / "ballast").unlink()
+    assert read_log(folder / "log.csv")[0]["epoch"] == 0
     train(make_config({"training.epochs": 3}), folder, resume=True)
-    train(make_config({"training.epochs": 3}), small_disk.with_name("whole"))
-    whole, halves = (weights(place) for place in (small_disk.with_name("whole"), folder))
-    assert largest_difference(whole, halves) < 1e-12
+    train(make_config({"training.epochs": 3}), tmp_path / "whole")
+    assert largest_difference(weights(tmp_path / "whole"), weights(folder)) < 1e-12
     assert [row["epoch"] for row in read_log(folder / "log.csv")] == [0, 1, 2]
+
+
+@contextmanager
+def fill_disk(place):
+    with suppress(OSError), (place / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    yield
+    (place / "ballast").unlink()
