@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,14 @@ class EpochLog(Checkpoint):
         self.path = path
         self.budget = budget
         self._rows: list[dict[str, float]] = []
+        self._names: list[str] = []
+        self._text = io.StringIO(newline="")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the rows of the epochs before this one."""
         rows = read_log(self.path) if trainer.current_epoch else []
         self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
+        self._names = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row of this epoch."""
@@ -65,13 +69,18 @@ class EpochLog(Checkpoint):
             **epoch_values(trainer),
         }
         self._rows.append(row)
-        text = io.StringIO(newline="")
-        # A term of the loss that was added later has an empty cell in the rows before.
-        names = list(dict.fromkeys(name for row in self._rows for name in row))
-        writer = csv.DictWriter(text, fieldnames=names, restval="")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_text(self.path, text.getvalue(), durable=False)  # the checkpoint is what counts
+        if row.keys() <= set(self._names):
+            self._add([row])
+        else:
+            # A term of the loss that was added later has an empty cell in the rows before.
+            self._names = list(dict.fromkeys(name for row in self._rows for name in row))
+            self._text = io.StringIO(newline="")
+            csv.DictWriter(self._text, self._names).writeheader()
+            self._add(self._rows)
+        write_text(self.path, self._text.getvalue(), durable=False)  # checkpoints are what counts
+
+    def _add(self, rows: Sequence[dict[str, float]]) -> None:
+        csv.DictWriter(self._text, self._names, restval="").writerows(rows)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
