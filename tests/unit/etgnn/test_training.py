@@ -16,6 +16,7 @@ from kan_md.data.write import write_frames
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.train.preparation import prepare_data
+from kan_md.train.record import read_log
 from kan_md.train.run import train
 from kan_md_deploy import deploy, load_deployed_tensors
 
@@ -139,6 +140,24 @@ def test_heads_alone_are_trained_on_another_models_backbone(trained, born_file, 
     ):
         with pytest.raises(KanMdError, match=message):
             train(configuration(born_file, training=training, **changes), tmp_path / "no")
+
+
+def test_resumed_run_takes_other_weights_but_no_other_tensors(born_file, tmp_path):
+    susceptibility = {"name": "susceptibility", "per": "structure", "symmetry": "symmetric"}
+
+    def of(epochs, *targets):
+        training = {"epochs": epochs, "batch_size": 5, "device": "cpu"}
+        return configuration(born_file, targets=targets, training=training)
+
+    train(of(1, {"name": "bec"}, susceptibility), tmp_path / "run")
+    changed = of(2, {"name": "bec", "weight": 9.0, "unit": "e"}, susceptibility)
+    train(changed, tmp_path / "run", resume=True)
+    rows = read_log(tmp_path / "run" / "log.csv")
+    # Weights are normalised: nine tenths and one tenth now.
+    expected = 0.9 * rows[1]["val_loss_bec"] + 0.1 * rows[1]["val_loss_susceptibility"]
+    assert rows[1]["val_loss"] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(KanMdError, match="targets of a resumed run"):
+        train(of(3, {"name": "bec"}), tmp_path / "run", resume=True)
 
 
 # ---- bad input
