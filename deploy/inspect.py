@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
 from kan_md.contract import MANIFEST_KEY
 from kan_md.errors import user_error
+from kan_md.upstream_file import read_upstream_metadata
 from kan_md_deploy.archive import read_manifest
-
-_UPSTREAM_KEYS = ("r_max", "type_names", "model_dtype", "num_types", "per_edge_type_cutoff")
 
 
 def describe_file(path: str | Path) -> dict:
@@ -35,31 +33,10 @@ def describe_file(path: str | Path) -> dict:
         manifest = read_manifest(path)
         untrained = {"untrained_types": list(manifest.untrained_types)}
         return head | {"what": "deployed"} | untrained | asdict(manifest)
-    upstream = _upstream_metadata(path, names)
+    upstream = read_upstream_metadata(path) if names else {}
     if upstream:
         return head | {"what": "upstream"} | upstream
     return head | {"what": "trained"} | _describe_checkpoint(path)
-
-
-def _upstream_metadata(path: Path, names: list[str]) -> dict:
-    """Metadata of a nequip-compile file: TorchScript extra files, or AOTInductor's JSON."""
-    if not names:
-        return {}
-    with zipfile.ZipFile(path) as archive:
-        extra = {Path(name).name: name for name in names if Path(name).parent.name == "extra"}
-        if {"r_max", "type_names"} <= extra.keys():
-            return {"backend": "torchscript"} | {
-                key: archive.read(extra[key]).decode() for key in _UPSTREAM_KEYS if key in extra
-            }
-        for name in names:
-            if name.endswith("_metadata.json"):
-                found = json.loads(archive.read(name))
-                if {"r_max", "type_names"} <= found.keys():
-                    device = found.get("AOTI_DEVICE_KEY", "unknown")
-                    return {"backend": "aotinductor", "device": device} | {
-                        key: found[key] for key in _UPSTREAM_KEYS if key in found
-                    }
-    return {}
 
 
 def _describe_checkpoint(path: Path) -> dict:

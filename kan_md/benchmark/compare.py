@@ -16,10 +16,10 @@ from pathlib import Path
 import ase
 
 from kan_md.benchmark import statistics
-from kan_md.benchmark.job import Block, Job, Outcome
+from kan_md.benchmark.job import Block, Job
 from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.models import Entry
-from kan_md.benchmark.runner import Plan, Progress, run_interleaved
+from kan_md.benchmark.runner import Plan, Progress, Result, run_interleaved
 from kan_md.benchmark.statistics import Row
 from kan_md.benchmark.structures import elements_of, write_data
 from kan_md.errors import KanMdError, user_error
@@ -181,7 +181,7 @@ def compare(
         structure = folder / "structure.xyz"
         with written_whole(structure) as part:
             atoms.write(part)
-        results: list[tuple[list[Block], list[Outcome]]] = [([], []) for _ in entries]
+        results: list[list[Result]] = [[] for _ in entries]
         for repeat in range(conditions.repeats):
             jobs = [
                 Job(
@@ -208,15 +208,14 @@ def compare(
                 programs=[entry.program for entry in entries],
                 progress=progress,
             )
-            for result, (blocks, outcomes) in zip(found, results, strict=True):
-                blocks += result.blocks
-                outcomes += result.outcomes
-    reference = None if control is None else results[entries.index(control)][0]
+            for result, mine in zip(found, results, strict=True):
+                mine.append(result)
+    reference = None if control is None else _blocks(results[entries.index(control)])
     return Report(
         title=title or _title(atoms, conditions),
         rows=[
-            _row(entry, blocks, outcomes, conditions, reference)
-            for entry, (blocks, outcomes) in zip(entries, results, strict=True)
+            _row(entry, found, conditions, reference)
+            for entry, found in zip(entries, results, strict=True)
         ],
         control=None if control is None else control.label,
         structure=describe(atoms),
@@ -300,13 +299,19 @@ def _data_name(elements: Sequence[str]) -> str:
     return f"structure-{'-'.join(elements)}.data"
 
 
+def _blocks(results: Sequence[Result]) -> list[Block]:
+    return [block for result in results for block in result.blocks]
+
+
 def _row(
     entry: Entry,
-    blocks: list[Block],
-    outcomes: list[Outcome],
+    results: Sequence[Result],
     conditions: Conditions,
     control: list[Block] | None,
 ) -> Row:
+    blocks = _blocks(results)
+    outcomes = [outcome for result in results for outcome in result.outcomes]
+    steps = sum(block.steps for block in blocks)
     times = statistics.condense(blocks)
     peak_rss, device = statistics.memory_rows(outcomes)
     manifest = entry.manifest
@@ -314,18 +319,19 @@ def _row(
         label=entry.label,
         readout=entry.readout,
         backbone=manifest.backbone if manifest else entry.pair_style,
-        dtype=manifest.dtype if manifest else "",
-        backend=manifest.backend if manifest else "",
+        dtype=entry.dtype,
+        backend=entry.backend,
         passes=tuple(manifest.passes) if manifest else (),
         num_atoms=outcomes[0].num_atoms,
         edges_per_atom=outcomes[0].edges_per_atom,
-        steps=sum(block.steps for block in blocks),
+        steps=steps,
         ms_per_step=times.median,
         ms_error=times.error,
         ms_p95=times.p95,
         ms_mean=times.mean,
         us_per_atom_step=times.median * 1e3 / outcomes[0].num_atoms,
         ns_per_day=statistics.ns_per_day(times.mean, timestep=conditions.timestep),
+        cpu_ms_per_step=statistics.MS * sum(block.cpu_time for block in blocks) / steps,
         phases=statistics.phase_shares(blocks),
         peak_rss_mib=peak_rss,
         device_mib=device,

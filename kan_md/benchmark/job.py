@@ -45,12 +45,14 @@ class Block:
         loop_time: s, LAMMPS' own loop time.
         step_times: s, [steps], differences of LAMMPS' loop clock between ends of steps.
         phases: s, LAMMPS' timing breakdown by section (mean over ranks).
+        cpu_time: s, processor time of all threads of all ranks, also of those that wait.
     """
 
     steps: int
     loop_time: float
     step_times: list[float]
     phases: dict[str, float]
+    cpu_time: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

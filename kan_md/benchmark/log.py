@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-_LOOP = re.compile(r"^Loop time of (\S+) on \d+ procs for (\d+) steps with \d+ atoms", re.MULTILINE)
+_LOOP = re.compile(
+    r"^Loop time of (\S+) on (\d+) procs for (\d+) steps with \d+ atoms", re.MULTILINE
+)
+_CPU_USE = re.compile(r"^([\d.]+)% CPU use with", re.MULTILINE)
 _SECTION = re.compile(r"^(\w+) *\|([^|]*)\|([^|]*)\|", re.MULTILINE)
 _ERROR = re.compile(r"^ERROR.*$", re.MULTILINE)
 SECTIONS = ("Pair", "Neigh", "Comm", "Output", "Modify", "Other")
 
 
-def read_breakdown(text: str) -> tuple[float, int, dict[str, float]]:
+@dataclass(frozen=True, kw_only=True)
+class Breakdown:
+    """What LAMMPS says after a run.
+
+    Attributes:
+        loop_time: s.
+        steps: of the run.
+        cpu_time: s, processor time within the loop, all threads of all ranks.
+        phases: s per section, mean over ranks.
+    """
+
+    loop_time: float
+    steps: int
+    cpu_time: float
+    phases: dict[str, float]
+
+
+def read_breakdown(text: str) -> Breakdown:
     """Read the last run of a log.
 
     Args:
         text: the log, at least from the ``Loop time`` line of its last run.
-
-    Returns:
-        Loop time in s, its number of steps, and seconds per section (mean over ranks).
 
     Raises:
         ValueError: no finished run in the text.
@@ -26,12 +44,20 @@ def read_breakdown(text: str) -> tuple[float, int, dict[str, float]]:
     if not loops:
         raise ValueError("no 'Loop time' line in the LAMMPS log")
     last = loops[-1]
+    rest = text[last.end() :]
     phases = {}
-    for name, _, average in _SECTION.findall(text[last.end() :]):
+    for name, _, average in _SECTION.findall(rest):
         if name in SECTIONS:
             # 'Other' leaves the minimum and maximum columns empty on every number of ranks.
             phases[name] = float(average)
-    return float(last[1]), int(last[2]), phases
+    loop_time, ranks = float(last[1]), int(last[2])
+    use = _CPU_USE.search(rest)  # of one rank, the mean over ranks
+    return Breakdown(
+        loop_time=loop_time,
+        steps=int(last[3]),
+        cpu_time=loop_time * ranks * float(use[1]) / 100 if use else 0.0,
+        phases=phases,
+    )
 
 
 def last_error(text: str) -> str | None:

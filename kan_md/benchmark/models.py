@@ -12,6 +12,7 @@ from typing import Literal
 
 from kan_md.contract import MANIFEST_KEY, Manifest
 from kan_md.errors import KanMdError, user_error
+from kan_md.upstream_file import read_upstream_metadata
 
 UPSTREAM_STYLES = ("allegro", "nequip")
 SILVER_EAM = "Ag_u3.eam"
@@ -30,6 +31,8 @@ class Entry:
         name_elements: whether ``pair_coeff`` ends with one element per type.
         r_max: Å, None where the style is asked for it.
         manifest: of a file deployed by kan-md.
+        dtype: of the arithmetic; empty where unknown.
+        backend: torchscript or aotinductor; empty for others.
         program: Python file to run instead of the LAMMPS worker; it gets the same folder and keeps
             the same protocol.
         options: for that program, by name.
@@ -42,6 +45,8 @@ class Entry:
     name_elements: bool = True
     r_max: float | None = None
     manifest: Manifest | None = None
+    dtype: str = ""
+    backend: str = ""
     program: Path | None = None
     options: dict[str, str] = field(default_factory=dict)
 
@@ -77,9 +82,8 @@ def deployed_entry(text: str, *, pair_style: str | None = None) -> Entry:
         )
     # LAMMPS splits at white space unless quoted; an absolute path keeps the run folder free.
     file = _quote(path.resolve())
-    extras = _read_extras(path, (MANIFEST_KEY, "type_names", "r_max"))
-    if MANIFEST_KEY in extras:
-        manifest = Manifest.from_text(extras[MANIFEST_KEY])
+    manifest, upstream = _read_archive(path)
+    if manifest is not None:
         if manifest.kind != "potential":
             raise user_error(
                 "only potentials can drive a molecular dynamics run",
@@ -94,11 +98,13 @@ def deployed_entry(text: str, *, pair_style: str | None = None) -> Entry:
             pair_coeff=file,
             r_max=manifest.r_max,
             manifest=manifest,
+            dtype=manifest.dtype,
+            backend=manifest.backend,
         )
-    if "type_names" not in extras:
+    if not upstream:
         raise user_error(
             "file must be a model compiled by kan-md deploy or nequip-compile",
-            found=f"{path} without manifest",
+            found=f"{path}, which is neither",
             allowed=None,
             remedy="run `kan-md deploy model.pth`",
         )
@@ -111,10 +117,12 @@ def deployed_entry(text: str, *, pair_style: str | None = None) -> Entry:
         )
     return Entry(
         label=label,
-        type_names=tuple(extras["type_names"].split()),
+        type_names=tuple(upstream["type_names"].split()),
         pair_style=pair_style,
         pair_coeff=file,
-        r_max=float(extras["r_max"]),
+        r_max=float(upstream["r_max"]),
+        dtype=upstream.get("model_dtype", ""),
+        backend=upstream["backend"],
     )
 
 
@@ -188,20 +196,18 @@ def split_label(text: str) -> tuple[str, Path]:
     return path.name.split(".")[0], path
 
 
-def _read_extras(path: Path, keys: Sequence[str]) -> dict[str, str]:
-    """Read text entries of a TorchScript or AOTInductor archive by the last part of their name."""
-    found = {}
+def _read_archive(path: Path) -> tuple[Manifest | None, dict[str, str]]:
+    """The manifest of a file of kan-md, or what a file of nequip-compile says of itself."""
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                key = name.rsplit("/", 1)[-1]
-                if key in keys:
-                    found[key] = archive.read(name).decode()
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+                if name.rsplit("/", 1)[-1] == MANIFEST_KEY:
+                    return Manifest.from_text(archive.read(name).decode()), {}
+        return None, read_upstream_metadata(path)
+    except (zipfile.BadZipFile, ValueError) as error:
         raise KanMdError(
             f"file must be a compiled model, got {path} ({error}); run `kan-md deploy model.pth`"
         ) from error
-    return found
 
 
 def _quote(path: Path) -> str:

@@ -37,6 +37,7 @@ class Row:
         peak_rss_mib: largest resident set of a rank.
         device_mib: device memory by name, largest over ranks (driver: sum).
         temperature: K at the end.
+        cpu_ms_per_step: processor time, ms, of all threads of all ranks; None where not taken.
         ratio: median over blocks of (this block's median / the control's of the same round).
         ratio_error: standard deviation of these.
     """
@@ -60,6 +61,7 @@ class Row:
     peak_rss_mib: float
     device_mib: dict[str, float]
     temperature: float
+    cpu_ms_per_step: float | None = None
     ratio: float | None = None
     ratio_error: float | None = None
 

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from kan_md.benchmark.compare import Report
-from kan_md.benchmark.report import markdown, save_atomically, save_figure
+from kan_md.benchmark.figure import save_report_figure
+from kan_md.benchmark.report import markdown, save_atomically
 from kan_md.errors import user_error
 
 
@@ -35,7 +36,7 @@ def save_report(report: Report, folder: Path, *, name: str) -> None:
     """Write ``NAME.json``, ``NAME.png`` and ``NAME.md``."""
     check_folder(folder)
     save_atomically(folder / f"{name}.json", lambda part: part.write_text(report.to_json()))
-    save_figure(report, folder / f"{name}.png")
+    save_report_figure(report, folder / f"{name}.png")
     text = f"# {report.title}\n\n" + markdown(report, figure=f"{name}.png")
     save_atomically(folder / f"{name}.md", lambda part: part.write_text(text))
 

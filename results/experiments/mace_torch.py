@@ -1,9 +1,15 @@
-"""Times mace-torch's own scripted model.
+"""Times mace-torch's own forms of a MACE model, float32.
 
 ``python mace_torch.py FOLDER PARENT_PID`` is a child program of the benchmark, see
-:mod:`kan_md.benchmark.job`. The model is what ``mace_create_lammps_model`` makes (LAMMPS_MACE,
-scripted), frozen, and called on one structure whose neighbour list is ready: no molecular dynamics,
-no communication, no neighbour search is counted.
+:mod:`kan_md.benchmark.job`. One step is energy and forces of one structure by
+
+- ``calculator``: mace-torch's ASE calculator as its users have it, neighbour list included;
+- ``compiled``: the same with ``compile_mode="default"`` (torch.compile);
+- ``scripted``: what ``mace_create_lammps_model`` makes (LAMMPS_MACE, scripted), frozen, with a
+  neighbour list that is ready: nothing but the model is counted.
+
+The atoms of the first two move at random from step to step, as no calculator computes twice what it
+has; the integrator is not counted in any of them.
 """
 
 from __future__ import annotations
@@ -11,10 +17,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import ase
 import ase.io
+import numpy as np
 import torch
 
 from kan_md.backbones.mace import import_mace
@@ -30,6 +39,9 @@ from kan_md.benchmark.job import (
 )
 from kan_md.benchmark.worker import peak_rss
 
+DISPLACEMENT = 0.05
+"""Å, about the thermal displacement in diamond at 300 K."""
+
 _NOT_MACE = ("backbone", "readout", "per_type_energy_scales", "per_type_energy_shifts")
 
 
@@ -37,22 +49,28 @@ def main(folder: Path, parent: int) -> None:
     """Run the job of a folder.
 
     Args:
-        folder: holds ``job.json`` with the options ``structure`` (file) and ``config`` (JSON, as
-            for ``kan-md init``).
+        folder: holds ``job.json`` with the options ``structure`` (file), ``config`` (JSON, as for
+            ``kan-md init``) and ``form``.
         parent: process id of the benchmark.
     """
     options = read_job(folder).options
     atoms = ase.io.read(options["structure"])
+    config = json.loads(options["config"])
     number = 0
     while (steps := await_turn(folder, number, parent=parent)) is not None:
         if number == 0:
-            config = json.loads(options["config"])
             inputs = make_inputs(atoms, config["r_max"])
-            model = script(make_model(atoms, config, num_edges=inputs["edge_index"].shape[1]))
-            local = torch.ones(len(atoms))
-        times = [time_step(model, inputs, local) for _ in range(steps)]
+            num_edges = inputs["edge_index"].shape[1]
+            model = make_model(atoms, config, num_edges=num_edges)
+            step = FORMS[options["form"]](model, atoms, inputs)
+        start = time.process_time()
+        times = [step() for _ in range(steps)]
         block = Block(
-            steps=steps, loop_time=sum(times), step_times=times, phases={"Pair": sum(times)}
+            steps=steps,
+            loop_time=sum(times),
+            step_times=times,
+            phases={"Pair": sum(times)},
+            cpu_time=time.process_time() - start,
         )
         write_json(block_file(folder, number), block)
         number += 1
@@ -60,22 +78,58 @@ def main(folder: Path, parent: int) -> None:
         rank=0,
         ranks=1,
         num_atoms=len(atoms),
-        edges_per_atom=inputs["edge_index"].shape[1] / len(atoms),
+        edges_per_atom=num_edges / len(atoms),
         temperature=0.0,
         peak_rss=peak_rss(),
     )
     write_json(outcome_file(folder, 0), outcome)
 
 
-def time_step(
-    model: torch.jit.ScriptModule, inputs: dict[str, torch.Tensor], local: torch.Tensor
-) -> float:
-    """Seconds for energies and forces of one structure, as pair_style mace asks for them."""
-    data = dict(inputs)  # the model adds to it
-    data["positions"] = data["positions"].clone()
-    start = time.perf_counter()
-    model(data, local, False)
-    return time.perf_counter() - start
+def scripted_step(
+    model: torch.nn.Module, atoms: ase.Atoms, inputs: Mapping[str, torch.Tensor]
+) -> Callable[[], float]:
+    """Seconds of one call of the scripted model, as pair_style mace asks for it."""
+    compiled, local = script(model), torch.ones(len(atoms))
+
+    def step() -> float:
+        data = dict(inputs)  # the model adds to it
+        data["positions"] = data["positions"].clone()
+        start = time.perf_counter()
+        compiled(data, local, False)
+        return time.perf_counter() - start
+
+    return step
+
+
+def calculator_step(
+    model: torch.nn.Module,
+    atoms: ase.Atoms,
+    inputs: Mapping[str, torch.Tensor],
+    *,
+    compile_mode: str | None = None,
+) -> Callable[[], float]:
+    """Seconds of one new set of positions by the ASE calculator."""
+    from mace.calculators import MACECalculator
+
+    moving, sites, rng = atoms.copy(), atoms.positions.copy(), np.random.default_rng(1)
+    moving.calc = MACECalculator(
+        models=model, device="cpu", default_dtype="float32", compile_mode=compile_mode
+    )
+
+    def step() -> float:
+        moving.positions = sites + rng.normal(0.0, DISPLACEMENT, sites.shape)
+        start = time.perf_counter()
+        moving.get_forces()
+        return time.perf_counter() - start
+
+    return step
+
+
+FORMS = {
+    "calculator": calculator_step,
+    "compiled": partial(calculator_step, compile_mode="default"),
+    "scripted": scripted_step,
+}
 
 
 def make_model(atoms: ase.Atoms, config: dict, *, num_edges: int) -> torch.nn.Module:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from kan_md.benchmark.compare import Report
+from kan_md.benchmark.figure import save_report_figure
+from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import (
     markdown,
     markdown_table,
     save_atomically,
-    save_figure,
-    save_ratio_figure,
 )
 from kan_md.benchmark.statistics import Row
 from results.experiments.cases import Section
+from results.experiments.faster import details, gains, save_gains, summary
 
 HOW = """\
 How: every model is deployed by `kan-md deploy` and run in LAMMPS through its Python module, one
@@ -22,6 +24,10 @@ time. Time is the median over steps of LAMMPS' own loop clock; ± is the standar
 blocks' medians; a ratio is taken round by round and given as median ± standard deviation over
 rounds. The weights are fresh (speed does not depend on training): seed 1, forces scaled to next to
 nothing, atoms tethered to their sites at 300 K, so that all models see the same edges."""
+
+
+_FAR = 5.0
+"""Times slower than the control, from where on a model is in the tables alone."""
 
 
 def write_page(section: Section, stored: dict, folder: Path) -> None:
@@ -37,12 +43,14 @@ def write_page(section: Section, stored: dict, folder: Path) -> None:
         lines += ["**A trial run of the suite (`--quick`): these are no measurements.**", ""]
     reports = _reports(stored)
     lines += _targets(section, stored, reports)
-    if len(reports) > 6:
-        name = f"{section.name}-ratios.png"
-        control = section.cases[0].control
-        rows = _ratio_rows(section, reports, control)
-        save_ratio_figure(rows, folder / name, title=section.title, control=control)
-        lines += [f"![ratios]({name})", ""]
+    machine = next((report.machine for report in reports.values()), None)
+    if section.faster:
+        found = gains(section.cases, reports)
+        lines += summary(found)
+        if found:
+            save_gains(found, folder / f"{section.name}.png")
+            lines += [f"![times faster]({section.name}.png)", ""]
+        lines += ["Machine: " + machine_line(machine), ""] if machine else []
     lines += _profiles(stored)
     for case in section.cases:
         result = stored["cases"].get(case.name)
@@ -51,13 +59,21 @@ def write_page(section: Section, stored: dict, folder: Path) -> None:
         if "error" in result:
             lines += [f"## {case.title}", "", f"Not measured: {result['error']}", ""]
             continue
-        figure = f"{section.name}-{case.name}.png"
-        save_figure(reports[case.name], folder / figure)
-        lines += [markdown(reports[case.name], figure=figure)]
+        if section.faster:
+            lines += details(reports[case.name], machine=machine)
+        else:
+            figure = f"{section.name}-{case.name}.png"
+            save_report_figure(_alike(reports[case.name]), folder / figure)
+            lines += [markdown(reports[case.name], figure=figure)]
         lines += [f"Without {label}: {why}\n" for label, why in result["missing"].items()]
     save_atomically(
         folder / f"{section.name}.md", lambda part: part.write_text("\n".join(lines).strip() + "\n")
     )
+
+
+def _alike(report: Report) -> Report:
+    """A report without the models that would leave the bars of the others no length."""
+    return replace(report, rows=[row for row in report.rows if (row.ratio or 1.0) < _FAR])
 
 
 def _reports(stored: dict) -> dict[str, Report]:
@@ -100,23 +116,6 @@ def _memory(row: Row, control: Row) -> str:
     if control.device_mib.get(key):
         return f"{row.device_mib.get(key, 0.0) / control.device_mib[key]:.2f} (GPU)"
     return f"{row.peak_rss_mib / control.peak_rss_mib:.2f}"
-
-
-def _ratio_rows(
-    section: Section, reports: dict[str, Report], control: str
-) -> list[tuple[str, float, float]]:
-    """Rows of the cases with this control: ratios to different ones do not fit one axis."""
-    titles = {case.name: case.title for case in section.cases}
-    return [
-        (
-            titles[name] if len(report.rows) == 2 else f"{titles[name]}: {row.label}",
-            row.ratio,
-            row.ratio_error,
-        )
-        for name, report in reports.items()
-        for row in report.rows
-        if report.control == control and row.ratio is not None and row.label != control
-    ]
 
 
 def _profiles(stored: dict) -> list[str]:

@@ -2,7 +2,8 @@
 
 Each section writes NAME.md, NAME.json and figures. Every finished case is in the JSON at once; a
 second call measures only what is missing, so a run can be interrupted, and what failed is tried
-again. A case that fails is reported as such and the rest goes on.
+again. A case that fails is reported as such and the rest goes on. Building models takes longer than
+timing them: ``--build-only`` does it beforehand, ``--case NAME`` then measures one case at a time.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from kan_md.benchmark.log import last_line
 from kan_md.benchmark.models import Entry, find_control
 from kan_md.benchmark.progress import show_progress
 from kan_md.benchmark.store import check_folder, save_atomically
-from kan_md.errors import KanMdError
-from results.experiments.cases import SECTIONS, Case, Section
+from kan_md.errors import KanMdError, user_error
+from results.experiments.cases import MACE_TORCH, SECTIONS, Case, Section
 from results.experiments.pages import write_page
 from results.experiments.zoo import MACE, READOUTS, Model, build, run_program
 
-MACE_TORCH = Path(__file__).with_name("mace_torch.py")
+PEER = Path(__file__).with_name("mace_torch.py")
 PROFILE = Path(__file__).with_name("operator_profile.py")
 TETHER = 5.0  # eV/Å²; keeps fresh models' crystals in place, see zoo.ENERGY_SCALE
 RATTLE = 0.1  # Å, about the thermal displacement at 300 K
@@ -48,6 +49,9 @@ class Settings:
         quick: a smoke test of the suite, not a measurement.
         device: cpu or cuda.
         jobs: models that are built at a time, before anything is timed.
+        cases: names of cases to measure; all where empty. Profiles belong to no case.
+        build_only: build models and measure nothing.
+        fresh: measure again what is there.
     """
 
     output: Path
@@ -57,6 +61,14 @@ class Settings:
     quick: bool
     device: str
     jobs: int
+    cases: tuple[str, ...] = ()
+    build_only: bool = False
+    fresh: bool = False
+
+
+def chosen(section: Section, settings: Settings) -> list[Case]:
+    """The cases of a section that are asked for."""
+    return [case for case in section.cases if not settings.cases or case.name in settings.cases]
 
 
 def build_all(section: Section, settings: Settings, console: Console) -> None:
@@ -64,22 +76,23 @@ def build_all(section: Section, settings: Settings, console: Console) -> None:
 
     A model that cannot be built, for whatever reason, is left to its case, which reports it.
     """
-    stored = _load(settings.output / f"{section.name}.json", settings)
+    stored = _load(section, settings)
     wanted = [
-        _on_device(model, settings.device)
-        for case in section.cases
+        (_on_device(model, settings.device), case.threads)
+        for case in chosen(section, settings)
         if "report" not in stored["cases"].get(case.name, {})
         for model in case.models
     ]
     # Models that share a checkpoint are built in one go.
-    groups: dict[str, list[Model]] = {}
-    for model in wanted:
-        groups.setdefault(json.dumps([model.config, model.element, model.seed]), []).append(model)
+    groups: dict[str, dict[tuple[str, int], tuple[Model, int]]] = {}
+    for model, threads in wanted:
+        key = json.dumps([model.config, model.element, model.seed])
+        groups.setdefault(key, {})[repr(model), threads] = (model, threads)
 
-    def build_group(models: list[Model]) -> None:
-        for model in models:
+    def build_group(models: dict) -> None:
+        for model, threads in models.values():
             with suppress(Exception):
-                build(model, settings.work)
+                build(model, settings.work, threads=threads)
 
     status = console.status(f"{section.name}: building {len(groups)} models")
     with status, ThreadPoolExecutor(settings.jobs) as pool:
@@ -92,10 +105,12 @@ def run_section(section: Section, settings: Settings, console: Console) -> bool:
     Returns:
         Whether every case is there.
     """
-    if settings.jobs > 1:
+    if settings.jobs > 1 or settings.build_only:
         build_all(section, settings, console)
-    stored = _load(settings.output / f"{section.name}.json", settings)
-    for case in section.cases:
+    if settings.build_only:
+        return True
+    stored = _load(section, settings)
+    for case in chosen(section, settings):
         if "report" in stored["cases"].get(case.name, {}):
             console.print(f"{section.name}: {case.title}: already there", style="dim")
             continue
@@ -104,7 +119,7 @@ def run_section(section: Section, settings: Settings, console: Console) -> bool:
             lambda c=case: _measure(c, settings, console), console
         )
         _save(stored, section, settings)
-    for model, structure in section.profiles:
+    for model, structure in () if settings.cases else section.profiles:
         if "profile" in stored["profiles"].get(model.label, {}):
             continue
         console.print(f"{section.name}: profile of {model.label}")
@@ -113,7 +128,8 @@ def run_section(section: Section, settings: Settings, console: Console) -> bool:
         )
         _save(stored, section, settings)
     _save(stored, section, settings)
-    results = [*stored["cases"].values(), *stored["profiles"].values()]
+    results = [stored["cases"][case.name] for case in chosen(section, settings)]
+    results += stored["profiles"].values()
     return not any("error" in result for result in results)
 
 
@@ -136,14 +152,14 @@ def _measure(case: Case, settings: Settings, console: Console) -> dict:
     for model in case.models:
         try:
             with console.status(f"building {model.label}"):
-                entries.append(build(_on_device(model, settings.device), settings.work))
+                model = _on_device(model, settings.device)
+                entries.append(build(model, settings.work, threads=case.threads))
         except KanMdError as error:
             if model.label == case.control:
                 raise
             missing[model.label] = str(error)
             console.print(f"  without {model.label}: {error}", style="yellow", markup=False)
-    if case.peer:
-        entries.append(_mace_torch())
+    entries += [_mace_torch(form) for form in case.peers]
     conditions = Conditions(
         steps=settings.steps,
         seconds=settings.seconds * case.weight / case.repeats,
@@ -181,30 +197,38 @@ def _profile(model: Model, atoms, settings: Settings) -> dict:
 
 
 def _on_device(model: Model, device: str) -> Model:
-    if device == "cpu":
+    if device == "cpu" or model.tool != "kan-md":
         return model
     return replace(model, deploy=(*model.deploy, "--device", device))
 
 
-def _mace_torch() -> Entry:
+def _mace_torch(form: str) -> Entry:
     config = {**MACE, "readout": READOUTS["MLP"]}
     return Entry(
-        label="mace-torch",
+        label=MACE_TORCH[form],
         type_names=("C",),
-        pair_style="",
+        pair_style="mace-torch",
         pair_coeff="",
-        program=MACE_TORCH,
-        options={"config": json.dumps(config)},
+        dtype="float32",
+        program=PEER,
+        options={"config": json.dumps(config), "form": form},
     )
 
 
-def _load(path: Path, settings: Settings) -> dict:
-    """Earlier results of the same kind; a quick run and a real one are never mixed."""
+def _load(section: Section, settings: Settings) -> dict:
+    """Earlier results that stay; a quick run and a real one, or two devices, are never mixed."""
+    path = settings.output / f"{section.name}.json"
+    stored = {"quick": settings.quick, "device": settings.device, "cases": {}, "profiles": {}}
     if path.exists():
-        stored = json.loads(path.read_text())
-        if stored["quick"] == settings.quick and stored["device"] == settings.device:
-            return stored
-    return {"quick": settings.quick, "device": settings.device, "cases": {}, "profiles": {}}
+        found = json.loads(path.read_text())
+        if all(found[key] == stored[key] for key in ("quick", "device")):
+            stored = found
+    if settings.fresh:
+        for case in chosen(section, settings):
+            stored["cases"].pop(case.name, None)
+        if not settings.cases:
+            stored["profiles"] = {}
+    return stored
 
 
 def _save(stored: dict, section: Section, settings: Settings) -> None:
@@ -218,6 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--only", action="append", choices=list(SECTIONS), help="repeatable")
+    parser.add_argument("--case", action="append", default=[], help="name of a case; repeatable")
+    parser.add_argument("--draw", action="store_true", help="pages of what is there, no more")
+    parser.add_argument("--build-only", action="store_true", help="build models, measure nothing")
     parser.add_argument("--seconds", type=float, default=10.0, help="per model and case")
     parser.add_argument("--steps", type=int, default=5000, help="at most, per model and case")
     parser.add_argument("--quick", action="store_true", help="try the suite out: 1 s per model")
@@ -235,15 +262,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick=options.quick,
         device=options.device,
         jobs=options.jobs,
+        cases=tuple(options.case),
+        build_only=options.build_only,
+        fresh=options.fresh,
     )
     complete = True
     try:
         check_folder(options.output)
         check_folder(settings.work)
-        for name in options.only or SECTIONS:
-            if options.fresh:
-                (options.output / f"{name}.json").unlink(missing_ok=True)
-            complete &= run_section(SECTIONS[name](), settings, console)
+        sections = {name: SECTIONS[name]() for name in options.only or SECTIONS}
+        known = [case.name for section in sections.values() for case in section.cases]
+        for name in settings.cases:
+            if name not in known:
+                raise user_error(
+                    "no such case", found=name, allowed=", ".join(known), remedy="change --case"
+                )
+        for name, section in sections.items():
+            if options.draw:
+                _save(_load(section, settings), section, settings)
+                continue
+            complete &= run_section(section, settings, console)
             console.print(f"{options.output / name}.md", style="bold")
     except KanMdError as error:
         if os.environ.get("KAN_MD_DEBUG"):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import ase
 
@@ -24,6 +26,8 @@ from kan_md.benchmark.runner import python_command
 from kan_md.benchmark.structures import diamond, silver
 from kan_md.errors import KanMdError
 
+Tool = Literal["kan-md", "nequip-compile"]
+NEQUIP_COMPILE = Path(__file__).with_name("nequip_compile.py")
 ENERGY_SCALE = 1e-3
 """eV. Forces of fresh weights mean nothing; at this size they leave the crystal as it is, so that
 every model sees the same number of edges all the time."""
@@ -74,6 +78,7 @@ class Model:
     Attributes:
         label: name in tables.
         config: content of the YAML file for ``kan-md init``.
+        tool: what compiles the checkpoint.
         deploy: options of ``kan-md deploy``.
         element: Ag (fcc) or C (diamond), which it is built for.
         seed: of the weights.
@@ -81,6 +86,7 @@ class Model:
 
     label: str
     config: dict
+    tool: Tool = "kan-md"
     deploy: tuple[str, ...] = ()
     element: str = "Ag"
     seed: int = 1
@@ -90,12 +96,13 @@ class Model:
         return silver() if self.element == "Ag" else diamond()
 
 
-def build(model: Model, folder: Path) -> Entry:
-    """Build and deploy a model, or take it from an earlier call with the same sources.
+def build(model: Model, folder: Path, *, threads: int = 1) -> Entry:
+    """Build and compile a model, or take it from an earlier call with the same sources.
 
     Args:
         model: what to build.
         folder: keeps built models.
+        threads: that it will run on, which AOTInductor wants to know.
 
     Raises:
         KanMdError: a step failed; the message carries its own.
@@ -112,31 +119,58 @@ def build(model: Model, folder: Path) -> Entry:
             *("init", config, "--structure", structure, "--seed", model.seed, "-o", checkpoint),
             what=f"building {model.label}",
         )
-    suffix = ".pt2" if "aotinductor" in model.deploy else ".pth"
+    if model.tool == "nequip-compile":
+        file = base / f"{threads}-threads.nequip.pt2"
+        if not file.exists():
+            _compile_upstream(model, base, file, threads=threads)
+        backbone = model.config["backbone"]
+        return replace(deployed_entry(str(file), pair_style=backbone), label=model.label)
+    suffix = f"-{threads}-threads.pt2" if "aotinductor" in model.deploy else ".pth"
     file = base / f"{_digest(' '.join(model.deploy))}.deployed{suffix}"
     if not file.exists():
         run_kan_md(
-            *("deploy", checkpoint, "-o", file, *model.deploy), what=f"deploying {model.label}"
+            *("deploy", checkpoint, "-o", file, *model.deploy),
+            what=f"deploying {model.label}",
+            threads=threads,
         )
     return replace(deployed_entry(str(file)), label=model.label)
 
 
-def run_kan_md(*arguments: object, what: str) -> str:
+def _compile_upstream(model: Model, base: Path, file: Path, *, threads: int) -> None:
+    """Run nequip-compile; its file appears whole or not at all."""
+    part = file.with_name("part-" + file.name)
+    text = run_program(
+        *(NEQUIP_COMPILE, base / "model.pth", base / "structure.xyz", part),
+        what=f"nequip-compile of {model.label}",
+        threads=threads,
+    )
+    if last_line(text) != str(threads):
+        raise KanMdError(
+            f"nequip-compile of {model.label} must be for {threads} threads, "
+            f"got {last_line(text)}; set OMP_NUM_THREADS"
+        )
+    part.replace(file)
+
+
+def run_kan_md(*arguments: object, what: str, threads: int | None = None) -> str:
     """Run the command line in a process of its own and return what it prints; see run_program."""
-    return _run([sys.executable, "-m", "kan_md", *map(str, arguments)], what=what)
+    return _run([sys.executable, "-m", "kan_md", *map(str, arguments)], what=what, threads=threads)
 
 
-def run_program(program: Path, *arguments: object, what: str) -> str:
+def run_program(program: Path, *arguments: object, what: str, threads: int | None = None) -> str:
     """Run a Python file in a process of its own and return what it prints.
 
     Raises:
         KanMdError: it failed; the message carries the last line of its output.
     """
-    return _run(python_command(program, *arguments), what=what)
+    return _run(python_command(program, *arguments), what=what, threads=threads)
 
 
-def _run(command: list[str], *, what: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: list[str], *, what: str, threads: int | None) -> str:
+    environment = dict(os.environ)
+    if threads is not None:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise KanMdError(f"{what} failed: {last_line(done.stderr) or last_line(done.stdout)}")
     return done.stdout

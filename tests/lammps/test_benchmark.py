@@ -44,6 +44,8 @@ def test_models_take_turns_on_one_trajectory(eam, ranks, tmp_path):
     assert (a.steps, a.num_atoms, a.ratio, report.control) == (60, 71, 1.0, "A")
     assert b.ratio > 0
     assert 0 < a.ms_per_step <= a.ms_p95
+    # One thread per rank computes, and what a run begins with is no part of the loop.
+    assert 0 < a.cpu_ms_per_step <= 1.05 * ranks * a.ms_mean
     assert a.ns_per_day == pytest.approx(86.4 / a.ms_mean)
     assert sum(a.phases.values()) == pytest.approx(1.0, abs=0.01)
     assert a.temperature == pytest.approx(b.temperature)  # the same trajectory
@@ -123,10 +125,10 @@ def test_mistakes_are_one_line_and_write_nothing(arguments, message, tmp_path):
     assert not output.exists()
 
 
-def test_the_suite_measures_only_what_is_missing(eam, tmp_path, monkeypatch):
+def test_the_suite_measures_only_what_is_missing(eam, tmp_path, monkeypatch, capsys):
     built = []
 
-    def build(model, folder):
+    def build(model, folder, *, threads):
         built.append(model.label)
         if model.label == "broken":
             raise KanMdError("does not build")
@@ -146,18 +148,8 @@ def test_the_suite_measures_only_what_is_missing(eam, tmp_path, monkeypatch):
     section = cases.Section(name="page", title="Page", text="", cases=(case, impossible))
     monkeypatch.setattr(suite, "build", build)
     monkeypatch.setitem(suite.SECTIONS, "page", lambda: section)
-    arguments = [
-        "--only",
-        "page",
-        "--quick",
-        "--jobs",
-        "1",
-        "--steps",
-        "10",
-        "--output",
-        str(tmp_path),
-    ]
-    arguments += ["--work", str(tmp_path / "work")]
+    arguments = ["--only", "page", "--quick", "--jobs", "1", "--steps", "10"]
+    arguments += ["--output", str(tmp_path), "--work", str(tmp_path / "work")]
     assert suite.main(arguments) == 1  # B cannot be measured
     page = (tmp_path / "page.md").read_text()
     assert "Without broken: does not build" in page
@@ -166,6 +158,14 @@ def test_the_suite_measures_only_what_is_missing(eam, tmp_path, monkeypatch):
     assert built == ["MLP", "KAN", "broken", "broken"]
     assert suite.main(arguments) == 1
     assert built[4:] == ["broken"]  # A was not measured again
+    assert suite.main([*arguments, "--case", "a"]) == 0
+    assert built[5:] == []
+    assert suite.main([*arguments, "--draw"]) == 0
+    assert (tmp_path / "page.md").read_text() == page
+    assert suite.main([*arguments, "--case", "a", "--fresh", "--build-only"]) == 0
+    assert built[5:] == ["MLP", "KAN", "broken"]
+    assert suite.main([*arguments, "--case", "c"]) == 2
+    assert "no such case, got c; allowed: a, b" in capsys.readouterr().err
 
 
 def run_cli(*arguments, check=True):

@@ -10,6 +10,7 @@ from structures import ELEMENTS, R_MAX, rattled
 
 from kan_md.backbones.scope import nequip_scope
 
+ROOT = Path(__file__).parents[2]
 COMMON = {
     "seed": 11,
     "model_dtype": "float64",
@@ -63,7 +64,7 @@ def compile_aotinductor(path: Path, style: str) -> Path:
     subprocess.run(
         [sys.executable, __file__, style, str(path)],
         # Allegro's export rounds some constants to float32, which upstream's own check refuses.
-        env={**os.environ, "NEQUIP_FLOAT64_MODEL_TOL": "1e-5"},
+        env={**os.environ, "NEQUIP_FLOAT64_MODEL_TOL": "1e-5", "PYTHONPATH": str(ROOT)},
         check=True,
         capture_output=True,
     )
@@ -71,20 +72,11 @@ def compile_aotinductor(path: Path, style: str) -> Path:
 
 
 def main(style: str, path: str) -> None:
-    """What ``nequip-compile`` does, with a model of ours in place of one from a checkpoint."""
-    from nequip.data import AtomicDataDict, from_ase
-    from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
-    from nequip.scripts import compile as script
+    """Compile as the project's timings of upstream do it, see there."""
+    from results.experiments.nequip_compile import run_nequip_compile
 
     with nequip_scope():
-        data = from_ase(rattled((2, 2, 1)))
-        data = ChemicalSpeciesToAtomTypeMapper(list(ELEMENTS))(data)
-        data = NeighborListTransform(r_max=R_MAX)(data)
-        data = AtomicDataDict.batched_from_list([data])
-        script.load_saved_model = lambda *_, **__: (build(style), data)
-        script.main(
-            ["none", path, "--mode", "aotinductor", "--device", "cpu", "--target", "pair_nequip"]
-        )
+        run_nequip_compile(build(style), rattled((2, 2, 1)), Path(path), backbone=style)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def _mace_torch_model(elements: list[int], *, kind: str = "ScaleShiftMACE", **ch
         return getattr(modules, kind)(**arguments).eval()
 
 
-def benchmark_row(label: str, ms: float, ratio: float | None = None, **changes):
+def _benchmark_row(label: str, ms: float, ratio: float | None = None, **changes):
     from kan_md.benchmark.statistics import Row
 
     given = dict(
@@ -96,13 +96,19 @@ def benchmark_row(label: str, ms: float, ratio: float | None = None, **changes):
 
 
 @pytest.fixture
+def benchmark_row() -> Callable:
+    """Factory of rows of a report: label, ms per step, ratio, and what else differs."""
+    return _benchmark_row
+
+
+@pytest.fixture
 def report():
     """A report of two models, made up."""
     from kan_md.benchmark.compare import Conditions, Report
 
     return Report(
         title="two models",
-        rows=[benchmark_row("KAN", 10.0, 0.5), benchmark_row("MLP", 20.0, 1.0)],
+        rows=[_benchmark_row("KAN", 10.0, 0.5), _benchmark_row("MLP", 20.0, 1.0)],
         control="MLP",
         structure="Ag71",
         conditions=Conditions(steps=100),

@@ -33,10 +33,15 @@ Nlocal:           35.5 ave          38 max          33 min
 
 
 def test_the_last_run_of_a_log_is_read():
-    loop_time, steps, phases = read_breakdown(LOG)
-    assert (loop_time, steps) == (0.0192589, 300)
-    assert phases["Pair"] == 0.014387
-    assert sum(phases.values()) == pytest.approx(loop_time, rel=1e-4)
+    found = read_breakdown(LOG)
+    assert (found.loop_time, found.steps) == (0.0192589, 300)
+    assert found.phases["Pair"] == 0.014387
+    assert sum(found.phases.values()) == pytest.approx(found.loop_time, rel=1e-4)
+
+
+def test_processor_time_is_of_all_ranks():
+    """LAMMPS gives the mean over ranks as a share of the loop time."""
+    assert read_breakdown(LOG).cpu_time == pytest.approx(2 * 0.90 * 0.0192589)
 
 
 def test_a_log_without_a_finished_run_is_refused():

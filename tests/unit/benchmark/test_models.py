@@ -1,5 +1,6 @@
 """Which files can be timed, how they are named, and which one is the control."""
 
+import json
 import zipfile
 
 import pytest
@@ -75,6 +76,21 @@ def test_upstream_files_need_their_pair_style(tmp_path):
     assert (found.pair_style, found.type_names, found.r_max) == ("nequip", ("H", "O"), 4.5)
 
 
+def test_aotinductor_files_of_upstream_are_known(tmp_path):
+    """nequip-compile keeps what a file is in AOTInductor's own JSON."""
+    path = tmp_path / "up.nequip.pt2"
+    said = {"r_max": "4.5", "type_names": "H O", "model_dtype": "float32", "num_types": "2"}
+    with zipfile.ZipFile(path, "w") as archive:
+        for part in ("wrapper", "kernel"):
+            archive.writestr(
+                f"up/data/aotinductor/model/c.{part}_metadata.json",
+                json.dumps(said | {"AOTI_DEVICE_KEY": "cpu"}),
+            )
+    found = deployed_entry(str(path), pair_style="allegro")
+    assert (found.type_names, found.r_max) == (("H", "O"), 4.5)
+    assert (found.dtype, found.backend) == ("float32", "aotinductor")
+
+
 def test_files_that_are_no_models_are_refused(tmp_path):
     with pytest.raises(KanMdError, match="must exist"):
         deployed_entry(str(tmp_path / "missing.pth"))
@@ -84,7 +100,7 @@ def test_files_that_are_no_models_are_refused(tmp_path):
         deployed_entry(str(text))
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
         archive.writestr("x", "y")
-    with pytest.raises(KanMdError, match="without manifest"):
+    with pytest.raises(KanMdError, match="which is neither"):
         deployed_entry(str(tmp_path / "other.pth"))
     tensor = write_model(tmp_path / "tensor.pth", kind="tensor", backbone="etgnn")
     with pytest.raises(KanMdError, match="only potentials"):

@@ -7,9 +7,11 @@ import pytest
 from matplotlib.colors import to_hex
 
 from kan_md.benchmark.compare import Report
-from kan_md.benchmark.report import draw_figure, markdown, screen_table
+from kan_md.benchmark.figure import draw_figure, save_report_figure
+from kan_md.benchmark.report import markdown, screen_table
 from kan_md.benchmark.store import check_folder, load_report, save_report
 from kan_md.errors import KanMdError
+from kan_md.figures import COLOURS, GREY
 
 
 def test_a_report_survives_its_json(report, tmp_path):
@@ -32,16 +34,52 @@ def test_the_page_states_units_machine_versions_command_and_seed(report):
     assert "0.500 ± 0.010" in text
 
 
-def test_bars_start_at_zero_with_units_and_errors(report):
-    time, memory, phases = draw_figure(report).axes
+def test_bars_start_at_zero_with_units_errors_and_colours(report):
+    shares = ({"Pair": 0.9, "Comm": 0.1}, {"Pair": 1.0})
+    rows = [
+        replace(row, readout=kind, peak_rss_mib=size, phases=phases)
+        for row, kind, size, phases in zip(
+            report.rows, ("kan gaussian", "mlp"), (300.0, 200.0), shares, strict=True
+        )
+    ]
+    time, memory, phases = draw_figure(replace(report, rows=rows)).axes
     for axes in (time, memory, phases):
         assert axes.get_xlim()[0] == 0.0
     assert time.get_xlabel() == "time (ms/step)"
-    assert memory.get_xlabel() == "peak resident memory (MiB)"
+    assert memory.get_xlabel() == "peak memory of a rank (MiB)"
     assert [bar.get_width() for bar in time.patches] == [10.0, 20.0]
     errors = next(c for c in time.containers if hasattr(c, "has_xerr")).lines[2][0].get_segments()
     assert [segment[1][0] - segment[0][0] for segment in errors] == pytest.approx([2.0, 4.0])
     assert len({to_hex(bar.get_facecolor()) for bar in phases.patches}) == 2
+    assert [to_hex(bar.get_facecolor()) for bar in time.patches] == [COLOURS[0], GREY]
+
+
+def test_panels_that_say_nothing_are_a_line_of_text(report):
+    """Two models of equal memory that spend all their time in the pair style differ in time."""
+    rows = [
+        replace(row, phases={"Pair": 0.992}, peak_rss_mib=size)
+        for row, size in zip(report.rows, (172.0, 170.0), strict=True)
+    ]
+    figure = draw_figure(replace(report, rows=rows))
+    assert len(figure.axes) == 1
+    assert figure.get_supxlabel() == (
+        "peak memory of a rank 170 to 172 MiB; ≥ 99 % of the time in the pair style"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ending", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")]
+)
+def test_figures_are_of_the_format_that_their_ending_says(report, tmp_path, ending, start):
+    path = tmp_path / f"figure.{ending}"
+    save_report_figure(report, path)
+    assert path.read_bytes().startswith(start)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_figures_of_unknown_endings_are_refused(report, tmp_path):
+    with pytest.raises(KanMdError, match=r"got figure.txt; allowed: .png, .pdf, .svg"):
+        save_report_figure(report, tmp_path / "figure.txt")
 
 
 def test_device_memory_is_shown_where_there_is_some(report):
@@ -51,8 +89,10 @@ def test_device_memory_is_shown_where_there_is_some(report):
     text = markdown(replace(report, rows=rows))
     assert "GPU allocated (MiB)" in text and "GPU driver (MiB)" in text
     assert "GPU" not in markdown(report)
-    _, memory, _ = draw_figure(replace(report, rows=rows)).axes
-    assert [bar.get_width() for bar in memory.patches] == [50.0, 50.0]
+    rows[1] = replace(rows[1], device_mib={"cuda_peak_allocated": 80.0, "driver": 120.0})
+    memory = draw_figure(replace(report, rows=rows)).axes[1]
+    assert [bar.get_width() for bar in memory.patches] == [50.0, 80.0]
+    assert memory.get_xlabel() == "peak GPU memory (MiB)"
 
 
 def test_the_table_fits_eighty_columns(report):

@@ -1,0 +1,41 @@
+"""What files of nequip-compile say of themselves, read without torch."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+KEYS = ("r_max", "type_names", "model_dtype", "num_types", "per_edge_type_cutoff")
+_NEEDED = {"r_max", "type_names"}
+
+
+def read_upstream_metadata(path: str | Path) -> dict[str, str]:
+    """Metadata of a file of nequip-compile: TorchScript's extra files, or AOTInductor's JSON.
+
+    Args:
+        path: a zip archive.
+
+    Returns:
+        ``backend``, ``device`` where the file names it, and those of KEYS that are there; empty for
+        a file of another kind.
+
+    Raises:
+        zipfile.BadZipFile: no zip archive.
+        ValueError: damaged metadata.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        extra = {Path(name).name: name for name in names if Path(name).parent.name == "extra"}
+        if extra.keys() >= _NEEDED:
+            found = {key: archive.read(extra[key]).decode() for key in KEYS if key in extra}
+            return {"backend": "torchscript"} | found
+        for name in names:
+            if not name.endswith("_metadata.json"):
+                continue
+            found = json.loads(archive.read(name))
+            if found.keys() >= _NEEDED:
+                device = found.get("AOTI_DEVICE_KEY", "unknown")
+                known = {key: found[key] for key in KEYS if key in found}
+                return {"backend": "aotinductor", "device": device} | known
+    return {}
