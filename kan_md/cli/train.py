@@ -51,7 +51,7 @@ def train(
         kept, notes = kept_overrides(config, read_saved_run(output).settings, overrides)
         overrides = [*kept, *overrides]
         for note in notes:
-            console.print(note, highlight=False)
+            console.print(note, highlight=False, soft_wrap=True)
     settings = load_config(config, overrides)
     try:
         model = run(

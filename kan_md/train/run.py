@@ -124,11 +124,12 @@ def train(
         else:
             content, reason, notes = going_on.go_on(module, data, trainer, budget)
             for note in notes:
-                console.print(note, highlight=False)
+                console.print(note, highlight=False, soft_wrap=True)
             files.resume_from(content)
             if reason is not None:
                 remedy = "raise training.epochs or training.max_time to go on"
-                console.print(f"nothing left to train, {reason}; {remedy}", highlight=False)
+                said = f"nothing left to train, {reason}; {remedy}"
+                console.print(said, highlight=False, soft_wrap=True)
                 if going_on.is_written:
                     return folder / MODEL_FILE
                 for callback in (budget, best_chooser(trainer)):
