@@ -45,17 +45,20 @@ void set_torch_threads(int num_threads);
 std::string message_of(const std::exception &error);
 
 // Throws std::bad_alloc where memory ran out, else Error.
-[[noreturn]] void throw_translated(const std::string &doing, const std::exception &error);
+[[noreturn]] void throw_translated(const std::string &doing, const std::exception &error,
+                                   Error::Where where);
 
 // Runs `body`, turning what torch throws (TorchScript throws plain exceptions) into our own.
-template <typename Body> auto translate_torch_errors(const std::string &doing, Body &&body)
+template <typename Body>
+auto translate_torch_errors(const std::string &doing, Body &&body,
+                            Error::Where where = Error::Where::current())
 {
   try {
     return body();
   } catch (const Error &) {
     throw;
   } catch (const std::exception &error) {
-    throw_translated(doing, error);
+    throw_translated(doing, error, where);
   }
 }
 

@@ -32,7 +32,7 @@ namespace kan_md {
 
 namespace {
 
-constexpr std::int64_t NUM_SCALARS = 3 + 9;    // energy, edges, close edges; virial
+constexpr std::int64_t NUM_SCALARS = 4 + 9;    // energy, edges, close, coincident edges; virial
 constexpr std::int64_t NUM_IDLE = 2;           // nodes of the edges that are too many
 constexpr int NUM_TRIALS = 2;                  // torch sets itself up in a shape's first calls
 // Sums on a GPU have no fixed order: forces differ a little, also where they cancel to nothing.
@@ -275,10 +275,14 @@ class DeviceResident final : public ResidentModel {
                                   .index_add_(0, neighbour, g, -1);
     const at::Tensor local = node_number_ < num_local_;
     const at::Tensor close = within.logical_and(rsq < min_distance_sq_);
+    const at::Tensor coincident = within.logical_and(rsq < COINCIDENT * COINCIDENT);
     std::vector<at::Tensor> results = {
         energies.masked_fill(local.logical_not(), 0.0).sum().view({1}),
-        within.sum().to(at::kDouble).view({1}), close.sum().to(at::kDouble).view({1}),
-        at::matmul(r.t(), g).neg().view({-1}), forces.view({-1})};
+        within.sum().to(at::kDouble).view({1}),
+        close.sum().to(at::kDouble).view({1}),
+        coincident.sum().to(at::kDouble).view({1}),
+        at::matmul(r.t(), g).neg().view({-1}),
+        forces.view({-1})};
     if (per_atom) {
       results.push_back(energies);
       results.push_back(at::zeros({nodes, 3, 3}, F64.device(device_))
@@ -300,7 +304,8 @@ class DeviceResident final : public ResidentModel {
     result.energy = values[0];
     result.num_edges = std::llround(values[1]);
     result.num_close_edges = std::llround(values[2]);
-    result.virial = values + 3;
+    result.coincident_atoms = values[3] > 0.0;
+    result.virial = values + 4;
     result.forces = values + NUM_SCALARS;
     if (per_atom) {
       result.energies = result.forces + 3 * sizes_.nodes;

@@ -45,12 +45,12 @@ std::string message_of(const std::exception &error)
   return text.substr(0, text.find("\n\n"));
 }
 
-void throw_translated(const std::string &doing, const std::exception &error)
+void throw_translated(const std::string &doing, const std::exception &error, Error::Where where)
 {
   const std::string message = message_of(error);
   for (const char *said : {"bad_alloc", "out of memory", "can't allocate memory"})
     if (message.find(said) != std::string::npos) throw std::bad_alloc();
-  throw Error("torch failed while " + doing + ": " + message);
+  throw Error("torch failed while " + doing + ": " + message, where);
 }
 
 bool gpu_available()

@@ -1,6 +1,5 @@
 #include "graph.h"
 
-#include "error.h"
 #include "parallel.h"
 
 #include <algorithm>
@@ -46,15 +45,13 @@ inline void for_each_edge(int atom, const AtomView &atoms, const TypeTable &type
 
 }    // namespace
 
-void check_positions(const AtomView &atoms)
+int find_lost_atom(const AtomView &atoms)
 {
   for (int i = 0; i < atoms.inum; ++i) {
     const double *const x = atoms.x[atoms.ilist[i]];
-    if (!std::isfinite(x[0] + x[1] + x[2]))
-      throw Error(
-          "atom positions must be finite numbers", "nan or inf", "",
-          "the run has blown up: reduce the timestep, minimize first, or check the data file");
+    if (!std::isfinite(x[0]) || !std::isfinite(x[1]) || !std::isfinite(x[2])) return atoms.ilist[i];
   }
+  return -1;
 }
 
 Graph first_centres(const Graph &graph, std::int64_t num_edges)
@@ -105,9 +102,9 @@ void GraphBuilder::add_centres(int begin, const AtomView &atoms, const TypeTable
   centres_.resize(total);
   neighbours_.resize(total);
 
-  std::atomic<std::int64_t> all_close{0};
+  std::atomic<std::int64_t> all_close{0}, all_coincident{0};
   in_parallel_parts(num_threads, end - begin, [&](std::int64_t from, std::int64_t to) {
-    std::int64_t close = 0;
+    std::int64_t close = 0, coincident = 0;
     for (std::int64_t k = from; k < to; ++k) {
       const std::int64_t node = begin + k;
       std::int64_t edge = first + first_edge_[k];
@@ -122,13 +119,18 @@ void GraphBuilder::add_centres(int begin, const AtomView &atoms, const TypeTable
         centres_[edge] = node;
         neighbours_[edge] = j;    // an atom here, a node below
         if (rsq < min_sq[atoms.type[j]]) ++close;
+        if (rsq < COINCIDENT * COINCIDENT) ++coincident;
         ++edge;
       });
     }
     all_close += close;
+    all_coincident += coincident;
   });
   // Pairs of owned atoms only, so that the sum over ranks counts each pair as often as one rank does.
-  if (begin == 0) graph_.num_close_edges = all_close;
+  if (begin == 0) {
+    graph_.num_close_edges = all_close;
+    graph_.num_coincident = all_coincident;
+  }
 
   graph_.neighbour_atoms.resize(total);
   for (std::int64_t edge = first; edge < total; ++edge) {
@@ -142,7 +144,6 @@ void GraphBuilder::add_centres(int begin, const AtomView &atoms, const TypeTable
 const Graph &GraphBuilder::build(const AtomView &atoms, const TypeTable &types,
                                  const int *first_image, int num_threads)
 {
-  check_positions(atoms);
   graph_.node_atoms.assign(atoms.ilist, atoms.ilist + atoms.inum);
   graph_.num_local = atoms.inum;
   graph_.num_edges = 0;

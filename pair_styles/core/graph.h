@@ -8,6 +8,10 @@
 
 namespace kan_md {
 
+// Atoms closer than this sit on one another: no pair of real atoms comes so near, not in a collision
+// cascade either. Å.
+inline constexpr double COINCIDENT = 0.01;
+
 // Which atoms become nodes.
 enum class Layout {
   // Owned atoms are centres, ghosts appear as neighbours only. Exact for strictly local models on
@@ -35,6 +39,7 @@ struct Graph {
   std::vector<int> node_atoms;             // [num_nodes] index of the atom in LAMMPS
   std::vector<int> neighbour_atoms;        // [num_edges] of the neighbour, image or not
   std::int64_t num_close_edges = 0;        // edges shorter than any pair seen in training
+  std::int64_t num_coincident = 0;         // edges shorter than COINCIDENT
 };
 
 // The same nodes with the edges of the first centres only, about `num_edges` of them.
@@ -52,9 +57,9 @@ struct AtomView {
   int neigh_mask;    // clears the bits that LAMMPS packs into a neighbour index
 };
 
-// Throws Error where the position of an owned atom is not a number. In a comparison with a cutoff
-// it would vanish silently.
-void check_positions(const AtomView &atoms);
+// The first owned atom whose position is not a number, or -1. In a comparison with a cutoff it would
+// vanish silently.
+int find_lost_atom(const AtomView &atoms);
 
 // Cutoffs and names of one pair style, by LAMMPS type.
 struct TypeTable {
@@ -71,7 +76,7 @@ class GraphBuilder {
   Layout layout() const { return layout_; }
 
   // Builds the graph of the present positions. `first_image` [num_all] is that of find_first_images;
-  // layout LOCAL_WITH_GHOSTS does not read it. Throws Error where a position is not a number.
+  // layout LOCAL_WITH_GHOSTS does not read it. Positions must be numbers, see find_lost_atom.
   const Graph &build(const AtomView &atoms, const TypeTable &types, const int *first_image,
                      int num_threads);
 

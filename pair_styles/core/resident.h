@@ -22,6 +22,7 @@ struct StepResult {
   double energy = 0.0;                 // of the local atoms, eV
   std::int64_t num_edges = 0;          // pairs within the cutoff
   std::int64_t num_close_edges = 0;    // pairs closer than any seen in training
+  bool coincident_atoms = false;       // some sit on one another, see COINCIDENT
   const double *virial = nullptr;      // [3, 3], -sum r ⊗ dE/dr, eV
   const double *forces = nullptr;      // [num_nodes, 3], eV/Å
   // Where they were asked for:

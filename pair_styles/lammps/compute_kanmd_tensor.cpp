@@ -10,6 +10,7 @@
 #include "core/type_map.h"
 #include "fix_kanmd_ghosts.h"
 #include "guard.h"
+#include "kanmd_checks.h"
 
 #include "atom.h"
 #include "comm.h"
@@ -283,7 +284,10 @@ const Graph &ComputeKanmdTensor::build_graph()
   view.numneigh = cells_.counts();
   view.firstneigh = cells_.neighbours();
   view.neigh_mask = ~0;
-  return builder_->build(view, types_, first_image_.data(), comm->nthreads);
+  check_positions(lmp, view);
+  const Graph &graph = builder_->build(view, types_, first_image_.data(), comm->nthreads);
+  if (graph.num_coincident > 0) refuse_coincident_atoms(lmp, graph);
+  return graph;
 }
 
 // Keeps the tensor's columns of owned atoms.
@@ -298,13 +302,10 @@ void ComputeKanmdTensor::read_rows(const Graph &graph)
       const std::size_t column = tensor_.first_column + c;
       const double value = all ? all[k * tensor_.all_columns + column]
                                : tensor_.isolated[graph.atom_types[k]][column];
-      if (!std::isfinite(value))
-        throw kan_md::Error(tensor_.name + " of atom ID " + std::to_string(atom->tag[centres_[k]]) +
-                                " must be a finite number",
-                            std::to_string(value), "",
-                            "atoms are likely far from all training data: check the structure");
       rows_[k * columns + c] = value;
     }
+  check_values(lmp, tensor_.name, graph, rows_.data(), static_cast<std::int64_t>(centres_.size()),
+               columns);
 }
 
 // Sum or mean over the model's atoms of all ranks.

@@ -21,6 +21,7 @@
 #include "variable.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 using namespace LAMMPS_NS;
@@ -144,10 +145,16 @@ void FixKanmdEfield::read_field()
   for (const auto &component : field_) any = any || !component.variable.empty();
   if (!any) return;
   modify->clearstep_compute();
-  for (auto &component : field_)
-    if (!component.variable.empty())
-      component.value =
-          input->variable->compute_equal(input->variable->find(component.variable.c_str()));
+  for (auto &component : field_) {
+    if (component.variable.empty()) continue;
+    component.value =
+        input->variable->compute_equal(input->variable->find(component.variable.c_str()));
+    if (!std::isfinite(component.value))
+      error->all(FLERR, one_line(style_, fmt::format("variable {} must be a finite number, got {} "
+                                                     "at step {}; correct it",
+                                                     component.variable, component.value,
+                                                     update->ntimestep)));
+  }
   modify->addstep_compute(update->ntimestep + 1);
 }
 

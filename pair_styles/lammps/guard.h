@@ -3,10 +3,12 @@
    This file is distributed under the GNU General Public License, version 2 or later.
 ------------------------------------------------------------------------- */
 
-// Turns exceptions of the core into LAMMPS' errors.
+// Turns exceptions of the core into LAMMPS' errors, which then name the place that raised them.
 
 #ifndef LMP_KANMD_GUARD_H
 #define LMP_KANMD_GUARD_H
+
+#include "core/error.h"
 
 #include "comm.h"
 #include "error.h"
@@ -16,6 +18,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <source_location>
 #include <string>
 
 namespace LAMMPS_NS {
@@ -27,43 +30,70 @@ inline std::string one_line(const std::string &who, const std::string &problem)
   return line;
 }
 
-// What `body` throws, in words; empty where it throws nothing. LAMMPS' own errors go through.
-template <typename Body> std::string problem_of(Body &&body)
+struct Problem {
+  std::string text;    // empty where there is none
+  std::string file;
+  int line = 0;
+};
+
+// What `body` throws, in words, raised at `here` where it does not say. LAMMPS' own errors go through.
+template <typename Body> Problem problem_of(Body &&body, const std::source_location &here)
 {
+  const auto at = [](const std::source_location &where, const std::string &text) {
+    const std::string file =
+        where.file_name();    // with the folders of the machine that compiled it
+    const auto ours = file.rfind("pair_styles/");
+    return Problem{text, ours == std::string::npos ? file : file.substr(ours),
+                   static_cast<int>(where.line())};
+  };
   try {
     body();
   } catch (const LAMMPSException &) {
     throw;
+  } catch (const kan_md::Error &failure) {
+    return at(failure.where(), failure.what());
   } catch (const std::bad_alloc &) {
-    return "out of memory; use fewer atoms per rank or a smaller model";
+    return at(here, "out of memory; use fewer atoms per rank or a smaller model");
   } catch (const std::exception &failure) {
-    return failure.what();
+    return at(here, failure.what());
   }
-  return "";
+  return {};
 }
 
 // Runs `body` on this rank, which stops them all where it throws. `who` is read afterwards.
-template <typename Body> void guard(LAMMPS *lmp, const std::string &who, Body &&body)
+template <typename Body>
+void guard(LAMMPS *lmp, const std::string &who, Body &&body,
+           std::source_location here = std::source_location::current())
 {
-  const std::string problem = problem_of(body);
-  if (!problem.empty()) lmp->error->one(FLERR, one_line(who, problem));
+  const Problem problem = problem_of(body, here);
+  if (!problem.text.empty())
+    lmp->error->one(problem.file, problem.line, one_line(who, problem.text));
+}
+
+inline void broadcast(LAMMPS *lmp, std::string &text, int from)
+{
+  int size = static_cast<int>(text.size());
+  MPI_Bcast(&size, 1, MPI_INT, from, lmp->world);
+  text.resize(size);
+  MPI_Bcast(text.data(), size, MPI_CHAR, from, lmp->world);
 }
 
 // Runs `body`, which every rank runs. Where it throws on any rank, all ranks stop with the message of
 // the first of these: every rank must reach error->all.
-template <typename Body> void guard_together(LAMMPS *lmp, const std::string &who, Body &&body)
+template <typename Body>
+void guard_together(LAMMPS *lmp, const std::string &who, Body &&body,
+                    std::source_location here = std::source_location::current())
 {
-  std::string problem = problem_of(body);
+  Problem problem = problem_of(body, here);
   const Comm *const comm = lmp->comm;
-  int mine = problem.empty() ? comm->nprocs : comm->me;
+  int mine = problem.text.empty() ? comm->nprocs : comm->me;
   int first = 0;
   MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, lmp->world);
   if (first == comm->nprocs) return;
-  int size = static_cast<int>(problem.size());
-  MPI_Bcast(&size, 1, MPI_INT, first, lmp->world);
-  problem.resize(size);
-  MPI_Bcast(problem.data(), size, MPI_CHAR, first, lmp->world);
-  lmp->error->all(FLERR, one_line(who, problem));
+  broadcast(lmp, problem.text, first);
+  broadcast(lmp, problem.file, first);
+  MPI_Bcast(&problem.line, 1, MPI_INT, first, lmp->world);
+  lmp->error->all(problem.file, problem.line, one_line(who, problem.text));
 }
 
 }    // namespace LAMMPS_NS

@@ -13,7 +13,9 @@
 
 #include "pair.h"
 
+#include <functional>
 #include <memory>
+#include <source_location>
 #include <string>
 #include <vector>
 
@@ -58,6 +60,7 @@ class PairKAN : public Pair {
   void check_model(const kan_md::Manifest &manifest) const;
   void check_masses() const;
   void check_special_bonds() const;
+  bool loses_bonded_neighbours() const;
   void request_ghosts();
   void check_ghosts() const;
   double halo_cutoff() const;
@@ -65,15 +68,20 @@ class PairKAN : public Pair {
   bool lists_are_new() const;
   void find_images();
   kan_md::AtomView view_atoms() const;
+  void guard_step(const std::function<void()> &body,
+                  std::source_location here = std::source_location::current());
   void compute_sent();
   void compute_resident();
   void send_list();
   void evaluate(const kan_md::Graph &graph);
+  void find_absent_atoms();
+  bool is_absent(int i) const;
+  double energy_of_absent_atoms() const;
   void add_isolated_energies(const kan_md::Graph &graph);
   void add_energies(const kan_md::Graph &graph, const kan_md::Array &energies);
   void add_edge_forces(const kan_md::Graph &graph, const kan_md::Array &edge_forces);
   void add_to_atoms(const kan_md::Graph &graph, const double *forces, const double *virials);
-  void add_virial(const double *virial_3x3);
+  void add_virial(const kan_md::Graph &graph, const double *virial_3x3);
   void add_node_forces(const kan_md::Graph &graph, const kan_md::Array &forces,
                        const kan_md::Array &virial_3x3);
   void return_ghost_forces();
@@ -104,6 +112,7 @@ class PairKAN : public Pair {
   std::vector<std::int64_t> identity_;    // [num_all], see core/images.h
   std::vector<int> first_image_;          // [num_all]
   std::vector<double> ghost_return_;      // [num_all][width], newton off
+  std::vector<char> absent_;              // [num_local], see find_absent_atoms(); or empty
   int return_width_;
   bigint lists_seen_;    // step of the neighbour lists that identity_ and list_ belong to
   bool start_reported_;

@@ -8,6 +8,7 @@
 #include "pair_kan.h"
 
 #include "guard.h"
+#include "kanmd_checks.h"
 
 #include "core/error.h"
 #include "core/images.h"
@@ -22,6 +23,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 using namespace LAMMPS_NS;
 using kan_md::Array;
@@ -48,6 +50,7 @@ void PairKAN::compute(int eflag, int vflag)
   if (new_lists && builder_->layout() == Layout::HALO)
     guard_together(lmp, who_, [&] { check_ghosts(); });
   if (new_lists && builder_->layout() != Layout::LOCAL_WITH_GHOSTS) find_images();
+  if (new_lists) find_absent_atoms();
 
   // With newton off LAMMPS drops what is added to ghosts, so their share waits here.
   const bool own_return = !force->newton_pair && builder_->layout() != Layout::PERIODIC_IMAGES;
@@ -73,16 +76,28 @@ bool PairKAN::lists_are_new() const
                                   atom->type + atom->nlocal + atom->nghost);
 }
 
+// A rank that fails stops them all; together where they meet anyway.
+void PairKAN::guard_step(const std::function<void()> &body, std::source_location here)
+{
+  if (neighbor->ago == 0)
+    guard_together(lmp, who_, body, here);
+  else
+    guard(lmp, who_, body, here);
+}
+
 // The graph of the present positions goes to the model.
 void PairKAN::compute_sent()
 {
   const Graph *graph = nullptr;
-  guard(lmp, who_, [&] {
-    graph = &builder_->build(view_atoms(), types_, first_image_.data(), comm->nthreads);
+  guard_step([&] {
+    const kan_md::AtomView atoms = view_atoms();
+    check_positions(lmp, atoms);
+    graph = &builder_->build(atoms, types_, first_image_.data(), comm->nthreads);
+    if (graph->num_coincident > 0) refuse_coincident_atoms(lmp, *graph);
   });
   if (!start_reported_) report_start(*graph);
   warn_of_close_atoms(graph->num_close_edges);
-  guard(lmp, who_, [&] { evaluate(*graph); });
+  guard_step([&] { evaluate(*graph); });
 }
 
 // The present positions go to the model, which has the neighbour list.
@@ -90,16 +105,17 @@ void PairKAN::compute_resident()
 {
   kan_md::StepResult result;
   const bool per_atom = eflag_atom || vflag_atom || cvflag_atom;
-  guard(lmp, who_, [&] {
-    kan_md::check_positions(view_atoms());
+  guard_step([&] {
+    check_positions(lmp, view_atoms());
     result = resident_->step(atom->x, per_atom);
+    if (result.coincident_atoms) refuse_coincident_atoms(lmp, list_);
     if (!std::isfinite(result.energy) && !per_atom) result = resident_->step(atom->x, true);
     if (result.energies)
       add_energies(list_, {result.energies, {list_.num_nodes, 1}});
     else if (eflag_global)
-      eng_vdwl += result.energy;
+      eng_vdwl += result.energy - energy_of_absent_atoms();
     add_to_atoms(list_, result.forces, result.virials);
-    add_virial(result.virial);
+    add_virial(list_, result.virial);
   });
   warn_of_close_atoms(result.num_close_edges);
 }
@@ -111,10 +127,10 @@ void PairKAN::send_list()
   };
   if (!start_reported_) {
     const Graph *graph = nullptr;
-    guard(lmp, who_, [&] { graph = &build(types_); });
+    guard_step([&] { graph = &build(types_); });
     report_start(*graph);
   }
-  guard(lmp, who_, [&] {
+  guard_step([&] {
     kan_md::TypeTable wide = types_;
     for (double &cutoff_sq : wide.cutoff_sq)
       if (cutoff_sq > 0.0) cutoff_sq = std::pow(std::sqrt(cutoff_sq) + neighbor->skin, 2);
@@ -174,10 +190,44 @@ void PairKAN::evaluate(const Graph &graph)
     add_node_forces(graph, outputs.at(1), outputs.at(2));
 }
 
+// Atoms that neigh_modify exclude takes out of all their pairs, as fix gcmc does with one that it
+// tries to delete, are not there: their energies when isolated do not count. Where only some pairs
+// are excluded the atom stays.
+void PairKAN::find_absent_atoms()
+{
+  absent_.clear();
+  for (int k = 0; k < neighbor->nex_group; ++k) {
+    const bool first_is_all = neighbor->ex1_group[k] == 0;
+    const bool second_is_all = neighbor->ex2_group[k] == 0;
+    if (!first_is_all && !second_is_all) continue;
+    absent_.resize(atom->nlocal, 0);
+    for (int i = 0; i < atom->nlocal; ++i)
+      if ((first_is_all && (atom->mask[i] & neighbor->ex2_bit[k])) ||
+          (second_is_all && (atom->mask[i] & neighbor->ex1_bit[k])))
+        absent_[i] = 1;
+  }
+}
+
+bool PairKAN::is_absent(int i) const
+{
+  return i < static_cast<int>(absent_.size()) && absent_[i];
+}
+
+double PairKAN::energy_of_absent_atoms() const
+{
+  double energy = 0.0;
+  for (std::size_t i = 0; i < absent_.size(); ++i) {
+    const int type = types_.model_type[atom->type[i]];
+    if (absent_[i] && type >= 0) energy += model_->manifest().isolated_energies[type];
+  }
+  return energy;
+}
+
 void PairKAN::add_isolated_energies(const Graph &graph)
 {
   const auto &energies = model_->manifest().isolated_energies;
   for (std::int64_t i = 0; i < graph.num_local; ++i) {
+    if (is_absent(graph.node_atoms[i])) continue;
     const double energy = energies[graph.atom_types[i]];
     if (eflag_global) eng_vdwl += energy;
     if (eflag_atom) eatom[graph.node_atoms[i]] += energy;
@@ -186,14 +236,10 @@ void PairKAN::add_isolated_energies(const Graph &graph)
 
 void PairKAN::add_energies(const Graph &graph, const Array &energies)
 {
+  check_values(lmp, "energies", graph, energies.data, graph.num_local, 1);
   for (std::int64_t i = 0; i < graph.num_local; ++i) {
+    if (is_absent(graph.node_atoms[i])) continue;
     const double energy = energies.data[i];
-    if (!std::isfinite(energy))
-      throw kan_md::Error("energy of atom ID " + std::to_string(atom->tag[graph.node_atoms[i]]) +
-                              " must be a finite number",
-                          std::to_string(energy), "",
-                          "atoms are likely far from all training data: reduce the timestep, "
-                          "minimize first, or check the structure");
     if (eflag_global) eng_vdwl += energy;
     if (eflag_atom) eatom[graph.node_atoms[i]] += energy;
   }
@@ -249,12 +295,13 @@ void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
   }
 
   add_to_atoms(graph, tally_.force.data(), per_atom ? tally_.virial.data() : nullptr);
-  add_virial(tally_.total.data());
+  add_virial(graph, tally_.total.data());
 }
 
 // Forces [num_nodes, 3] and, where they are asked for, virials [num_nodes, 3, 3] of nodes.
 void PairKAN::add_to_atoms(const Graph &graph, const double *forces, const double *virials)
 {
+  check_values(lmp, "forces", graph, forces, graph.num_nodes, 3);
   double **const f = atom->f;
   for (std::int64_t node = 0; node < graph.num_nodes; ++node) {
     const int i = graph.node_atoms[node];
@@ -279,8 +326,13 @@ void PairKAN::add_to_atoms(const Graph &graph, const double *forces, const doubl
   if (cvflag_atom) warn_of_heat_flux();
 }
 
-void PairKAN::add_virial(const double *w)
+void PairKAN::add_virial(const Graph &graph, const double *w)
 {
+  const double sum = std::accumulate(w, w + 9, 0.0);
+  if (!std::isfinite(sum)) {
+    const std::vector<double> shares(graph.num_nodes, sum);
+    check_values(lmp, "virials", graph, shares.data(), graph.num_nodes, 1);
+  }
   if (!vflag_global) return;
   for (int a = 0; a < 3; ++a) virial[a] += w[4 * a];
   virial[3] += 0.5 * (w[1] + w[3]);
@@ -294,7 +346,7 @@ void PairKAN::add_node_forces(const Graph &graph, const Array &forces, const Arr
     throw kan_md::Error("per-atom virial needs a file of kan-md deploy", "a file of nequip-compile",
                         "", "deploy the model with kan-md deploy");
   add_to_atoms(graph, forces.data, nullptr);
-  add_virial(virial_3x3.data);
+  add_virial(graph, virial_3x3.data);
 }
 
 /* ---------------------------------------------------------------------- */

@@ -32,7 +32,7 @@ void PairKAN::report_start(const Graph &graph)
 {
   start_reported_ = true;
   double forecast = 0.0;
-  guard(lmp, who_, [&] { forecast = forecast_memory(graph); });
+  guard_together(lmp, who_, [&] { forecast = forecast_memory(graph); });
   bigint counts[3] = {graph.num_local, graph.num_nodes - graph.num_local, graph.num_edges};
   bigint totals[3];
   MPI_Allreduce(counts, totals, 3, MPI_LMP_BIGINT, MPI_SUM, world);

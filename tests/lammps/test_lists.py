@@ -1,0 +1,141 @@
+"""What is left out of LAMMPS' neighbour lists: excluded atoms and bonded neighbours."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from engine import ZERO_STEPS, data_file, system
+from structures import ELEMENTS, structures
+
+pytestmark = pytest.mark.lammps
+
+NAMES = " ".join(ELEMENTS)
+SHIFTS = {"per_type_energy_shifts": {"Cu": -3.5, "Au": 2.25}}
+STYLES = ("allegro", "nequip", "mace")
+RANKS = [1, pytest.param(2, marks=pytest.mark.mpi)]
+OUT = "group out id 5 6"
+
+
+@pytest.fixture(scope="module")
+def atoms():
+    return structures()["triclinic"]
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("style", STYLES)
+def test_an_atom_without_any_pair_is_not_there(engine, alloy_model, atoms, tmp_path, style, ranks):
+    """As fix gcmc tries a deletion: excluded from the group all, reference energy and all."""
+    model = alloy_model(style, **SHIFTS)
+    start = system(atoms, ELEMENTS, style, model, folder=tmp_path)
+    endings = [
+        ["delete_atoms group out compress no"],
+        ["neigh_modify exclude group out all"],
+        ["neigh_modify exclude group all out"],
+        ["run 0", "neigh_modify exclude group out all"],
+        ["neigh_modify exclude group out all", "run 0", "neigh_modify exclude none"],
+        [],
+    ]
+    jobs = [{"commands": [*start, OUT, *lines, *ZERO_STEPS]} for lines in endings]
+    deleted, *excluded, again, whole = engine.run(jobs, ranks=ranks)
+    for result in excluded:
+        assert result.error == ""
+        assert result.energy == pytest.approx(deleted.energy, abs=1e-8)
+        rest = ~np.isin(result.atoms["id"], [5, 6])
+        np.testing.assert_allclose(result.forces[rest], deleted.forces, atol=1e-8)
+        np.testing.assert_allclose(result.forces[~rest], 0.0, atol=0.0)
+    assert abs(whole.energy - deleted.energy) > 1.0
+    assert again.energy == pytest.approx(whole.energy, abs=1e-8)
+
+
+def test_excluded_pairs_of_a_group_leave_the_atoms_there(engine, alloy_model, tmp_path):
+    """Two atoms out of each other's sight have the energies that each has alone."""
+    pair = Atoms("CuAu", [(1, 1, 1), (3, 1, 1)], cell=[20, 20, 20], pbc=True)
+    model = alloy_model("allegro", **SHIFTS)
+    start = system(pair, ELEMENTS, "allegro", model, folder=tmp_path)
+    (result,) = engine.run([{"commands": [*start, "neigh_modify exclude type 1 2", *ZERO_STEPS]}])
+    assert result.energy == pytest.approx(-3.5 + 2.25, abs=1e-9)
+
+
+def test_gas_has_the_ideal_density_whatever_the_reference_energy(engine, alloy_model, tmp_path):
+    """fix gcmc with mu at E0 + kT ln(Λ³ rho): exp of the rest times the volume atoms."""
+    mean = []
+    for shift in (0.0, -1.0):
+        model = alloy_model("allegro", per_type_energy_shifts={"Cu": shift, "Au": 0.0})
+        commands = [
+            "units metal",
+            "atom_modify map array",
+            "region all block 0 60 0 60 0 60",
+            "create_box 2 all",
+            "mass 1 63.546",
+            "mass 2 196.96657",
+            "pair_style allegro",
+            f"pair_coeff * * {model} {NAMES}",
+            f"fix g all gcmc 1 50 0 1 2949 1000.0 {shift - 1.4905} 0.0",
+            "variable n equal count(all)",
+            "fix av all ave/time 1 30 45 v_n",
+            "thermo_modify lost ignore",
+            "run 45",
+            "variable mean equal f_av",
+        ]
+        job = {"commands": commands, "variables": ["mean"], "thermo": False, "gather": False}
+        (result,) = engine.run([job])
+        assert result.error == ""
+        mean.append(result.values["mean"])
+    assert mean[0] == mean[1]
+    assert 12 < mean[0] < 30
+
+
+def bonded(atoms, style, model, folder, special=""):
+    """A structure in which neighbours in the list of atoms are bonded in pairs."""
+    text = data_file(atoms, ELEMENTS).replace(
+        "2 atom types\n",
+        f"2 atom types\n{len(atoms) // 2} bonds\n1 bond types\n"
+        "1 extra bond per atom\n2 extra special per atom\n",
+        1,
+    )
+    head, rows = text.split("\nAtoms\n\n")
+    rows = "\n".join(f"{row.split()[0]} 1 {' '.join(row.split()[1:])}" for row in rows.splitlines())
+    bonds = "\n".join(f"{n + 1} 1 {2 * n + 1} {2 * n + 2}" for n in range(len(atoms) // 2))
+    path = folder / "bonded.data"
+    path.write_text(f"{head}\nAtoms\n\n{rows}\n\nBonds\n\n{bonds}\n")
+    return [
+        "units metal",
+        "atom_style bond",
+        "atom_modify map array",
+        "bond_style zero",
+        *([special] if special else []),
+        f"read_data {path}",
+        "bond_coeff * 2.5",
+        f"pair_style {style}",
+        f"pair_coeff * * {model} {NAMES}",
+        *ZERO_STEPS,
+    ]
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("style", ["nequip", "mace"])
+def test_messages_need_bonded_neighbours(engine, alloy_model, tmp_path, style, ranks):
+    atoms = structures()["triclinic"]
+    model = alloy_model(style)
+    plain = system(atoms, ELEMENTS, style, model, folder=tmp_path)
+    refused, seen, expected = engine.run(
+        [
+            {"commands": bonded(atoms, style, model, tmp_path)},
+            {"commands": bonded(atoms, style, model, tmp_path, "special_bonds lj/coul 1 1 1")},
+            {"commands": [*plain, *ZERO_STEPS]},
+        ],
+        ranks=ranks,
+    )
+    assert "special_bonds with weights of 0" in refused.error
+    assert "use special_bonds lj/coul 1 1 1" in refused.error
+    assert seen.error == ""
+    assert seen.energy == pytest.approx(expected.energy, abs=1e-9)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", ["multi", "multi/old"])
+def test_neighbour_lists_by_size_are_refused_for_a_halo(engine, alloy_model, atoms, tmp_path, kind):
+    model = alloy_model("nequip")
+    lines = system(atoms, ELEMENTS, "nequip", model, folder=tmp_path)
+    (result,) = engine.run([{"commands": [*lines, f"neighbor 1.0 {kind}", "run 0"]}], ranks=2)
+    assert "neighbor style must be bin or nsq" in result.error
+    assert "set neighbor SKIN bin" in result.error
