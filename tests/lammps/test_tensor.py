@@ -347,3 +347,34 @@ def test_mistakes_stop_lammps_with_a_remedy(engine, model, alloy_model, tmp_path
     pair = system(atoms, ELEMENTS, "nequip", model, folder=tmp_path)
     (result,) = engine.run([{"commands": [*pair, "run 0"]}])
     assert "tensor" in result.error
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
+def test_atoms_on_one_another_and_endless_fields_stop_the_run(engine, model, tmp_path, ranks):
+    atoms = rattled((2, 2, 2))
+    twice = atoms + atoms[4:5]
+    known = " ".join(ELEMENTS)
+    compute = [f"compute z all kanmd/tensor {model} bec {known}",
+               "compute m all reduce max c_z[1]", "thermo_style custom c_m"]  # fmt: skip
+    apart = r"must not sit on one another, got atom IDs 5 and 33 at a distance of 0 Å at step 0"
+    cases = {
+        rf"compute z kanmd/tensor: atoms {apart}": (twice, compute),
+        rf"compute f_tensor kanmd/tensor: atoms {apart}": (
+            twice, [f"fix f all kanmd/efield {model} 0 0 0.1 {known}"],
+        ),
+        r"fix f kanmd/efield: variable e must be a finite number, got inf at step 0": (
+            atoms, ["variable e equal 10^400", f"fix f all kanmd/efield {model} v_e 0 0 {known}"],
+        ),
+    }  # fmt: skip
+    jobs = [
+        {
+            "commands": [
+                *system(each, ELEMENTS, "", model, folder=tmp_path, pair=FREE),
+                *lines,
+                "run 0",
+            ]
+        }
+        for each, lines in cases.values()
+    ]
+    for message, result in zip(cases, engine.run(jobs, ranks=ranks), strict=True):
+        assert re.search(message, result.error), result.error

@@ -91,6 +91,14 @@ def test_torchscript_file_has_upstreams_numbers(engine, scripted, tmp_path, rank
         assert 0 in result.owned_by_rank
 
 
+def test_atoms_on_one_another_stop_the_run(engine, scripted, packaged, tmp_path):
+    atoms = rattled((2, 2, 1))
+    atoms += atoms[2:3]
+    for files in (scripted, packaged):
+        for result in run(engine, tmp_path, [(style, atoms) for style in CHANGES], files):
+            assert re.search("atom IDs 3 and 17 at a distance of 0 Å at step 0", result.error)
+
+
 def test_cutoffs_by_pair_are_those_of_the_file(engine, scripted, tmp_path):
     """In the dimer of copper and gold only gold sees the other between 3.6 and 4 Å."""
     (result,) = run(engine, tmp_path, [("allegro", dimer(3.8))], scripted)
