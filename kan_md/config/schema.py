@@ -287,8 +287,17 @@ class TargetConfig(Section):
     weight: Weight = 1.0
 
 
+Balanced = Literal["balanced"]
+_OMITTED = {"energy": 1.0, "forces": 1.0, "stress": 0.0}
+"""Weights that are not given beside one that is."""
+
+
 class LossConfig(Section):
     """Weighted sum of the errors of energy, forces and stress.
+
+    ``balanced``, alone or for all three weights, takes the weights from how far the labels of the
+    training set vary, see :mod:`kan_md.train.balance`. Where a number is given, weights that are
+    not given are 1, 1 and 0.
 
     Attributes:
         energy: weight of the energy error, eV/atom (or eV, see ``energy_per``).
@@ -299,18 +308,39 @@ class LossConfig(Section):
         energy_per: ``atom`` or ``structure``.
     """
 
-    energy: Weight = 1.0
-    forces: Weight = 1.0
-    stress: Weight = 0.0
+    energy: Weight | Balanced = "balanced"
+    forces: Weight | Balanced = "balanced"
+    stress: Weight | Balanced = "balanced"
     function: Literal["mse", "huber", "mae"] = "mse"
     delta: PositiveFloat = 0.01
     energy_per: Literal["atom", "structure"] = "atom"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _balanced_alone(cls, value: object) -> object:
+        if value == "balanced":
+            return {}
+        if isinstance(value, str):
+            raise ValueError("a loss is `balanced`, or weights like {energy: 1, forces: 1}")
+        return value
+
     @model_validator(mode="after")
-    def _something_is_learned(self) -> LossConfig:
-        if self.energy + self.forces + self.stress == 0.0:
+    def _weights_go_together(self) -> LossConfig:
+        given = {name: getattr(self, name) for name in _OMITTED if name in self.model_fields_set}
+        if not any(isinstance(weight, float) for weight in given.values()):
+            return self
+        if "balanced" in given.values():
+            raise ValueError("energy, forces and stress are all `balanced` or all numbers")
+        weights = {**_OMITTED, **given}
+        if sum(weights.values()) == 0.0:
             raise ValueError("at least one of energy, forces, stress must be > 0")
+        self.__dict__.update(weights)  # model_fields_set keeps what the file says
         return self
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the weights are still to be worked out."""
+        return "balanced" in (self.energy, self.forces, self.stress)
 
 
 class OptimizerConfig(Section):

@@ -13,6 +13,17 @@ from kan_md.data.dataset import WEIGHT_PREFIX
 Function = Literal["mse", "huber", "mae", "rmse"]
 
 
+def rho(error: torch.Tensor, function: Function, *, delta: float) -> torch.Tensor:
+    """What an error costs: ``mae`` its size, ``huber`` Δ²/2 up to ``delta``, else Δ²."""
+    if function == "mae":
+        return error.abs()
+    if function == "huber":
+        return torch.nn.functional.huber_loss(
+            error, torch.zeros_like(error), reduction="none", delta=delta
+        )
+    return error.square()
+
+
 class TargetError(Metric):
     """Mean error of one field over all labelled components; NaN labels are left out.
 
@@ -69,7 +80,7 @@ class TargetError(Metric):
             rows = rows / target[AtomicDataDict.NUM_NODES_KEY].view(-1, 1)
         known = ~label.flatten(1).isnan()
         # where(), not a product: a gradient through NaN * 0 would be NaN.
-        values = self._rho(torch.where(known, rows, 0.0))
+        values = rho(torch.where(known, rows, 0.0), self.function, delta=self.delta)
         if self.weighted:
             values = values * self._row_weights(target)
         self.total = self.total + torch.where(known, values, 0.0).sum()
@@ -84,15 +95,6 @@ class TargetError(Metric):
             return torch.full_like(self.total, torch.nan)
         mean = self.total / self.count.clamp(min=1)
         return mean.sqrt() if self.function == "rmse" else mean
-
-    def _rho(self, error: torch.Tensor) -> torch.Tensor:
-        if self.function == "mae":
-            return error.abs()
-        if self.function == "huber":
-            return torch.nn.functional.huber_loss(
-                error, torch.zeros_like(error), reduction="none", delta=self.delta
-            )
-        return error.square()
 
     def _row_weights(self, target: AtomicDataDict.Type) -> torch.Tensor:
         weights = target[WEIGHT_PREFIX + self.field]  # [num_frames, 1]

@@ -36,12 +36,16 @@ def tensors_of(config: TrainConfig) -> tuple[TensorSpec, ...]:
 
 
 def loss_weights(loss: LossConfig, config: TrainConfig) -> dict[str, float]:
-    """Weight of each target's loss, by target name; only those > 0."""
+    """Weight of each target's loss, by target name; only those > 0.
+
+    Balanced weights that are not worked out yet count as 1.
+    """
     if config.targets:
         weights = {spec.name: spec.weight for spec in config.targets}
     else:
         weights = {target.name: getattr(loss, target.name) for target in POTENTIAL_TARGETS}
-    return {name: weight for name, weight in weights.items() if weight > 0}
+    numbers = {name: 1.0 if weight == "balanced" else weight for name, weight in weights.items()}
+    return {name: weight for name, weight in numbers.items() if weight > 0}
 
 
 def all_losses(config: TrainConfig) -> list[LossConfig]:
@@ -58,7 +62,12 @@ def unasked_losses(config: TrainConfig) -> set[str]:
     """Targets of a potential that are in the loss by default, not by the configuration."""
     if config.targets:
         return set()
-    asked = set().union(*(loss.model_fields_set for loss in all_losses(config)))
+    asked = {
+        name
+        for loss in all_losses(config)
+        for name in loss.model_fields_set
+        if getattr(loss, name) != "balanced"
+    }
     return {target.name for target in POTENTIAL_TARGETS} - asked
 
 

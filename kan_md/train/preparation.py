@@ -23,6 +23,7 @@ from kan_md.data.tensor_labels import check_tensor_labels, tensor_statistics
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
 from kan_md.model.elements import elements_of
+from kan_md.train.balance import balanced
 from kan_md.train.finetune import check_source
 from kan_md.train.metrics import (
     learned_names,
@@ -108,7 +109,8 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
     else:
         found, more = potential_statistics(config, parts, datasets["train"])
         statistics |= found
-        notes += more
+        config, weights = balanced(config, parts.frames["train"], datasets["train"])
+        notes += more + weights
     return PreparedData(
         config=config,
         frames=parts.frames,

@@ -38,6 +38,7 @@ from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
 from kan_md.train.record import EpochLog, ProgressDisplay
 from kan_md.train.results import final_errors, load_best, summarize, write_results
 from kan_md.train.resume import best_chooser
+from kan_md.train.shares import LOSS_KEY, LossShares
 from kan_md.train.trainer import (
     check_time,
     choose_device,
@@ -111,6 +112,7 @@ def train(
             budget,
             EpochLog(folder / LOG_FILE, budget),
             ProgressDisplay(console, budget),
+            LossShares(console, key="weight of target {}" if config.targets else LOSS_KEY),
             StopAtDivergence(console),
             RunRecord(record),
             interruption,
