@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 
-from kan_md.kan import bases
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
-from kan_md.ops.interval_tables import IntervalTable, locate_cells, make_interval_table
-from kan_md.ops.layout import block_of, pack_pieces
-from kan_md.ops.library import is_built, load
+from kan_md.ops import is_built
+from kan_md.ops.interval_tables import IntervalTable
 from kan_md.ops.tables import BoundNotReachedError
 from kan_md_deploy.manifest import pair_cutoffs
 from kan_md_deploy.passes.allegro.harmonics import HarmonicsChain
@@ -38,64 +35,33 @@ from kan_md_deploy.passes.allegro.latents import (
 from kan_md_deploy.passes.allegro.networks import Contributions
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import EDGES, FactoredAllegro, Layer, Radial
+from kan_md_deploy.passes.operator_weights import ModelOnOperator, OperatorWeights
 from kan_md_deploy.passes.radial_tables import Functions, exact_functions, vanishes
-from kan_md_deploy.passes.tables.kan_fit import fit_layer, silu_tail
-from kan_md_deploy.passes.tables.non_smooth_distances import find_non_smooth_distances
+from kan_md_deploy.passes.tables.kan_fit import silu_tail
 
 _SUM, _PERCEPTRON, _KAN, _PROJECTED_KAN = 0, 1, 2, 3  # enum Readout in allegro_plan.h
 _KAN_NETWORK, _PROJECTED_KAN_NETWORK = 4, 5
-_BASES = ("bspline", "gaussian", "fourier")  # enum Basis in kan_rows.h
 _MOST_L = 4
 _WIDEST_TAIL = 512.0
 """Steps of a KAN's grid over which its SiLU may be tabulated; more would not fit a cache."""
 _NEGLIGIBLE = 1e-12
 """Tensor product coefficients that small, relative to the largest, are rounding."""
-_SAMPLES = 400
 LARGEST_TABLES = {torch.float32: 4 << 30, torch.float64: 512 << 20}
 """Bytes; every process of a run holds a copy. Those of float64 are finer, and more are wanted only
 for a bound that few need."""
-_MARGIN = 16.0
-"""By how much tables are better than the bound: a force is a sum of many slopes, and a few more
-intervals are cheap."""
 
 
-class Constant(torch.nn.Module):
-    """A tensor in a list of tensors that TorchScript can read."""
-
-    def __init__(self, value: torch.Tensor):
-        super().__init__()
-        self.register_buffer("value", value)
-
-    def forward(self) -> torch.Tensor:
-        """Give it."""
-        return self.value
-
-
-class AllegroOnOperator(torch.nn.Module):
-    """``kan_md::allegro`` with its constants.
-
-    Args:
-        weights: in the order of allegro_plan.cpp.
-        shape: likewise.
-    """
-
-    def __init__(self, weights: list[torch.Tensor], shape: list[int]):
-        super().__init__()
-        load()
-        self.weights = torch.nn.ModuleList(Constant(weight.contiguous()) for weight in weights)
-        self.shape: list[int] = shape
-        self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
-        self._index = AtomicDataDict.EDGE_INDEX_KEY
-        self._types = AtomicDataDict.ATOM_TYPE_KEY
-        self._energy = AtomicDataDict.PER_ATOM_ENERGY_KEY
+class AllegroOnOperator(ModelOnOperator):
+    """``kan_md::allegro`` with its constants."""
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Add atomic energies [num_atoms, 1] to the dict, before scale and shift."""
-        weights: list[torch.Tensor] = []
-        for weight in self.weights:
-            weights.append(weight())
         energy, _ = torch.ops.kan_md.allegro(
-            data[self._vectors], data[self._index], data[self._types].view(-1), weights, self.shape
+            data[self._vectors],
+            data[self._index],
+            data[self._types].view(-1),
+            self.constants(),
+            self.shape,
         )
         data[self._energy] = energy.unsqueeze(1)
         return data
@@ -128,7 +94,7 @@ class FusedAllegro:
         size = packed.weights[0].numel() * packed.weights[0].element_size()
         if size > LARGEST_TABLES[packed.dtype]:
             return {"bound": 0.0, "skipped": _too_large(size, packed.dtype)}
-        model.model.func.parts[EDGES] = AllegroOnOperator(packed.weights, packed.shape)
+        model.model.func.parts[EDGES] = AllegroOnOperator(packed)
         return {
             "bound": packed.error,
             "slope_bound": packed.slope_error,
@@ -144,14 +110,12 @@ def _too_large(size: int, dtype: torch.dtype) -> str:
     )
 
 
-class _Packed:
+class _Packed(OperatorWeights):
     """Weights and shape of the operator for a factored Allegro, and what the tables cost."""
 
     def __init__(self, factored: FactoredAllegro, context: PassContext, cutoffs: tuple[float, ...]):
+        super().__init__(factored.dtype, bound=context.bound)
         self.factored = factored
-        self.dtype = factored.dtype
-        self.bound = context.bound
-        self.error = self.slope_error = 0.0
         sources = [factored.radial.contributions, *(x.contributions for x in factored.layers)]
         kind = _readout_kind(factored)
         results = [self._result(layer) for layer in factored.layers]
@@ -165,51 +129,34 @@ class _Packed:
             readout_width = sources[-1].functions[-1].out_features
         l_max = factored.num_irreps - 1
 
-        columns = [*[factored.channels] * (2 * factored.num_irreps), *widths]
-        rows = torch.cat(
-            [_pad(piece, 3, self.dtype) for piece in torch.split(table.powers, columns, 3)], 3
-        )
-        self.weights = [rows, table.ends, locate_cells(table.ends)]
+        self.add_table(table, [*[factored.channels] * (2 * factored.num_irreps), *widths])
         for norm in (factored.environment_norm, factored.energy_norm):
             self.weights.append(norm.flatten().to(self.dtype))
-        self.shape = [l_max, self._padded(factored.channels), self._padded(_scalars(sources[0]))]
-        self.shape += [len(latents), kind, self._padded(readout_width), self._padded(widths[-1])]
+        self.shape = [l_max, self.padded(factored.channels), self.padded(_scalars(sources[0]))]
+        self.shape += [len(latents), kind, self.padded(readout_width), self.padded(widths[-1])]
         if kind == _KAN:
             self.shape.append(int(folded))
         maps = _maps(factored.readout, kind)
         if maps is not None:
-            self.shape += [len(maps), *(self._padded(_width(step)) for step in maps)]
+            self.shape += [len(maps), *(self.padded(_width(step)) for step in maps)]
         for latent in latents:
-            self.shape += [latent.kind, len(latent.widths), *map(self._padded, latent.widths)]
+            self.shape += [latent.kind, len(latent.widths), *map(self.padded, latent.widths)]
         if kind == _PROJECTED_KAN:
-            self._add_kan(*_chain(factored.readout))
+            self.add_pieces(*_chain(factored.readout))
         elif kind == _KAN and not folded:
-            self._add_kan(sources[0].functions[-1])
+            self.add_pieces(sources[0].functions[-1])
         for step in maps or []:
             self._add_map(step)
         if kind in (_SUM, _PERCEPTRON):
-            self.weights.append(_pad(_readout_vector(factored, kind), 0, self.dtype))
+            self.weights.append(self.pad(_readout_vector(factored, kind), 0))
         for number, (layer, latent) in enumerate(zip(factored.layers, latents, strict=True)):
             self._add_tensor_product(layer, last=number + 1 == len(latents))
             for first in (*latent.sources, latent.scalars, *latent.maps):
                 self._add_map(first)
             if kind == _KAN:
-                self._add_kan(layer.contributions.functions[-1])
+                self.add_pieces(layer.contributions.functions[-1])
             if kind == _KAN_NETWORK:
                 self._add_map(layer.contributions.functions[-1])
-
-    def _padded(self, width: int) -> int:
-        block = block_of(self.dtype)
-        return -(-width // block) * block
-
-    def _add_kan(self, layer: KANLayer) -> None:
-        """Pieces of the inputs that a KAN readout takes from one source."""
-        fit = fit_layer(layer, bound=self.bound)
-        self.error = max(self.error, fit.error)
-        self.slope_error = max(self.slope_error, fit.slope_error)
-        self.shape.append(fit.origin)
-        self.weights.append(_pad(pack_pieces(fit.coefficients), 0, self.dtype))
-        self.weights.append(_pad(fit.inverse_step, 0, self.dtype))
 
     def _tabulate(
         self,
@@ -247,24 +194,10 @@ class _Packed:
             read = zip(firsts, contributions.piece_of, strict=True)
             return [*pieces[: contributions.num_direct], *(f(pieces[n]) for f, n in read)]
 
-        pairs = range(len(cutoffs))
-        places = (torch.arange(_SAMPLES, dtype=torch.float64) + 0.5) / _SAMPLES
         with torch.no_grad():
-            samples = [columns(c * places, p) for p, c in enumerate(cutoffs)]
-        largest = [torch.cat(sample, 1).abs().amax(0) for sample in samples]
-        # Every function's error is held to its own range.
-        scale = torch.stack(largest).amax(0).clamp_min(1e-300)
-        scaled = [lambda lengths, p=p: torch.cat(columns(lengths, p), 1) / scale for p in pairs]
-        table = make_interval_table(
-            scaled,
-            cutoffs,
-            [find_non_smooth_distances(scaled[p], cutoffs[p]) for p in pairs],
-            bound=self.bound / _MARGIN,
-        )
-        self.error = max(self.error, table.error)
-        self.slope_error = max(self.slope_error, table.slope_error)
-        widths = [piece.size(1) for piece in samples[0][contributions.num_direct :]]
-        return replace(table, powers=table.powers * scale), widths
+            pieces = columns(torch.tensor([0.5 * cutoffs[0]], dtype=torch.float64), 0)
+        widths = [piece.size(1) for piece in pieces[contributions.num_direct :]]
+        return self.tabulate(lambda r, pair: torch.cat(columns(r, pair), 1), cutoffs), widths
 
     def _result(self, layer: Layer) -> torch.Tensor:
         """[out, width] float64, from a latent network's last values to all that read them."""
@@ -272,7 +205,7 @@ class _Packed:
         pieces = list(torch.split(contributions.weight, contributions.widths, dim=1))
         if contributions.num_direct:  # (irrep, channel): the channels of each irrep are padded
             pieces[:1] = torch.split(pieces[0], self.factored.channels, dim=1)
-        return torch.cat([_pad(piece, 1, self.dtype) for piece in pieces], dim=1).double()
+        return torch.cat([self.pad(piece, 1) for piece in pieces], dim=1).double()
 
     def _add_tensor_product(self, layer: Layer, *, last: bool) -> None:
         channels = layer.product.size(0)
@@ -284,43 +217,14 @@ class _Packed:
         terms = (size > _NEGLIGIBLE * size.max()).nonzero()
         self.shape += [layer.dim_in, product.size(2)]
         self.weights.append(terms.to(torch.int32))
-        self.weights.append(_pad(product[tuple(terms.t())], 1, self.dtype))
+        self.weights.append(self.pad(product[tuple(terms.t())], 1))
 
     def _add_map(self, step: torch.Tensor | KANLayer) -> None:
         """A matrix, or a KAN layer as the matrix behind its basis functions."""
         if isinstance(step, torch.Tensor):
-            self._add_product(_pad(step, 0, self.dtype))
-            return
-        layer = copy.deepcopy(step).double()
-        has_silu = layer.base_weight is not None
-        self.shape += [_BASES.index(layer.basis), layer.num_basis, layer.order, layer.steps]
-        self.shape.append(int(has_silu))
-        gain = torch.ones_like(layer.grid_step) if layer.input_gain is None else layer.input_gain
-        grid = torch.stack([gain / layer.grid_step, layer.grid_zero, layer.grid_step])
-        self.weights.append(_pad(grid, 1, self.dtype))
-        layer.zero_preserving = False
-        at_zero = layer.expand(torch.zeros_like(grid[:1]), layer.grid_zero)[0]
-        self.weights.append(_pad(at_zero.squeeze(0).t(), 1, self.dtype))
-        if layer.basis == "bspline":
-            pieces = torch.tensor(bases.cardinal_pieces(layer.order), dtype=self.dtype)
-            self.weights.append(pieces)
-        rows = (layer.coefficients.detach() / layer.norm).permute(2, 1, 0)  # [num_basis, in, out]
-        if has_silu:
-            rows = torch.cat([rows, layer.base_weight.detach().t().unsqueeze(0)])
-        self._add_product(_pad(rows, 1, self.dtype).flatten(0, 1))
-
-    def _add_product(self, matrix: torch.Tensor) -> None:
-        padded = _pad(matrix, 1, self.dtype)
-        self.weights += [padded, padded.t()]
-
-
-def _pad(tensor: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
-    """Zeros up to a whole number of blocks along one dimension."""
-    block = block_of(dtype)
-    missing = -tensor.size(dim) % block
-    sizes = list(tensor.shape)
-    sizes[dim] = missing
-    return torch.cat([tensor.detach().to(dtype), tensor.new_zeros(sizes, dtype=dtype)], dim)
+            self.add_product(step)
+        else:
+            self.add_kan_layer(step)
 
 
 def _factored(model: GraphModel) -> list[FactoredAllegro]:

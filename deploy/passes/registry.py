@@ -10,6 +10,7 @@ from kan_md.errors import user_error
 from kan_md_deploy.passes.base import Pass, PassContext
 from kan_md_deploy.passes.centre_factored import CentreFactored
 from kan_md_deploy.passes.fused_allegro import FusedAllegro
+from kan_md_deploy.passes.fused_local_mace import FusedLocalMACE
 from kan_md_deploy.passes.fused_message_passing import FUSED_MACE, FUSED_NEQUIP
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.radial_tables import RadialTables
@@ -17,6 +18,7 @@ from kan_md_deploy.passes.radial_tables import RadialTables
 PASSES: tuple[Pass, ...] = (
     CentreFactored(),
     FusedAllegro(),
+    FusedLocalMACE(),
     FUSED_MACE,
     FUSED_NEQUIP,
     RadialTables(),

@@ -127,7 +127,8 @@ def _notes_on_operators(manifest: Manifest, *, with_tables: bool) -> list[str]:
     if not is_built():
         return ["no operators were built, so this file does without; run: kan-md build"]
     whole = f"fused_{manifest.backbone}"
-    if manifest.kind == "potential" and with_tables and whole not in manifest.passes:
+    known = {whole, "fused_local_mace"} & set(manifest.passes)
+    if manifest.kind == "potential" and with_tables and not known:
         return [
             f"{whole} does not know every part of this model, so that a step takes several times "
             "as long as it could"

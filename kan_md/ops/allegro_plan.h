@@ -3,9 +3,7 @@
 #ifndef KAN_MD_OPS_ALLEGRO_PLAN_H
 #define KAN_MD_OPS_ALLEGRO_PLAN_H
 
-#include "dense.h"
-#include "interval_table.h"
-#include "kan_rows.h"
+#include "plan_reader.h"
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
@@ -29,14 +27,6 @@ enum class Readout : int64_t {
 // Networks behind the tensor products. kKan begins with functions of every source's own scalars, the
 // others with the sum of linear maps of all sources.
 enum class Latent : int64_t { kPerceptron = 0, kKan = 1, kProjectedKan = 2 };
-
-// Piecewise polynomials of the inputs of a KAN; no pieces: not there.
-template <typename T> struct Pieces {
-  const T *pieces = nullptr;
-  const T *inverse_step = nullptr;
-  int32_t num_pieces = 0;
-  int32_t origin = 0;
-};
 
 template <typename T> struct AllegroLayer {
   int64_t dim_in = 0, dim_out = 0;     // of M_l[i, k]

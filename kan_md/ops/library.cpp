@@ -150,14 +150,17 @@ class PiecewiseValues : public torch::autograd::Function<PiecewiseValues> {
   }
 };
 
-class Allegro : public torch::autograd::Function<Allegro> {
+// Operators whose edges belong to the energy of their centre alone, such as kan_md::allegro.
+using OfCentres = decltype(allegro);
+
+class EnergiesOfCentres : public torch::autograd::Function<EnergiesOfCentres> {
  public:
-  static variable_list forward(AutogradContext *ctx, const at::Tensor &edge_vectors,
-                               const at::Tensor &edge_index, const at::Tensor &atom_types,
-                               at::TensorList weights, std::vector<int64_t> shape)
+  static variable_list forward(AutogradContext *ctx, const c10::TypedOperatorHandle<OfCentres> &op,
+                               const at::Tensor &edge_vectors, const at::Tensor &edge_index,
+                               const at::Tensor &atom_types, at::TensorList weights,
+                               std::vector<int64_t> shape)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    static const auto op = operator_handle<decltype(allegro)>("kan_md::allegro");
     const auto [energies, gradient] = op.call(edge_vectors, edge_index, atom_types, weights, shape);
     ctx->save_for_backward({gradient, edge_index});
     ctx->saved_data["num_weights"] = static_cast<int64_t>(weights.size());
@@ -168,8 +171,8 @@ class Allegro : public torch::autograd::Function<Allegro> {
   static variable_list backward(AutogradContext *ctx, variable_list grads)
   {
     const variable_list s = ctx->get_saved_variables();
-    variable_list result(4 + ctx->saved_data["num_weights"].toInt());
-    result[0] = s[0] * grads[0].index_select(0, s[1].select(0, 0)).unsqueeze(1);
+    variable_list result(5 + ctx->saved_data["num_weights"].toInt());
+    result[1] = s[0] * grads[0].index_select(0, s[1].select(0, 0)).unsqueeze(1);
     return result;
   }
 };
@@ -219,8 +222,19 @@ std::tuple<at::Tensor, at::Tensor> allegro_autograd(const at::Tensor &edge_vecto
                                                     const at::Tensor &atom_types,
                                                     at::TensorList weights, c10::IntArrayRef shape)
 {
+  static const auto op = operator_handle<OfCentres>("kan_md::allegro");
   const variable_list out =
-      Allegro::apply(edge_vectors, edge_index, atom_types, weights, shape.vec());
+      EnergiesOfCentres::apply(op, edge_vectors, edge_index, atom_types, weights, shape.vec());
+  return {out[0], out[1]};
+}
+
+std::tuple<at::Tensor, at::Tensor>
+local_mace_autograd(const at::Tensor &edge_vectors, const at::Tensor &edge_index,
+                    const at::Tensor &atom_types, at::TensorList weights, c10::IntArrayRef shape)
+{
+  static const auto op = operator_handle<OfCentres>("kan_md::local_mace");
+  const variable_list out =
+      EnergiesOfCentres::apply(op, edge_vectors, edge_index, atom_types, weights, shape.vec());
   return {out[0], out[1]};
 }
 
@@ -270,9 +284,10 @@ std::tuple<at::Tensor, at::Tensor> piecewise_sum_meta(const at::Tensor &x, const
   return {y, slopes ? like(x) : at::empty_symint({0, x.sym_size(1)}, x.options())};
 }
 
-std::tuple<at::Tensor, at::Tensor> allegro_meta(const at::Tensor &edge_vectors, const at::Tensor &,
-                                                const at::Tensor &atom_types, at::TensorList,
-                                                c10::IntArrayRef)
+std::tuple<at::Tensor, at::Tensor> energies_of_centres_meta(const at::Tensor &edge_vectors,
+                                                            const at::Tensor &,
+                                                            const at::Tensor &atom_types,
+                                                            at::TensorList, c10::IntArrayRef)
 {
   return {at::empty_symint({atom_types.sym_numel()}, edge_vectors.options()),
           at::empty_symint({edge_vectors.sym_size(0), 3}, edge_vectors.options())};
@@ -298,6 +313,8 @@ TORCH_LIBRARY(kan_md, m)
   m.def("piecewise_values(Tensor x, Tensor pieces, Tensor inverse_step, int origin) -> Tensor");
   m.def("allegro(Tensor edge_vectors, Tensor edge_index, Tensor atom_types, Tensor[] weights, "
         "int[] shape) -> (Tensor, Tensor)");
+  m.def("local_mace(Tensor edge_vectors, Tensor edge_index, Tensor atom_types, Tensor[] weights, "
+        "int[] shape) -> (Tensor, Tensor)");
   m.def("function_sums(Tensor x, Tensor scale, Tensor w, Tensor rest, Tensor grid, str basis, "
         "int steps, int order, bool shifted) -> Tensor");
   m.def("function_values(Tensor x, Tensor scale, Tensor g, Tensor w, Tensor rest, Tensor grid, "
@@ -317,6 +334,7 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("piecewise_sum", kan_md::ops::piecewise_sum);
   m.impl("piecewise_values", kan_md::ops::piecewise_values);
   m.impl("allegro", kan_md::ops::allegro);
+  m.impl("local_mace", kan_md::ops::local_mace);
   m.impl("function_sums", kan_md::ops::function_sums);
   m.impl("function_values", kan_md::ops::function_values);
   m.impl("function_gradients", kan_md::ops::function_gradients);
@@ -330,6 +348,7 @@ TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
   m.impl("piecewise_sum", kan_md::ops::piecewise_sum_autograd);
   m.impl("piecewise_values", kan_md::ops::piecewise_values_autograd);
   m.impl("allegro", kan_md::ops::allegro_autograd);
+  m.impl("local_mace", kan_md::ops::local_mace_autograd);
 }
 
 TORCH_LIBRARY_IMPL(kan_md, Meta, m)
@@ -339,5 +358,6 @@ TORCH_LIBRARY_IMPL(kan_md, Meta, m)
   m.impl("polynomial", kan_md::ops::polynomial_meta);
   m.impl("polynomial_backward", kan_md::ops::polynomial_backward_meta);
   m.impl("piecewise_sum", kan_md::ops::piecewise_sum_meta);
-  m.impl("allegro", kan_md::ops::allegro_meta);
+  m.impl("allegro", kan_md::ops::energies_of_centres_meta);
+  m.impl("local_mace", kan_md::ops::energies_of_centres_meta);
 }

@@ -84,6 +84,15 @@ std::tuple<at::Tensor, at::Tensor> allegro(const at::Tensor &edge_vectors,
                                            const at::Tensor &atom_types, at::TensorList weights,
                                            c10::IntArrayRef shape);
 
+// A whole MACE with one interaction, in the same terms.
+//
+//   weights, shape: see local_mace_plan.cpp, and kan_md_deploy/passes/fused_local_mace.py
+// An atom without edges has an energy too: that of its densities' offsets.
+std::tuple<at::Tensor, at::Tensor> local_mace(const at::Tensor &edge_vectors,
+                                              const at::Tensor &edge_index,
+                                              const at::Tensor &atom_types, at::TensorList weights,
+                                              c10::IntArrayRef shape);
+
 // Sums of univariate functions phi_i(scale_i x_i) with small tables, see kan_md/kan/kernels.py.
 //
 //   x, scale     [points, inputs], float32 or float64, and [inputs]

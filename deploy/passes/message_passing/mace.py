@@ -58,8 +58,8 @@ from kan_md_deploy.passes.message_passing.symmetric_contraction import (
 )
 from kan_md_deploy.wrapper import NUM_LOCAL_KEY
 
-_PLAIN = ("RealAgnosticInteractionBlock", "RealAgnosticDensityInteractionBlock")
-_RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
+PLAIN = ("RealAgnosticInteractionBlock", "RealAgnosticDensityInteractionBlock")
+RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
 
 
 def is_understood(model: GraphModel) -> bool:
@@ -69,7 +69,7 @@ def is_understood(model: GraphModel) -> bool:
         return False
     layers = [part for part in parts if isinstance(part, MACELayer)]
     return all(
-        type(layer.interaction).__name__ in (*_PLAIN, *_RESIDUAL)
+        type(layer.interaction).__name__ in (*PLAIN, *RESIDUAL)
         and can_fuse(layer.interaction.conv_tp)
         and can_multiply_out(layer.product)
         for layer in layers
@@ -180,7 +180,7 @@ class _LayerReader:
         )
 
     def _convolution(self, product: o3.TensorProduct, network: torch.nn.Module) -> FusedConvolution:
-        functions = _radial_functions(network, self.edges, self.num_types)
+        functions = radial_functions(network, self.edges, self.num_types)
         cutoff = float(self.edges.radial_embedding.cutoff_fn.r_max)
         fused = fuse_convolution(
             product,
@@ -205,7 +205,7 @@ class _LayerReader:
             network = _Density(self.interaction.density_fn)
             density = self._convolution(_sum_of_scalars(), network).module
         by_type = None
-        if type(self.interaction).__name__ in _PLAIN:
+        if type(self.interaction).__name__ in PLAIN:
             irreps = plain_irreps(self.interaction.irreps_out)
             by_type = TypedLinear(irreps, list(self._by_type().values()), dtype=self.dtype)
         linear = in_float64(self.product.linear)
@@ -217,7 +217,7 @@ class _LayerReader:
         )
 
     def _skip(self) -> Skip | None:
-        if type(self.interaction).__name__ in _PLAIN or not self.product.use_sc:
+        if type(self.interaction).__name__ in PLAIN or not self.product.use_sc:
             return None
         maps = self._by_type()
         if self.embedding is None:
@@ -427,7 +427,7 @@ def _sum_of_scalars() -> o3.TensorProduct:
     )
 
 
-def _radial_functions(
+def radial_functions(
     network: torch.nn.Module, edges: MACEEdgeEmbedding, num_types: int
 ) -> list[RadialFunction]:
     """A network of the radial embedding by distance, for each (centre, neighbour) pair of types.

@@ -37,18 +37,36 @@ def polynomial_of(
 ) -> PolynomialOfComponents:
     """The symmetric contraction with coupling tensors and weights multiplied out."""
     contraction = product.symmetric_contractions
+    program, coefficients = _packed(list(contraction.contractions), num_types, dtype)
+    return PolynomialOfComponents(
+        program,
+        coefficients,
+        components=[ir.dim for _, ir in o3.Irreps(contraction.irreps_in)],
+        outputs=[ir.dim for _, ir in o3.Irreps(contraction.irreps_out)],
+    )
+
+
+def polynomial_of_scalars(
+    product: torch.nn.Module, *, num_types: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Program and coefficients of the invariant scalars that a contraction gives."""
+    contraction = product.symmetric_contractions
+    kinds = [ir for _, ir in o3.Irreps(contraction.irreps_out)]
+    scalars = contraction.contractions[kinds.index(o3.Irrep(0, 1))]
+    return _packed([scalars], num_types, dtype)
+
+
+def _packed(
+    contractions: list[torch.nn.Module], num_types: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Program and coefficients of all components that some contractions give."""
     outputs: list[dict[Monomial, torch.Tensor]] = []
-    for part in contraction.contractions:
+    for part in contractions:
         outputs += _monomials(part)
     nest = make_polynomial([list(output) for output in outputs])
     values = torch.stack([outputs[output][monomial] for output, monomial in nest.terms], dim=1)
     values = values.expand(num_types, -1, -1)  # one row if the product ignores the element
-    return PolynomialOfComponents(
-        nest.program,
-        pack_coefficients(values.to(dtype)),
-        components=[ir.dim for _, ir in o3.Irreps(contraction.irreps_in)],
-        outputs=[ir.dim for _, ir in o3.Irreps(contraction.irreps_out)],
-    )
+    return nest.program, pack_coefficients(values.to(dtype))
 
 
 def _monomials(contraction: torch.nn.Module) -> list[dict[Monomial, torch.Tensor]]:

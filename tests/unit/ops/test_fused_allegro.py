@@ -11,7 +11,7 @@ from ops_support import random_graph
 from kan_md.backbones.scope import nequip_scope
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md_deploy.frames import reference_graphs
-from kan_md_deploy.passes import fused_allegro
+from kan_md_deploy.passes import operator_weights
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_allegro import AllegroOnOperator
 from kan_md_deploy.passes.registry import choose_passes, run_passes
@@ -326,8 +326,8 @@ def test_what_the_operator_does_not_know_goes_the_plain_way(operators, tiny_chec
 
 
 def with_intervals(monkeypatch, most):
-    limited = partial(fused_allegro.make_interval_table, most_intervals=most)
-    monkeypatch.setattr(fused_allegro, "make_interval_table", limited)
+    limited = partial(operator_weights.make_interval_table, most_intervals=most)
+    monkeypatch.setattr(operator_weights, "make_interval_table", limited)
 
 
 def test_readout_with_too_many_kinks_keeps_its_inputs(operators, tiny_checkpoint, monkeypatch):

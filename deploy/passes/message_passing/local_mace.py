@@ -1,0 +1,210 @@
+"""A MACE with one interaction, read for ``kan_md::local_mace``.
+
+The features of a neighbour are constants of its type. So all that is linear between the radial
+network and the product basis, the linear map up, the tensor product with a neighbour's features,
+the linear map behind it, the average number of neighbours and the maps by the centre's type, is
+multiplied into one function of the distance per pair of types, degree and channel:
+
+    A_lmk = Σ_j R_lk(r_ij; types) Y_lm(r̂_ij)
+
+and what is linear between the product basis and the readout into one matrix.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from e3nn import o3
+
+from kan_md.backbones.mace_modules import MACEEdgeEmbedding, MACELayer, MACEReadout
+from kan_md.kan.layer import KANLayer
+from kan_md.kan.network import KAN
+from kan_md.ops.tables import RadialFunction
+from kan_md_deploy.passes.allegro.latents import perceptron_matrices
+from kan_md_deploy.passes.allegro.networks import split_function
+from kan_md_deploy.passes.message_passing.linear_maps import (
+    channel_slices,
+    in_float64,
+    linear_matrix,
+    matrices_by_row,
+)
+from kan_md_deploy.passes.message_passing.mace import PLAIN, radial_functions
+
+LINEAR, PERCEPTRON, KAN_FUNCTIONS, KAN_NETWORK = 0, 1, 2, 3  # enum Embedding in local_mace_plan.h
+
+
+@dataclass(frozen=True)
+class EmbeddingFunction:
+    """What a readout makes of the scalars of an atom.
+
+    Attributes:
+        kind: of enum Embedding.
+        first: [scalars, densities] float64, linear map to the densities.
+        hidden: of a perceptron, from hidden layer to hidden layer, float64.
+        vector: of a weighted sum or a perceptron, weights of the last sum, float64.
+        kans: KAN layers of the densities.
+    """
+
+    kind: int
+    first: torch.Tensor
+    hidden: tuple[torch.Tensor, ...] = ()
+    vector: torch.Tensor | None = None
+    kans: tuple[KANLayer, ...] = ()
+
+
+def read_embedding(readout: MACEReadout, irreps: o3.Irreps) -> EmbeddingFunction | None:
+    """The function of a readout; None for one that the operator does not know.
+
+    Args:
+        readout: the adapter's; one of a block of upstream's and a function of scalars.
+        irreps: of the features that it reads.
+    """
+    if readout.beside is None:
+        return _of_upstream(readout.block, irreps)
+    return None if readout.block is not None else _of_function(readout.beside.function)
+
+
+def _of_upstream(block: torch.nn.Module, irreps: o3.Irreps) -> EmbeddingFunction | None:
+    """Upstream's linear readout, or its perceptron of one hidden layer with SiLU."""
+    scalars = scalar_channels(irreps)
+    identity = torch.eye(scalars.stop - scalars.start, dtype=torch.float64)
+    kind = type(block).__name__
+    if kind == "LinearReadoutBlock":
+        matrix = _matrix(block.linear)[scalars]
+        vector = matrix.flatten()
+        return EmbeddingFunction(LINEAR, identity, vector=vector) if matrix.size(1) == 1 else None
+    acts = block.non_linearity.acts if kind == "NonLinearReadoutBlock" else []
+    if len(acts) != 1 or getattr(acts[0], "f", None) is not torch.nn.functional.silu:
+        return None
+    last = _matrix(block.linear_2)
+    if last.size(1) != 1:  # several heads
+        return None
+    one = torch.ones(1, dtype=torch.float64)
+    factor = float(acts[0](one) / torch.nn.functional.silu(one))  # for unit variance
+    hidden = (_matrix(block.linear_1)[scalars],)
+    return EmbeddingFunction(PERCEPTRON, identity, hidden=hidden, vector=factor * last.flatten())
+
+
+def _matrix(linear: o3.Linear) -> torch.Tensor:
+    """Matrix between the channels of a linear map of e3nn, float64."""
+    exact = in_float64(linear)
+    return linear_matrix(exact, o3.Irreps(exact.irreps_in), o3.Irreps(exact.irreps_out))
+
+
+def _of_function(function: torch.nn.Module) -> EmbeddingFunction | None:
+    """One of our own readouts."""
+    split = split_function(function)
+    if split is None or split.out_features != 1:
+        return None
+    if isinstance(split.first, KANLayer):
+        kans, first = [split.first, *split.body], None
+    elif isinstance(split.body, KAN):
+        kans, first = list(split.body.layers), split.first
+    else:
+        return _of_perceptron(split.first, split.body, split.last)
+    if not all(layer.zero_preserving for layer in kans):
+        return None
+    if first is None:
+        first = torch.eye(kans[0].in_features, dtype=torch.float64)
+    kind = KAN_FUNCTIONS if len(kans) == 1 else KAN_NETWORK
+    return EmbeddingFunction(kind, first, kans=tuple(kans))
+
+
+def _of_perceptron(
+    first: torch.Tensor, body: torch.nn.Module, last: torch.Tensor | None
+) -> EmbeddingFunction | None:
+    if last is None:
+        if not isinstance(body, torch.nn.Identity) or first.size(1) != 1:
+            return None
+        identity = torch.eye(first.size(0), dtype=torch.float64)
+        return EmbeddingFunction(LINEAR, identity, vector=first.flatten())
+    hidden = perceptron_matrices(list(body))
+    if hidden is None:
+        return None
+    identity = torch.eye(first.size(0), dtype=torch.float64)
+    return EmbeddingFunction(PERCEPTRON, identity, hidden=(first, *hidden), vector=last.flatten())
+
+
+def scalar_channels(irreps: o3.Irreps) -> slice:
+    """Channels of the invariant scalars among those of all irreps."""
+    number = next(n for n, (_, ir) in enumerate(irreps) if ir == o3.Irrep(0, 1))
+    return channel_slices(irreps)[number]
+
+
+def has_one_channel_per_degree(irreps: o3.Irreps) -> bool:
+    """Whether irreps are 0e + 1o + 2e + … with equally many channels."""
+    degrees = [ir.l for _, ir in irreps]
+    return (
+        degrees == list(range(len(degrees)))
+        and len({channels for channels, _ in irreps}) == 1
+        and all(ir.p == (-1) ** ir.l for _, ir in irreps)
+    )
+
+
+def expansion_functions(
+    layer: MACELayer, edges: MACEEdgeEmbedding, embedding: torch.Tensor
+) -> list[RadialFunction]:
+    """R of the module for each pair (centre, neighbour) of types, degree by degree.
+
+    Args:
+        layer: the adapter's only layer.
+        edges: the adapter's edge embedding.
+        embedding: [num_types, channels] float64, features of the types.
+    """
+    interaction = layer.interaction
+    num_types = len(embedding)
+    product, linear = in_float64(interaction.conv_tp), in_float64(interaction.linear)
+    features = in_float64(interaction.linear_up)(embedding)
+    harmonics = o3.Irreps(product.irreps_in2)
+    irreps = o3.Irreps(linear.irreps_out)
+    channels = irreps[0].mul
+    # A harmonic of degree l alone gives features of degree l alone, and its first component theirs.
+    firsts = [part.start for part in harmonics.slices()]
+    wanted = [
+        slice(part.start, part.stop, ir.dim)
+        for part, (_, ir) in zip(irreps.slices(), irreps, strict=True)
+    ]
+    # MACE's vectors point to the centre: Y_l(-r̂) = (-1)^l Y_l(r̂).
+    signs = [(-1.0) ** ir.l for _, ir in harmonics]
+    by_type = None
+    if type(interaction).__name__ in PLAIN:
+        one_hot = torch.eye(num_types, dtype=torch.float64)
+        by_type = matrices_by_row(in_float64(interaction.skip_tp), one_hot)
+    weights = radial_functions(interaction.conv_tp_weights, edges, num_types)
+
+    def of_pair(centre: int, neighbour: int) -> RadialFunction:
+        radial = weights[centre * num_types + neighbour if len(weights) > 1 else 0]
+
+        def function(lengths: torch.Tensor) -> torch.Tensor:
+            tensor_weights = radial(lengths)
+            sender = features[neighbour].expand(len(lengths), -1)
+            pieces = []
+            for degree, (first, columns, sign) in enumerate(
+                zip(firsts, wanted, signs, strict=True)
+            ):
+                unit = torch.zeros(len(lengths), harmonics.dim, dtype=lengths.dtype)
+                unit[:, first] = sign
+                message = linear(product(sender, unit, tensor_weights))[:, columns]
+                message = message / float(interaction.avg_num_neighbors)
+                if by_type is not None:
+                    part = slice(degree * channels, (degree + 1) * channels)
+                    message = message @ by_type[centre, part, part]
+                pieces.append(message)
+            return torch.cat(pieces, dim=1)
+
+        return function
+
+    return [of_pair(*pair) for pair in itertools.product(range(num_types), repeat=2)]
+
+
+def offsets_of_types(layer: MACELayer, embedding: torch.Tensor, irreps: o3.Irreps) -> torch.Tensor:
+    """What the skip connection adds to an atom's scalars, [num_types, scalars] float64."""
+    interaction, scalars = layer.interaction, scalar_channels(irreps)
+    count = scalars.stop - scalars.start
+    if type(interaction).__name__ in PLAIN or not layer.product.use_sc:
+        return torch.zeros(len(embedding), count, dtype=torch.float64)
+    one_hot = torch.eye(len(embedding), dtype=torch.float64)
+    matrices = matrices_by_row(in_float64(interaction.skip_tp), one_hot)[:, :, scalars]
+    return torch.einsum("zc,zcd->zd", embedding, matrices)

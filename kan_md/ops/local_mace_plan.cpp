@@ -1,0 +1,74 @@
+#include "local_mace_plan.h"
+
+#include "polynomial_kernels.h"
+#include "spherical_harmonics.h"
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace kan_md::ops {
+
+template <typename T>
+LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::IntArrayRef shape)
+{
+  constexpr const char *kName = "kan_md::local_mace";
+  PlanReader<T> read(kName, weights, shape);
+  l_max = static_cast<int>(read.number());
+  TORCH_CHECK(l_max >= 0 && l_max <= kMaxL, kName, ": l_max up to ", kMaxL, ", got ", l_max);
+  channels = read.width();
+  densities = read.width();
+  const int64_t kind = read.number();
+  TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Embedding::kKanNetwork), kName,
+              ": unknown embedding ", kind);
+  embedding = static_cast<Embedding>(kind);
+  std::vector<int64_t> widths{densities};
+  for (int64_t left = read.number(); left > 0; --left) widths.push_back(read.width());
+  widest = *std::max_element(widths.begin(), widths.end());
+
+  const at::Tensor &rows = read.peek();
+  TORCH_CHECK(rows.dim() == 4 && rows.size(0) >= 1 && rows.size(1) >= 1, kName,
+              ": table must be [num_pairs, intervals, 6, functions], got ", rows.sizes());
+  num_pairs = rows.size(0);
+  const int64_t num_intervals = rows.size(1);
+  table = read.template tensor<T>({num_pairs, num_intervals, 6, functions()});
+  intervals = read.intervals(num_pairs, num_intervals);
+  const at::Tensor &code = read.peek();
+  program = read.template tensor<int32_t>({code.numel()});
+  const at::Tensor &terms = read.peek();
+  const int64_t block = kBlockBytes / static_cast<int64_t>(sizeof(T));
+  TORCH_CHECK(terms.dim() == 4, kName, ": coefficients must be [num_types, blocks, terms, block]");
+  num_types = terms.size(0);
+  num_terms = terms.size(2);
+  coefficients = read.template tensor<T>({num_types, channels / block, num_terms, block});
+  check_program(kName, code, 1, (l_max + 1) * (l_max + 1), num_terms);
+  linear = read.product(channels, densities);
+  offsets = read.template tensor<T>({num_types, densities});
+  switch (embedding) {
+    case Embedding::kKan:
+      pieces = read.pieces(densities);
+      break;
+    case Embedding::kKanNetwork:
+      TORCH_CHECK(widths.size() > 1, kName, ": a network without layers");
+      for (size_t d = 0; d + 1 < widths.size(); ++d) {
+        kans.push_back(read.kan_layer(widths[d], widths[d + 1]));
+        longest_row = std::max(longest_row, kans.back().product.in);
+      }
+      break;
+    default:
+      TORCH_CHECK(embedding == Embedding::kPerceptron || widths.size() == 1, kName,
+                  ": a weighted sum has no hidden layers");
+      for (size_t d = 0; d + 1 < widths.size(); ++d)
+        hidden.push_back(read.product(widths[d], widths[d + 1]));
+      vector = read.template tensor<T>({widths.back()});
+  }
+  read.finish();
+  TORCH_CHECK(num_pairs == 1 || num_pairs == num_types * num_types, kName, ": tables for ",
+              num_pairs, " pairs of ", num_types, " types");
+}
+
+template struct LocalMacePlan<float>;
+template struct LocalMacePlan<double>;
+
+}    // namespace kan_md::ops

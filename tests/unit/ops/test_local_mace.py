@@ -1,0 +1,151 @@
+"""A MACE with one interaction on one operator is the function that upstream's modules compute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import ase.build
+import pytest
+import torch
+from ops_support import random_graph
+
+from kan_md.backbones.build import build_model
+from kan_md.backbones.scope import nequip_scope
+from kan_md_deploy.frames import graph_of
+from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.fused_local_mace import FusedLocalMACE
+from kan_md_deploy.passes.registry import choose_passes, run_passes
+from kan_md_deploy.torchscript import compile_torchscript
+from kan_md_deploy.verify import deviation
+from kan_md_deploy.wrapper import make_edge_model
+
+R_MAX = 2.8
+ALONE, TWO = ["C"], ["C", "Si"]
+KAN = {"kind": "kan", "num_basis": 4}
+RESIDUAL = {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"}
+CASES = [
+    pytest.param(KAN, ALONE, {}, id="functions"),
+    pytest.param(KAN, TWO, {}, id="functions, two elements"),
+    pytest.param({"kind": "linear"}, TWO, {"max_ell": 2, "correlation": 2}, id="linear"),
+    pytest.param({"kind": "mlp", "hidden": [7]}, TWO, {}, id="perceptron"),
+    pytest.param(KAN | {"projection": 3}, ALONE, {}, id="functions of combinations"),
+    pytest.param(KAN | {"hidden": [4], "basis": "bspline"}, ALONE, {}, id="network of functions"),
+    pytest.param(KAN | {"basis": "fourier"}, TWO, RESIDUAL, id="offsets of the types"),
+    pytest.param(KAN, TWO, {"distance_transform": "Agnesi"}, id="distances by element"),
+    pytest.param(KAN, TWO, {"pair_repulsion": True}, id="repulsion"),
+    pytest.param(KAN, ALONE, {"hidden_irreps": "20x0e+20x1o"}, id="more than a line of channels"),
+    pytest.param({"kind": "mlp"}, ALONE, {"max_ell": 4, "correlation": 1}, id="degree four"),
+    pytest.param({"kind": "linear"}, ALONE, {"max_ell": 1, "correlation": 3}, id="degree one"),
+]
+LEFT_TO_OTHERS = [
+    pytest.param({"num_interactions": 2}, id="two layers"),
+    pytest.param({"correlation": 4, "max_ell": 1}, id="products of four"),
+    pytest.param({"interaction_cls_first": "RealAgnosticDensityInteractionBlock"}, id="densities"),
+    pytest.param({"gate": "tanh", "readout": {"kind": "mlp"}}, id="another activation"),
+]
+
+
+def build(readout, type_names, keywords, dtype="float64"):
+    usual = {"hidden_irreps": "5x0e", "radial_MLP": (8,), "max_ell": 3, "correlation": 3}
+    return build_model(
+        "mace",
+        seed=1,
+        model_dtype=dtype,
+        type_names=type_names,
+        r_max=R_MAX,
+        readout=readout,
+        avg_num_neighbors=10.0,
+        **{"num_interactions": 1} | usual | keywords,
+    )
+
+
+def graph(type_names):
+    atoms = ase.build.bulk("C", "diamond", 3.57, cubic=True)
+    atoms.rattle(0.08, seed=3)
+    atoms.symbols = [type_names[i % len(type_names)] for i in range(len(atoms))]
+    return graph_of(atoms, R_MAX, type_names)
+
+
+def context(type_names, **changes):
+    usual = PassContext(
+        static_shapes=False,
+        num_types=len(type_names),
+        r_max=R_MAX,
+        bound=1e-9,
+        graphs=(),
+        operators="fused",
+    )
+    return replace(usual, **changes)
+
+
+def rewrite(model, type_names, **changes):
+    chosen = context(type_names, **changes)
+    assert FusedLocalMACE().applies_to(model, chosen)
+    report = FusedLocalMACE().apply(model, chosen)
+    return compile_torchscript(make_edge_model(model)), report
+
+
+@pytest.mark.parametrize(("readout", "type_names", "keywords"), CASES)
+def test_operator_is_the_eager_model(operators, readout, type_names, keywords):
+    """Ghosts, atoms without edges and no edges at all among the graphs."""
+    with nequip_scope():
+        double = build(readout, type_names, keywords)
+        eager = make_edge_model(build(readout, type_names, keywords))
+        single = build(readout, type_names, keywords, dtype="float32")
+        single.load_state_dict(double.state_dict())  # random numbers differ by dtype
+        exact, report = rewrite(double, type_names)
+        rough, _ = rewrite(single, type_names, bound=1e-6)
+        found = deviation(exact, eager, [graph(type_names)])
+        in_float32 = deviation(rough, eager, [graph(type_names)])
+    assert 0 < report["bound"] <= 1e-9
+    assert found.energy < 1e-9
+    assert found.force < 1e-8
+    assert found.virial < 1e-8
+    assert in_float32.force < 1e-5
+
+
+def test_tables_belong_to_ordered_pairs_of_elements(operators):
+    """Exchanging the elements changes the energy."""
+    with nequip_scope():
+        model, report = rewrite(build(KAN, TWO, {}), TWO)
+    vectors, index, types, num_local = graph(TWO)
+    first, _ = model(vectors, index, types, num_local)
+    second, _ = model(vectors, index, 1 - types, num_local)
+    assert report["intervals"] > 32
+    assert abs(first.sum() - second.sum()) > 1e-4
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_numbers_do_not_depend_on_the_threads(operators, threads):
+    """Centres of very different numbers of edges, in batches that cut them anywhere."""
+    with nequip_scope():
+        model, _ = rewrite(build(KAN, TWO, {}), TWO)
+    vectors, index, types = random_graph(60, 700, length=R_MAX)
+    inputs = (vectors, index, types, torch.tensor([60]))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = model(*inputs)
+        torch.set_num_threads(threads)
+        found = model(*inputs)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("keywords", LEFT_TO_OTHERS)
+def test_other_models_are_left_to_other_passes(operators, keywords):
+    readout = keywords.get("readout", KAN)
+    keywords = {key: value for key, value in keywords.items() if key != "readout"}
+    with nequip_scope():
+        model = build(readout, ALONE, keywords)
+        assert not FusedLocalMACE().applies_to(model, context(ALONE))
+
+
+def test_default_passes_choose_this_one(operators):
+    with nequip_scope():
+        model = build(KAN, ALONE, {}, dtype="float32")
+        reports = run_passes(model, choose_passes("default"), context(ALONE, bound=1e-6))
+    assert list(reports) == ["fused_local_mace"]
+    assert reports["fused_local_mace"]["operator"] == "kan_md::local_mace"
