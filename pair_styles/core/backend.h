@@ -99,7 +99,7 @@ Manifest upstream_manifest(const Metadata &metadata, const std::string &backend)
 
 // Finds the energy of each isolated atom, and whether messages pass between atoms: whether an atom's
 // energy changes with the neighbour of its neighbour.
-void learn_from_probes(CompiledModel &model, Manifest &manifest);
+void learn_from_probes(CompiledModel &model, const Archive &archive, Manifest &manifest);
 
 // Inputs of nequip-compile's models. The cell is the unit matrix and edge_cell_shift the vector from
 // the node to the image in Å, so that edge vectors come out right without knowing the lattice.

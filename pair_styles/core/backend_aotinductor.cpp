@@ -117,7 +117,7 @@ class UpstreamAOTInductorModel final : public CompiledModel {
     output_names_ = names_of(metadata, "nequip_aoti_outputs");
     for (const char *name : {"atomic_energy", "forces", "virial"}) position_of(name);
     loader_ = load_package(archive, device_);
-    learn_from_probes(*this, manifest_);
+    learn_from_probes(*this, archive, manifest_);
   }
 
   const Manifest &manifest() const override { return manifest_; }

@@ -87,7 +87,7 @@ class UpstreamTorchScriptModel final : public CompiledModel {
         {"r_max", ""}, {"type_names", ""}, {"model_dtype", ""}, {"per_edge_type_cutoff", ""}};
     module_ = load_module(archive, device_, extra);
     manifest_ = upstream_manifest({extra.begin(), extra.end()}, "torchscript");
-    learn_from_probes(*this, manifest_);
+    learn_from_probes(*this, archive, manifest_);
   }
 
   const Manifest &manifest() const override { return manifest_; }

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/eye.h>
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 
@@ -32,27 +33,47 @@ double number_of(const std::string &word, const std::string &key)
   }
 }
 
-// A chain of atoms of one type along x, `spacing` apart, each seeing its next neighbours.
-Graph chain(int num_atoms, double spacing, int type)
-{
-  Graph graph;
-  graph.num_local = graph.num_nodes = num_atoms;
-  std::vector<std::int64_t> centres, neighbours;
-  for (int i = 0; i < num_atoms; ++i) {
-    graph.positions.insert(graph.positions.end(), {i * spacing, 0.0, 0.0});
-    graph.atom_types.push_back(type);
-    for (const int j : {i - 1, i + 1}) {
-      if (j < 0 || j >= num_atoms) continue;
-      centres.push_back(i);
-      neighbours.push_back(j);
-      graph.edge_vectors.insert(graph.edge_vectors.end(), {(j - i) * spacing, 0.0, 0.0});
+// Separate molecules in one graph, so that one evaluation answers all questions.
+class Probes {
+ public:
+  // Adds a bent chain of atoms, `spacing` Å apart, each seeing its next neighbours only, wherever the
+  // others are. Returns the node of its first atom.
+  std::int64_t add_chain(const std::vector<std::int64_t> &types, double spacing)
+  {
+    const std::int64_t first = graph_.num_nodes;
+    const auto size = static_cast<std::int64_t>(types.size());
+    for (std::int64_t i = 0; i < size; ++i) {
+      // 130 degrees between bonds, so that no component of a force vanishes by symmetry.
+      const double x = 0.9063 * spacing * static_cast<double>(i),
+                   y = i % 2 ? 0.4226 * spacing : 0.0;
+      graph_.positions.insert(graph_.positions.end(), {x, y, 0.0});
     }
+    for (std::int64_t i = 0; i < size; ++i)
+      for (const std::int64_t j : {i - 1, i + 1}) {
+        if (j < 0 || j >= size) continue;
+        centres_.push_back(first + i);
+        neighbours_.push_back(first + j);
+        for (int a = 0; a < 3; ++a)
+          graph_.edge_vectors.push_back(graph_.positions[3 * (first + j) + a] -
+                                        graph_.positions[3 * (first + i) + a]);
+      }
+    graph_.atom_types.insert(graph_.atom_types.end(), types.begin(), types.end());
+    graph_.num_local = graph_.num_nodes = first + size;
+    return first;
   }
-  graph.num_edges = static_cast<std::int64_t>(centres.size());
-  graph.edge_index = centres;
-  graph.edge_index.insert(graph.edge_index.end(), neighbours.begin(), neighbours.end());
-  return graph;
-}
+
+  const Graph &graph()
+  {
+    graph_.num_edges = static_cast<std::int64_t>(centres_.size());
+    graph_.edge_index = centres_;
+    graph_.edge_index.insert(graph_.edge_index.end(), neighbours_.begin(), neighbours_.end());
+    return graph_;
+  }
+
+ private:
+  Graph graph_;
+  std::vector<std::int64_t> centres_, neighbours_;
+};
 
 }    // namespace
 
@@ -78,23 +99,44 @@ Manifest upstream_manifest(const Metadata &metadata, const std::string &backend)
   return manifest;
 }
 
-void learn_from_probes(CompiledModel &model, Manifest &manifest)
+// The force on the first atom of a chain comes from its own energy and its neighbour's. Where an
+// energy depends on an atom's own neighbours only, these are the energies of three atoms, and a fourth
+// one changes nothing. Forces know nothing of reference energies, however large these are.
+void learn_from_probes(CompiledModel &model, const Archive &archive, Manifest &manifest)
 {
-  double largest_change = 0.0;
-  for (int type = 0; type < manifest.num_types(); ++type) {
+  constexpr double SPACINGS[] = {0.45, 0.65};    // of the cutoff
+  constexpr double ROUNDING = 1e-5;              // of the largest force, float32
+  const auto num_types = static_cast<std::int64_t>(manifest.num_types());
+  Probes probes;
+  std::vector<std::int64_t> isolated, of_three, of_four;
+  for (std::int64_t type = 0; type < num_types; ++type) {
     // Edges longer than the cutoff carry nothing: the ends of a stretched pair are isolated atoms.
-    manifest.isolated_energies.push_back(
-        model.run(chain(2, 1.5 * manifest.r_max, type))[0].data[0]);
-    // The ends of three atoms at 0.6 r_max do not see each other.
-    const double spacing =
-        0.6 * manifest.cutoffs[static_cast<std::size_t>(type) * (manifest.num_types() + 1)];
-    const double pair_end = model.run(chain(2, spacing, type))[0].data[0];
-    const double chain_end = model.run(chain(3, spacing, type))[0].data[0];
-    const double scale =
-        std::abs(pair_end) + std::abs(pair_end - manifest.isolated_energies.back());
-    largest_change = std::max(largest_change, std::abs(chain_end - pair_end) / (scale + 1e-30));
+    isolated.push_back(probes.add_chain({type, type}, 1.5 * manifest.r_max));
+    for (const std::int64_t other : {type, (type + 1) % num_types}) {
+      const double cutoff = std::min(manifest.cutoffs[type * num_types + other],
+                                     manifest.cutoffs[other * num_types + type]);
+      for (const double spacing : SPACINGS) {
+        of_three.push_back(probes.add_chain({type, other, type}, spacing * cutoff));
+        of_four.push_back(probes.add_chain({type, other, type, other}, spacing * cutoff));
+      }
+    }
   }
-  const bool passes_messages = largest_change > 1e-6;
+  const auto outputs = model.run(probes.graph());
+  const double *const energies = outputs.at(0).data, *const forces = outputs.at(1).data;
+  for (const std::int64_t node : isolated) manifest.isolated_energies.push_back(energies[node]);
+  double change = 0.0, largest = 0.0;
+  for (std::size_t k = 0; k < of_three.size(); ++k)
+    for (int a = 0; a < 3; ++a) {
+      const double three = forces[3 * of_three[k] + a], four = forces[3 * of_four[k] + a];
+      if (!std::isfinite(three) || !std::isfinite(four))
+        throw Error("forces of a model file must be numbers", "nan or inf for a few atoms in a row",
+                    "", REMEDY);
+      change = std::max(change, std::abs(four - three));
+      largest = std::max({largest, std::abs(three), std::abs(four)});
+    }
+  // TorchScript files name the classes that they are made of.
+  const bool convolutions = archive.contains("code/__torch__/nequip/nn/interaction_block");
+  const bool passes_messages = convolutions || change > ROUNDING * largest;
   manifest.backbone = passes_messages ? "nequip" : "allegro";
   manifest.num_layers = passes_messages ? 2 : 1;    // two or more: the file does not say
 }

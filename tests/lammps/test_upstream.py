@@ -22,6 +22,8 @@ PRESSURE = [
 ]
 # Cutoffs by pair are part of one of the two, so that LAMMPS must read them from the file.
 CHANGES = {"allegro": {"per_edge_type_cutoff": PAIR_CUTOFFS}, "nequip": {}}
+# Of calculations with all electrons, in eV; the models' own part is a few eV.
+LARGE = {"per_type_energy_shifts": {"Cu": -45054.0, "Au": -518277.0}}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,10 @@ def scripted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("upstream")
-    return {style: compile_aotinductor(folder / f"{style}.nequip.pt2", style) for style in CHANGES}
+    return {
+        style: compile_aotinductor(folder / f"{style}.nequip.pt2", style, **LARGE)
+        for style in CHANGES
+    }
 
 
 def upstream_says(style, atoms, **changes):
@@ -115,7 +120,35 @@ def test_aotinductor_file_has_upstreams_numbers(engine, packaged, tmp_path, rank
     for (style, atoms), result in zip(cases, results, strict=True):
         # See compile_aotinductor about Allegro.
         loose = 100.0 if style == "allegro" else 1.0
-        check(result, atoms, upstream_says(style, atoms), loose=loose)
+        check(result, atoms, upstream_says(style, atoms, **LARGE), loose=loose)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_style_of_a_file_does_not_depend_on_reference_energies(dtype, engine, tmp_path):
+    """A change relative to the total energy would hide in them."""
+    shifts = {"small": {}, "large": LARGE}
+    files = {
+        (style, size): compile_torchscript(
+            tmp_path / f"{style}-{size}.nequip.pth", style, model_dtype=dtype, **change
+        )
+        for style in CHANGES
+        for size, change in shifts.items()
+    }
+    tried = [(style, size, used) for style, size in files for used in CHANGES]
+    jobs = [
+        system(rattled((2, 2, 2)), ELEMENTS, used, files[style, size], folder=tmp_path)
+        for style, size, used in tried
+    ]
+    results = engine.run([{"commands": [*commands, "run 0"]} for commands in jobs])
+    forces = {}
+    for (style, size, used), result in zip(tried, results, strict=True):
+        if used == style:
+            assert result.error == ""
+            forces[style, size] = result.forces
+        else:
+            assert f"{style} model; use pair_style {style}" in result.error
+    for style in CHANGES:
+        np.testing.assert_allclose(forces[style, "large"], forces[style, "small"], atol=1e-4)
 
 
 def test_what_upstream_files_cannot_do_is_said(engine, scripted, packaged, tmp_path):

@@ -1,5 +1,6 @@
 """Files as upstream's nequip-compile makes them, of small models by upstream's own builders."""
 
+import json
 import os
 import subprocess
 import sys
@@ -59,10 +60,10 @@ def compile_torchscript(path: Path, style: str, **changes) -> Path:
     return path
 
 
-def compile_aotinductor(path: Path, style: str) -> Path:
+def compile_aotinductor(path: Path, style: str, **changes) -> Path:
     """Run ``nequip-compile --mode aotinductor`` in a process of its own, as users do."""
     subprocess.run(
-        [sys.executable, __file__, style, str(path)],
+        [sys.executable, __file__, style, str(path), json.dumps(changes)],
         # Allegro's export rounds some constants to float32, which upstream's own check refuses.
         env={**os.environ, "NEQUIP_FLOAT64_MODEL_TOL": "1e-5", "PYTHONPATH": str(ROOT)},
         check=True,
@@ -71,12 +72,13 @@ def compile_aotinductor(path: Path, style: str) -> Path:
     return path
 
 
-def main(style: str, path: str) -> None:
+def main(style: str, path: str, changes: str) -> None:
     """Compile as the project's timings of upstream do it, see there."""
     from results.experiments.nequip_compile import run_nequip_compile
 
     with nequip_scope():
-        run_nequip_compile(build(style), rattled((2, 2, 1)), Path(path), backbone=style)
+        model = build(style, **json.loads(changes))
+        run_nequip_compile(model, rattled((2, 2, 1)), Path(path), backbone=style)
 
 
 if __name__ == "__main__":
