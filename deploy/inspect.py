@@ -40,6 +40,7 @@ def describe_file(path: str | Path) -> dict:
 
 
 def _describe_checkpoint(path: Path) -> dict:
+    from kan_md.backbones.readout import keys_in_effect
     from kan_md.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
@@ -51,7 +52,7 @@ def _describe_checkpoint(path: Path) -> dict:
         "untrained_types": checkpoint.untrained_types,
         "r_max": checkpoint.r_max,
         "dtype": checkpoint.dtype,
-        "readout": checkpoint.readout.model_dump(mode="json"),
+        "readout": keys_in_effect(checkpoint.readout),
         "readouts": checkpoint.readouts,
         **({} if checkpoint.note is None else {"note": checkpoint.note}),
         "numbers_in_state": parameters,
@@ -59,7 +60,9 @@ def _describe_checkpoint(path: Path) -> dict:
         "model": checkpoint.config["model"],
         "units": checkpoint.units,
         "statistics": _jsonable(checkpoint.statistics),
-        "training_summary": _jsonable(checkpoint.training_summary),
+        "training_summary": _jsonable(
+            {k: v for k, v in checkpoint.training_summary.items() if k != "readouts"}
+        ),
     }
 
 

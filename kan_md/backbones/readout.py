@@ -113,15 +113,24 @@ def idle_keys(config: ReadoutConfig) -> tuple[str, ...]:
     ``linear`` has no shape to choose. An ``mlp`` has its hidden widths, or the size of a KAN that
     it is to match, which basis, order and grid leave as it is. The order is that of B-splines.
     """
-    idle = {
+    idle, fields = _idle_names(config), ReadoutConfig.model_fields
+    return tuple(
+        name for name in fields if name in idle and getattr(config, name) != fields[name].default
+    )
+
+
+def _idle_names(config: ReadoutConfig) -> set[str]:
+    return {
         "linear": _KAN_KEYS | {"hidden"},
         "mlp": _KAN_KEYS if config.hidden else _KAN_KEYS - _SIZE_KEYS,
         "kan": set() if config.basis == "bspline" else {"order"},
     }[config.kind]
-    fields = ReadoutConfig.model_fields
-    return tuple(
-        name for name in fields if name in idle and getattr(config, name) != fields[name].default
-    )
+
+
+def keys_in_effect(config: ReadoutConfig) -> dict[str, object]:
+    """Keys and values that decide what is built, as plain values."""
+    idle = _idle_names(config)
+    return {k: v for k, v in config.model_dump(mode="json").items() if k not in idle}
 
 
 def without_idle_keys(readout: Mapping[str, object]) -> dict[str, object]:

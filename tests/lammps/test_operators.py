@@ -19,6 +19,7 @@ DENSITY = {
     "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
     "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
 }
+ONE_LAYER = {"num_interactions": 1, "readout": {"kind": "mlp"}}
 MODELS = {
     "allegro": ("allegro", {}),
     "allegro of KANs": ("allegro", KANS),
@@ -27,6 +28,7 @@ MODELS = {
     "nequip, repulsion": ("nequip", ZBL),
     "mace": ("mace", {}),
     "mace, densities": ("mace", DENSITY),
+    "mace of one layer, mlp": ("mace", ONE_LAYER),
 }
 """Style and keywords of the models."""
 BOUND = 1e-8
