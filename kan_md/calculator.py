@@ -9,8 +9,12 @@ from typing import ClassVar
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
-from kan_md.evaluate.potentials import load_potential
-from kan_md.model.cells import has_volume
+from kan_md.waiting import let_threads_of_torch_wait
+
+let_threads_of_torch_wait()  # before the next line loads torch
+
+from kan_md.evaluate.potentials import load_potential  # noqa: E402
+from kan_md.model.cells import has_volume  # noqa: E402
 
 
 class KANCalculator(Calculator):

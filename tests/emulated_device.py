@@ -17,7 +17,7 @@ import types
 from pathlib import Path
 
 from kan_md.lammps.cache import cache_dir
-from kan_md.lammps.toolchain import find_compiler, find_toolchain, torch_cxx11_abi
+from kan_md.lammps.toolchain import find_compiler, find_toolchain
 
 SOURCES = Path(__file__).parent / "cpp" / "emulated_device"
 INTERFACE = "include/ATen/core/GraphImplInterface.h"
@@ -56,7 +56,7 @@ def _compile(library: Path, torch_root: Path) -> None:
         subprocess.run(
             [
                 *(find_compiler(), "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror"),
-                *("-fPIC", "-shared", f"-D_GLIBCXX_USE_CXX11_ABI={torch_cxx11_abi()}"),
+                *("-fPIC", "-shared"),
                 *("-isystem", str(include)),
                 *("-isystem", str(include / "torch" / "csrc" / "api" / "include")),
                 *(str(SOURCES / "device.cpp"), "-o", str(new)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from kan_md import children
 from kan_md.benchmark.compare import Conditions
 from kan_md.benchmark.store import check_folder
 from kan_md.errors import KanMdError, user_error
@@ -101,7 +101,7 @@ class Demo:
     def _call(self, *arguments: object) -> None:
         words = list(map(str, arguments))
         self.console.print(f"$ kan-md {shlex.join(words)}", style="bold", soft_wrap=True)
-        status = subprocess.run([sys.executable, "-m", "kan_md", *words], check=False).returncode
+        status = children.run([sys.executable, "-m", "kan_md", *words]).returncode
         if status != 0:
             raise KanMdError(
                 f"the demo stopped at `kan-md {words[0]}`, got status {status}; "

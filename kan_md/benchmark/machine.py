@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from kan_md.benchmark.device import list_devices
-from kan_md.lammps.run import num_cores
+from kan_md.waiting import num_cores
 
 PACKAGES = ("kan-md", "torch", "nequip", "nequip-allegro", "mace-torch", "e3nn", "lammps", "numpy")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from kan_md import children
 from kan_md.benchmark.job import (
     INPUT_FILE,
     JOB_FILE,
@@ -34,7 +35,6 @@ from kan_md.lammps.run import lammps_environment, mpiexec
 
 LAMMPS_WORKER = Path(__file__).with_name("worker.py")
 _PROBE = 4  # steps: a compiled model specialises itself in the first two or three calls
-_PATIENCE = 30.0  # s, for a process to end by itself
 _OUTPUT = "output.txt"
 
 Progress = Callable[[str, int, int], None]
@@ -58,7 +58,7 @@ class Process:
         _clean(folder)
         write_json(folder / JOB_FILE, job)
         self._output = (folder / _OUTPUT).open("w")
-        self._child = subprocess.Popen(
+        self._child = children.start(
             [
                 *(mpiexec(ranks) if ranks > 1 else []),
                 *python_command(program, folder.resolve(), os.getpid()),
@@ -108,13 +108,7 @@ class Process:
 
     def close(self) -> None:
         """End the process if it still runs."""
-        if self._child.poll() is None:
-            self._child.terminate()
-            try:
-                self._child.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
+        children.end(self._child, group=True)
         self._output.close()
 
     def _failure(self) -> KanMdError:

@@ -26,23 +26,23 @@ def build(
     Example: kan-md build
     """
     from kan_md.lammps.build import build_plugin
-    from kan_md.lammps.toolchain import find_toolchain, knows_cuda
+    from kan_md.lammps.toolchain import find_toolchain, missing_cuda_headers
 
-    toolchain = find_toolchain()
-    if knows_cuda(toolchain.torch_root) and not toolchain.cuda_include:
-        typer.echo(
-            "note: no CUDA headers, so GPUs will not replay steps; for CUDA 13 run: "
-            "pip install nvidia-cuda-runtime nvidia-cuda-crt, or set CUDA_HOME",
-            err=True,
-        )
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("kan-md plug-in", total=None)
-        folder = build_plugin(
-            force=force,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-        bar.update(task, total=1, completed=1)
+    missing = missing_cuda_headers(find_toolchain())
+    if missing:
+        typer.echo(f"note: {missing}", err=True)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        folder = build_plugin(force=force)  # says in a line what it does
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+            task = bar.add_task("kan-md plug-in", total=None)
+            folder = build_plugin(
+                force=force,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+            bar.update(task, total=1, completed=1)
     if as_json:
         typer.echo(json.dumps({"plugin_path": str(folder)}))
     else:

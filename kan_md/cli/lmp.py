@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kan_md.errors import user_error
+from kan_md.errors import KanMdError, user_error
 
 
 def register(app: typer.Typer) -> None:
@@ -19,8 +19,9 @@ def register(app: typer.Typer) -> None:
 def lmp(
     context: typer.Context,
     ranks: Annotated[
-        int, typer.Option("--ranks", min=1, help="MPI ranks; also -n N as the first of ARGS.")
-    ] = 1,
+        int | None,
+        typer.Option("--ranks", min=1, help="MPI ranks; also -n N or -np N, anywhere in ARGS."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="OpenMP threads per rank.")
     ] = None,
@@ -29,13 +30,51 @@ def lmp(
 
     Example: kan-md lmp -n 2 -in in.lammps
     """
-    from kan_md.lammps.run import run_lammps
+    from kan_md.lammps.ranks import is_first_rank
+    from kan_md.lammps.run import become_lammps
 
-    arguments = list(context.args)
-    # Not an option of typer's: it would take the n out of LAMMPS' own -in and -nocite.
-    if len(arguments) > 1 and arguments[0] == "-n" and arguments[1].isdigit():
-        ranks, arguments = int(arguments[1]), arguments[2:]
-        if ranks < 1:
-            raise user_error("-n", found=ranks, allowed="1 or more MPI ranks", remedy="set -n")
-    result = run_lammps(arguments, ranks=ranks, threads=threads, capture=False)
-    raise typer.Exit(result.returncode)
+    arguments, given = take_ranks(context.args)
+    if ranks and given and ranks != given:
+        raise user_error(
+            "the number of MPI ranks must be one",
+            found=f"--ranks {ranks} and -n {given}",
+            allowed=None,
+            remedy="leave one of them out",
+        )
+    try:
+        become_lammps(arguments, ranks=ranks or given, threads=threads)
+    except KanMdError as error:
+        if is_first_rank():
+            raise
+        raise typer.Exit(2) from error  # one line for all ranks
+
+
+def take_ranks(arguments: list[str]) -> tuple[list[str], int | None]:
+    """Take ``-n N`` and ``-np N`` out of LAMMPS' arguments, none of which is called so.
+
+    Not options of typer's: it would take the n out of LAMMPS' own -in and -nocite.
+
+    Raises:
+        KanMdError: no number follows, or two numbers are given.
+    """
+    rest: list[str] = []
+    given: set[int] = set()
+    words = iter(arguments)
+    for word in words:
+        if word not in ("-n", "-np"):
+            rest.append(word)
+            continue
+        number = next(words, "nothing")
+        if not (number.isdecimal() and int(number) > 0):
+            raise user_error(
+                word, found=number, allowed="1 or more MPI ranks", remedy=f"set {word}"
+            )
+        given.add(int(number))
+    if len(given) > 1:
+        raise user_error(
+            "the number of MPI ranks must be one",
+            found=f"-n {' and -n '.join(map(str, sorted(given)))}",
+            allowed=None,
+            remedy="leave one of them out",
+        )
+    return rest, next(iter(given), None)

@@ -19,6 +19,8 @@ from kan_md.allocator import tune_allocator
 from kan_md.errors import KanMdError
 from kan_md.files import cannot_write, is_full_disk
 from kan_md.interrupt import interrupts_between_imports
+from kan_md.versions import version_lines
+from kan_md.waiting import let_threads_of_torch_wait
 
 app = typer.Typer(
     name="kan-md",
@@ -35,13 +37,32 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 
+STARTS_OTHERS = ("benchmark", "build", "demo", "inputs", "lmp")
+"""Commands that load no torch; what they start finds its own settings."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo("\n".join(version_lines()))
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(
+        False,
+        "--version",
+        is_eager=True,
+        callback=_show_version,
+        help="Show the versions of kan-md and of what it stands on.",
+    ),
 ) -> None:
     if debug:
         os.environ["KAN_MD_DEBUG"] = "1"
+    if context.invoked_subcommand not in (None, *STARTS_OTHERS):
+        let_threads_of_torch_wait()
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -24,6 +24,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import bar
 
+from kan_md import children
 from kan_md.errors import user_error
 
 LATTICE_CONSTANT = 4.09
@@ -102,12 +103,12 @@ def _run_lammps(runs: list[dict]) -> list[tuple]:
     with tempfile.TemporaryDirectory(prefix="kan-md-") as folder:
         plan, result = Path(folder, "plan.json"), Path(folder, "frames.npz")
         plan.write_text(json.dumps({"potential": str(silver_potential()), "runs": runs}))
-        completed = subprocess.run(
+        completed = children.run(
             [sys.executable, "-m", "kan_md.data.eam_worker", plan, result],
             env=_worker_environment(),
             cwd=folder,
-            capture_output=True,
-            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         if completed.returncode != 0:
             lines = (completed.stderr or completed.stdout).strip().splitlines() or ["no output"]

@@ -8,34 +8,30 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
+from kan_md.children import child
 from kan_md.errors import KanMdError, user_error
 from kan_md.files import write_text
-from kan_md.lammps.cache import PLUGIN_NAME, cache_dir, current_link, processor_key
-from kan_md.lammps.toolchain import (
-    Toolchain,
-    find_compiler,
-    find_program,
-    find_toolchain,
-    torch_cxx11_abi,
-)
+from kan_md.lammps.cache import RECORD, cache_dir, file_digest, is_whole
+from kan_md.lammps.find import build_folder, environment_text, operator_sources, plugin_sources
+from kan_md.lammps.ranks import is_first_rank
+from kan_md.lammps.toolchain import Toolchain, find_compiler, find_program, find_toolchain
 
-SOURCE_SUFFIXES = (".cpp", ".h", ".txt", ".cu")
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all) while compiling."""
 
 
-def build_plugin(
-    *, force: bool = False, progress: Callable[[int, int], None] | None = None
-) -> Path:
-    """Compile the plug-in unless the cache has it, and make it the one in use.
+def build_plugin(*, force: bool = False, progress: Progress | None = None) -> Path:
+    """Compile the plug-in unless the cache has the one that fits this environment.
 
     Args:
         force: compile even where the cache has this very build.
-        progress: called with (steps done, steps in all) while compiling.
+        progress: told while compiling; without it a line on stderr says what takes so long.
 
     Returns:
         Directory that holds ``kanmdplugin.so``; a ``LAMMPS_PLUGIN_PATH``.
@@ -45,13 +41,12 @@ def build_plugin(
             be written.
     """
     toolchain = find_toolchain()
-    target = cache_dir() / _key(toolchain)
     try:
-        if force or not (target / PLUGIN_NAME).is_file():
+        target = build_folder(toolchain)
+        if force or not is_whole(target):
             with _locked():
-                if force or not (target / PLUGIN_NAME).is_file():
+                if force or not is_whole(target):
                     _build(toolchain, target, force=force, progress=progress)
-        _point_to(target)
     except OSError as error:
         raise user_error(
             "the cache must be writable",
@@ -62,63 +57,47 @@ def build_plugin(
     return target
 
 
-def plugin_sources() -> Path:
-    """Folder of the C++ sources: of the checkout, or of the installed wheel."""
-    return Path(str(files("kan_md_pair_styles")))
-
-
-def operator_sources() -> Path:
-    """Folder of the C++ sources of the fused operators."""
-    return Path(str(files("kan_md") / "ops"))
-
-
-def _source_files() -> list[Path]:
-    return [
-        path
-        for folder in (plugin_sources(), operator_sources())
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in SOURCE_SUFFIXES and path.is_file()
-    ]
-
-
-def _work_key(toolchain: Toolchain) -> str:
-    text = f"{toolchain}{plugin_sources()}{operator_sources()}{processor_key()}"
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _key(toolchain: Toolchain) -> str:
-    """Folder name that changes with everything a build depends on, run paths included."""
-    digest = hashlib.sha256(repr(toolchain).encode())
-    for path in _source_files():
-        digest.update(path.name.encode() + path.read_bytes())
-    digest.update(processor_key().encode())
-    version = toolchain.torch_version.replace("+", "-")
-    return f"torch-{version}-lammps-{toolchain.lammps_version}-{digest.hexdigest()[:12]}"
-
-
-def _build(
-    toolchain: Toolchain,
-    target: Path,
-    *,
-    force: bool,
-    progress: Callable[[int, int], None] | None,
-) -> None:
+def _build(toolchain: Toolchain, target: Path, *, force: bool, progress: Progress | None) -> None:
     """Compile in a work folder that is kept, so that changed sources alone compile again."""
-    work = cache_dir() / "work" / _work_key(toolchain)
+    compiler = find_compiler()
+    made_of = environment_text(toolchain)
+    key = f"{made_of}{compiler}{plugin_sources()}{operator_sources()}"
+    work = cache_dir() / "work" / hashlib.sha256(key.encode()).hexdigest()[:12]
     if force:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"NINJA_STATUS": "[%f/%t] "}
-    _call(_configure_command(toolchain, work), environment, None)
-    _call([find_program("cmake"), "--build", str(work)], environment, progress)
+    if progress is None:
+        _say(
+            f"compiling the LAMMPS plug-in for torch {toolchain.torch_version} and LAMMPS "
+            f"{toolchain.lammps_version}, once, which takes about a minute, into {target}"
+        )
+    libraries = _compile(toolchain, work, compiler, progress)
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".new-") as folder:
         new = Path(folder) / "lib"
-        shutil.copytree(work / "lib", new)
-        what = {key: str(value) for key, value in vars(toolchain).items()}
-        write_text(new / "build.json", json.dumps(what, indent=1))
+        shutil.copytree(libraries, new)
+        write_record(new, {key: str(value) for key, value in vars(toolchain).items()})
         if target.exists():
             target.rename(Path(folder) / "old")
         new.rename(target)
+
+
+def write_record(folder: Path, made_of: dict[str, str]) -> None:
+    """Complete a build: what it was made of and a digest of each file, all of it on the disk."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    record = {"made_of": made_of, "files": {path.name: file_digest(path) for path in files}}
+    write_text(folder / RECORD, json.dumps(record, indent=1))
+
+
+def _compile(toolchain: Toolchain, work: Path, compiler: str, progress: Progress | None) -> Path:
+    """Run CMake and Ninja in ``work``; returns the folder of the libraries."""
+    environment = os.environ | {"NINJA_STATUS": "[%f/%t] "}
+    log = work / "build.log"
+    _call(_configure_command(toolchain, work, compiler), environment, log, None)
+    _call([find_program("cmake"), "--build", str(work)], environment, log, progress)
+    return work / "lib"
 
 
 @contextmanager
@@ -126,25 +105,35 @@ def _locked() -> Iterator[None]:
     """Hold the cache for this process: test workers and MPI scripts may ask at the same time."""
     cache_dir().mkdir(parents=True, exist_ok=True)
     with (cache_dir() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("waiting for another process that compiles the LAMMPS plug-in")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _configure_command(toolchain: Toolchain, build: Path) -> list[str]:
+def _say(line: str) -> None:
+    """Tell whoever waits, once per run and not once per rank."""
+    if is_first_rank():
+        sys.stderr.write(f"kan-md: {line}\n")
+        sys.stderr.flush()
+
+
+def _configure_command(toolchain: Toolchain, build: Path, compiler: str) -> list[str]:
     settings = {
         "CMAKE_BUILD_TYPE": "Release",
-        "CMAKE_CXX_COMPILER": find_compiler(),
+        "CMAKE_CXX_COMPILER": compiler,
         "CMAKE_MAKE_PROGRAM": find_program("ninja"),
         "KAN_MD_LAMMPS_INCLUDE": toolchain.lammps_root / "include" / "lammps",
         "KAN_MD_LAMMPS_LIBRARY": toolchain.lammps_root / "liblammps.so.0",
         "KAN_MD_MPI_INCLUDE": toolchain.mpi_include,
         "KAN_MD_MPI_LIBRARY": toolchain.mpi_library,
         "KAN_MD_TORCH_ROOT": toolchain.torch_root,
-        "KAN_MD_TORCH_CXX11_ABI": torch_cxx11_abi(),
         "KAN_MD_OPS_SOURCE": operator_sources(),
     }
     if toolchain.cuda_include:
-        settings["KAN_MD_CUDA_INCLUDE"] = toolchain.cuda_include
+        settings["KAN_MD_CUDA_INCLUDE"] = ";".join(map(str, toolchain.cuda_include))
     options = [f"-D{key}={value}" for key, value in settings.items()]
     return [
         find_program("cmake"),
@@ -156,16 +145,19 @@ def _configure_command(toolchain: Toolchain, build: Path) -> list[str]:
 def _call(
     command: list[str],
     environment: dict[str, str],
-    progress: Callable[[int, int], None] | None,
+    log: Path,
+    progress: Progress | None,
 ) -> None:
     lines: list[str] = []
-    with subprocess.Popen(
+    # A group of its own, so that ninja's compilers end with it.
+    with child(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         env=environment,
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None, "asked for above"
         for line in process.stdout:
@@ -174,7 +166,6 @@ def _call(
             if progress and slash and done.isdigit() and total.isdigit():
                 progress(int(done), int(total))
     if process.returncode != 0:
-        log = cache_dir() / "build.log"
         write_text(log, " ".join(command) + "\n" + "".join(lines))
         raise KanMdError(
             f"building the plug-in failed, got: {_cause(lines)}; the whole log is in {log}; "
@@ -187,13 +178,3 @@ def _cause(lines: list[str]) -> str:
     said = [line.strip() for line in lines if line.strip()]
     first = next((n for n, line in enumerate(said) if "error" in line.lower()), len(said) - 1)
     return " ".join(said[first : first + 2])
-
-
-def _point_to(target: Path) -> None:
-    """Make ``target`` the plug-in that plain ``lmp`` loads, in one step."""
-    link = current_link()
-    if link.is_symlink() and link.readlink() == Path(target.name):
-        return
-    temporary = link.with_name(f"{link.name}.{os.getpid()}")
-    temporary.symlink_to(target.name)
-    temporary.replace(link)

@@ -1,14 +1,17 @@
-"""Where built plug-ins live. Standard library only: ``lmp`` imports this at every start."""
+"""Where built plug-ins live, and whether one is whole; imports nothing that is slow."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from pathlib import Path
 
 PLUGIN_NAME = "kanmdplugin.so"
 """LAMMPS loads files that end in ``plugin.so`` from ``LAMMPS_PLUGIN_PATH``."""
+RECORD = "build.json"
+"""What a build was made of, and the digests of its files."""
 
 
 def cache_dir() -> Path:
@@ -25,18 +28,31 @@ def cache_dir() -> Path:
 
 def processor_key() -> str:
     """Short name of this machine's kind of processor, for which the operators are compiled."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else platform.processor()
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), text)
-    return hashlib.sha256((platform.machine() + flags).encode()).hexdigest()[:8]
+    text = platform.machine() + (_processor_flags() or platform.processor())
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def current_link() -> Path:
-    """Symbolic link to the build in use on this kind of processor."""
-    return cache_dir() / f"current-{processor_key()}"
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a build whose files are as they were written."""
+    try:
+        files = json.loads((folder / RECORD).read_text())["files"]
+        return PLUGIN_NAME in files and all(
+            file_digest(folder / name) == digest for name, digest in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # absent, cut, or of an older kan-md
+        return False
 
 
-def newest_plugin_dir() -> Path:
-    """Directory of the plug-in in use, or the cache directory where there is none."""
-    current = current_link()
-    return current if (current / PLUGIN_NAME).is_file() else cache_dir()
+def file_digest(path: Path) -> str:
+    """What :func:`is_whole` compares."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _processor_flags() -> str | None:
+    """Line of instruction sets of the first core; the file is long on large machines."""
+    try:
+        with Path("/proc/cpuinfo").open(errors="replace") as lines:
+            return next((line for line in lines if line.startswith(("flags", "Features"))), None)
+    except OSError:
+        return None

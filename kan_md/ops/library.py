@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from kan_md.errors import KanMdError
-from kan_md.lammps.cache import newest_plugin_dir
+from kan_md.lammps.cache import cache_dir
+from kan_md.lammps.find import find_build
 from kan_md.ops import function_sums
 
 LIBRARY_NAME = "libkan_md_ops.so"
@@ -18,28 +19,33 @@ OVERRIDE = "KAN_MD_OPS"
 """Environment variable with the path of a library to use instead of the cache's."""
 
 
-def library_path() -> Path:
-    """Where the library is, or would be after ``kan-md build``."""
+def library_path() -> Path | None:
+    """Where the library for this environment is; None where none was built, or it is damaged."""
     override = os.environ.get(OVERRIDE)
-    return Path(override) if override else newest_plugin_dir() / LIBRARY_NAME
+    if override:
+        return Path(override)
+    build = find_build()
+    return build / LIBRARY_NAME if build else None
 
 
 def is_built() -> bool:
     """Whether :func:`load` would find a library."""
-    return library_path().is_file()
+    path = library_path()
+    return path is not None and path.is_file()
 
 
 def load() -> None:
     """Register the operators as ``torch.ops.kan_md``; a second call does nothing.
 
     Raises:
-        KanMdError: the library was not built, or it was built for another torch.
+        KanMdError: no library was built for this torch, or it does not load.
     """
     if _is_registered():
         return
     path = library_path()
-    if not path.is_file():
-        raise KanMdError(f"no operator library, got no {path}; run: kan-md build")
+    if path is None or not path.is_file():
+        where = path or f"whole one for torch {torch.__version__} in {cache_dir()}"
+        raise KanMdError(f"no operator library, got no {where}; run: kan-md build")
     try:
         torch.ops.load_library(str(path))
     except OSError as error:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from kan_md.lammps.run import PATIENT_RANKS, lammps_environment, mpiexec
+from kan_md.lammps.run import lammps_environment, mpiexec
+from kan_md.waiting import PATIENT_RANKS
 
 DRIVER = Path(__file__).with_name("driver.py")
 BAR_PER_EV_A3 = 1.6021765e6  # nktv2p of LAMMPS' metal units

@@ -15,6 +15,9 @@ LAYERS = {
     "kan_md.errors": 0,
     "kan_md.allocator": 0,
     "kan_md.interrupt": 0,
+    "kan_md.children": 0,
+    "kan_md.tie": 0,
+    "kan_md.waiting": 0,
     "kan_md.files": 0,
     "kan_md.contract": 0,
     "kan_md.upstream_file": 0,
@@ -39,6 +42,9 @@ TORCH_FREE = (
     "kan_md.errors",
     "kan_md.files",
     "kan_md.allocator",
+    "kan_md.children",
+    "kan_md.waiting",
+    "kan_md.versions",
 )
 EXPERIMENTS = "results.experiments"
 """The project's own measurements: they use everything, nothing uses them, no wheel holds them."""

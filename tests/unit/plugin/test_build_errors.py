@@ -10,9 +10,10 @@ import pytest
 
 from kan_md.cli.main import main
 from kan_md.errors import KanMdError
-from kan_md.lammps import toolchain
+from kan_md.lammps import build as build_module
+from kan_md.lammps import find, toolchain
 from kan_md.lammps.build import build_plugin
-from kan_md.lammps.cache import PLUGIN_NAME, current_link
+from kan_md.lammps.cache import PLUGIN_NAME
 
 
 def program(path, text):
@@ -24,12 +25,11 @@ def program(path, text):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache of its own, in which a plug-in of other sources is in use."""
+    """A cache of its own with the build of another environment."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("KAN_MD_CACHE", str(folder))
     (folder / "older").mkdir(parents=True)
     (folder / "older" / PLUGIN_NAME).write_text("built before")
-    current_link().symlink_to("older")
     return folder
 
 
@@ -48,9 +48,9 @@ def test_no_compiler(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("CXX", raising=False)
     status, line = build(capsys)
     assert status == 2
-    assert "needs a C++ compiler, got no c++ or g++; install g++ >= 11" in line
+    assert "needs a C++ compiler, got no c++ or g++ or clang++; install g++ >= 12" in line
     assert "CXX" in line
-    assert (current_link() / PLUGIN_NAME).read_text() == "built before"
+    assert (cache / "older" / PLUGIN_NAME).read_text() == "built before"
 
 
 def test_compiler_that_is_named_but_absent(cache, monkeypatch, capsys):
@@ -58,20 +58,44 @@ def test_compiler_that_is_named_but_absent(cache, monkeypatch, capsys):
     assert "got no /nowhere/g++;" in build(capsys)[1]
 
 
-def test_compiler_that_is_too_old(cache, tmp_path, monkeypatch, capsys):
-    old = program(tmp_path / "g++", 'echo "g++ (GCC) 9.4.0"')
+TOO_OLD = {
+    "g++ (GCC) 11.4.1 20230605": "g++ >= 12, got {} 11.4.1",
+    "c++ (Debian 10.2.1-6) 10.2.1 20210110": "g++ >= 12, got {} 10.2.1",
+    "Ubuntu clang version 13.0.1-2ubuntu2.2": "clang++ >= 14, got {} 13.0.1",
+}
+NEW_ENOUGH = [
+    "g++ (Ubuntu 12.3.0-1ubuntu1~22.04) 12.3.0",
+    "x86_64-conda-linux-gnu-c++ (conda-forge gcc 14.2.0-1) 14.2.0",
+    "Debian clang version 14.0.6",
+    "clang version 19.1.7",
+    "Intel(R) oneAPI DPC++/C++ Compiler 2024.0.2 (2024.0.2.20231213)",
+    "a compiler that tells no version",
+]
+
+
+@pytest.mark.parametrize("said", TOO_OLD)
+def test_compiler_that_is_too_old(said, cache, tmp_path, monkeypatch, capsys):
+    old = program(tmp_path / "old", f'echo "{said}"')
     monkeypatch.setenv("CXX", str(old))
-    assert f"needs g++ >= 11, got {old} 9.4.0; install g++ >= 11" in build(capsys)[1]
+    line = build(capsys)[1]
+    assert f"needs {TOO_OLD[said].format(old)}; install g++ >= 12" in line
+
+
+@pytest.mark.parametrize("said", NEW_ENOUGH)
+def test_compiler_that_is_new_enough(said, tmp_path, monkeypatch):
+    new = program(tmp_path / "new", f'echo "{said}"')
+    monkeypatch.setenv("CXX", str(new))
+    assert toolchain.find_compiler() == str(new)
 
 
 def test_compiler_that_fails(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CXX", str(program(tmp_path / "c++", 'echo "no space left"; exit 1')))
     status, line = build(capsys)
     assert status == 2
-    log = cache / "build.log"
+    (log,) = cache.rglob("build.log")
     assert f"the whole log is in {log}; mend the cause and run: kan-md build --force" in line
     assert "no space left" in log.read_text()
-    assert (current_link() / PLUGIN_NAME).read_text() == "built before"
+    assert (cache / "older" / PLUGIN_NAME).read_text() == "built before"
     assert sorted(p.name for p in cache.glob("torch-*")) == []
 
 
@@ -135,30 +159,114 @@ def test_lmp_starts_whatever_the_cache_is(monkeypatch):
     from kan_md.lammps.entry_point import plugin_path
 
     monkeypatch.setenv("KAN_MD_CACHE", os.devnull + "/cache")
-    assert plugin_path() == os.devnull + "/cache"
+    assert plugin_path() == ""
+    monkeypatch.setattr(find, "find_toolchain", no_lammps)
+    assert plugin_path() == ""
 
 
-def test_cuda_headers_are_found_where_they_are_whole(tmp_path, monkeypatch):
-    torch_root = tmp_path / "site-packages" / "torch"
-    parts = tmp_path / "site-packages" / "nvidia" / "cuda_runtime" / "include"
-    whole = tmp_path / "site-packages" / "nvidia" / "cu13" / "include"
-    for folder in (parts, whole):
-        (folder / "crt").mkdir(parents=True)
-        (folder / "cuda_runtime_api.h").touch()
+def no_lammps():
+    raise KanMdError("no LAMMPS")
+
+
+def test_plain_lmp_says_that_nothing_fits_once_for_all_ranks(cache, monkeypatch, capsys):
+    from kan_md.lammps import entry_point
+
+    monkeypatch.setattr(sys, "argv", ["/env/bin/lmp", "-in", "in.lammps"])
+    monkeypatch.setattr(entry_point, "_end_together", lambda: None)
+    assert entry_point.plugin_path() == ""
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"looked in {cache}; run: kan-md build" in line
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "1")
+    assert entry_point.plugin_path() == ""
+    assert capsys.readouterr().err == ""
+
+
+def test_a_plugin_on_the_users_path_is_the_only_one(cache, monkeypatch, capsys):
+    from kan_md.lammps import entry_point
+
+    monkeypatch.setattr(sys, "argv", ["lmp"])
+    monkeypatch.setattr(entry_point, "_end_together", lambda: None)
+    monkeypatch.setenv("LAMMPS_PLUGIN_PATH", f"/elsewhere:{cache / 'older'}")
+    assert entry_point.plugin_path() == ""
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def cuda(tmp_path, monkeypatch):
+    """Makes folders of headers beside a torch; returns torch's folder."""
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
-    assert toolchain.find_cuda_headers(torch_root) is None
-    (whole / "crt" / "host_config.h").touch()
-    assert toolchain.find_cuda_headers(torch_root) == whole
-    monkeypatch.setenv("CUDA_HOME", str(whole.parent))
-    assert toolchain.find_cuda_headers(tmp_path / "elsewhere" / "torch") == whole
+    root = tmp_path / "site-packages" / "torch"
+    (root / "lib").mkdir(parents=True)
+    (root / "lib" / "libtorch_cuda.so").touch()
+
+    def make(torch_cuda, **packages):
+        (root / "version.py").write_text(
+            f"__version__ = '9.9.0+cu'\ndebug = False\ncuda: Optional[str] = '{torch_cuda}'\n"
+        )
+        for name, files in packages.items():
+            for file, text in files.items():
+                path = root.parent / "nvidia" / name / "include" / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        return root
+
+    return make
 
 
-def test_torch_that_knows_cuda_without_headers_is_noted(cache, tmp_path, monkeypatch, capsys):
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "libtorch_cuda.so").touch()
-    found = replace(toolchain.find_toolchain(), torch_root=tmp_path)
+def runtime(version):
+    return {"cuda_runtime_api.h": f"#define CUDART_VERSION  {version}\n"}
+
+
+CRT = {"crt/host_config.h": ""}
+
+
+def test_cuda_headers_of_one_folder(cuda):
+    root = cuda("13.0", cu13=runtime(13000))
+    assert toolchain.find_cuda_headers(root) == ()
+    cuda("13.0", cu13=CRT)
+    assert toolchain.find_cuda_headers(root) == (root.parent / "nvidia" / "cu13" / "include",)
+
+
+def test_cuda_headers_of_two_folders(cuda):
+    """As the packages of CUDA 12 have them."""
+    root = cuda("12.6", cuda_runtime=runtime(12060), cublas={"cublas.h": ""})
+    assert toolchain.find_cuda_headers(root) == ()
+    cuda("12.6", cuda_nvcc=CRT)
+    folders = [root.parent / "nvidia" / name / "include" for name in ("cuda_runtime", "cuda_nvcc")]
+    assert toolchain.find_cuda_headers(root) == tuple(folders)
+
+
+def test_cuda_headers_of_another_version_are_passed_over(cuda, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "site-packages" / "nvidia" / "cu13"))
+    root = cuda("12.6", cu13=runtime(13000) | CRT)
+    assert toolchain.find_cuda_headers(root) == ()
+    cuda("12.6", cuda_runtime=runtime(12060), cuda_nvcc=CRT)
+    names = [folder.parent.name for folder in toolchain.find_cuda_headers(root)]
+    assert names == ["cuda_runtime", "cuda_nvcc"]
+    cuda("13.0")
+    assert toolchain.find_cuda_headers(root) == (root.parent / "nvidia" / "cu13" / "include",)
+
+
+def test_all_folders_of_cuda_reach_cmake(cuda, tmp_path):
+    root = cuda("12.6", cuda_runtime=runtime(12060), cuda_nvcc=CRT)
+    found = replace(toolchain.find_toolchain(), cuda_include=toolchain.find_cuda_headers(root))
+    command = build_module._configure_command(found, tmp_path, "c++")
+    (option,) = [word for word in command if word.startswith("-DKAN_MD_CUDA_INCLUDE=")]
+    assert option.partition("=")[2].split(";") == list(map(str, found.cuda_include))
+
+
+@pytest.mark.parametrize(
+    ("version", "packages"), [("12.6", "nvidia-cuda-nvcc-cu12"), ("13.0", "nvidia-cuda-crt")]
+)
+def test_torch_that_knows_cuda_without_headers_is_noted(
+    version, packages, cuda, cache, monkeypatch, capsys
+):
+    found = replace(toolchain.find_toolchain(), torch_root=cuda(version))
     monkeypatch.setattr(toolchain, "find_toolchain", lambda: found)
     monkeypatch.setenv("CXX", "/nowhere/g++")
     with pytest.raises(SystemExit):
         main(["build"])
-    assert "no CUDA headers" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"no headers of CUDA {version}" in said
+    assert packages in said

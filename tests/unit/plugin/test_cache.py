@@ -1,0 +1,235 @@
+"""Builds of several environments in one cache: each finds its own, and only a whole one."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kan_md.errors import KanMdError
+from kan_md.lammps import build, find
+from kan_md.lammps.build import build_plugin
+from kan_md.lammps.cache import PLUGIN_NAME, RECORD, is_whole
+from kan_md.lammps.toolchain import Toolchain
+from kan_md.ops import library
+
+OPERATORS = library.LIBRARY_NAME
+
+
+class Environment:
+    """A Python environment that only exists for the cache."""
+
+    def __init__(self, root, monkeypatch, *, torch="2.13.0+cpu", lammps="2025.7.22.4.0"):
+        self.monkeypatch = monkeypatch
+        self.root = root
+        self.install(torch=torch, lammps=lammps)
+
+    def install(self, *, torch, lammps):
+        (self.root / "torch").mkdir(parents=True, exist_ok=True)
+        (self.root / "torch" / "version.py").write_text(f"__version__ = '{torch}'\n")
+        self.toolchain = Toolchain(
+            torch_root=self.root / "torch",
+            torch_version=torch,
+            lammps_root=self.root / "lammps",
+            lammps_version=lammps,
+            mpi_include=self.root / "include",
+            mpi_library=self.root / "lib" / "libmpi.so.12",
+        )
+
+    def activate(self):
+        """Let this process be one of the environment."""
+        self.monkeypatch.setattr(sys, "prefix", str(self.root))
+        for module in (build, find):
+            self.monkeypatch.setattr(module, "find_toolchain", lambda: self.toolchain)
+        return self
+
+
+@pytest.fixture(autouse=True)
+def compiled(tmp_path, monkeypatch):
+    """The cache is empty, and compiling writes down for whom; returns the list of compilations."""
+    monkeypatch.setenv("KAN_MD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(library.OVERRIDE, raising=False)
+    done = []
+
+    def compile(toolchain, work, compiler, progress):
+        folder = work / "lib"
+        folder.mkdir(exist_ok=True)
+        for name in (PLUGIN_NAME, OPERATORS):
+            (folder / name).write_text(f"{name} for {toolchain}")
+        done.append(toolchain)
+        return folder
+
+    monkeypatch.setattr(build, "_compile", compile)
+    return done
+
+
+@pytest.fixture
+def environments(tmp_path, monkeypatch):
+    """Makes environments by name."""
+    return lambda name, **versions: Environment(tmp_path / name, monkeypatch, **versions)
+
+
+def test_two_environments_share_a_cache_and_each_has_its_own_build(environments, compiled):
+    first = environments("first")
+    others = [
+        environments("other torch", torch="2.14.1+cu130"),
+        environments("other lammps", lammps="2025.7.22.2.0"),
+        environments("same versions, other place"),
+    ]
+    first.activate()
+    mine = build_plugin()
+    for number, other in enumerate(others, 2):
+        other.activate()
+        assert find.find_build() is None
+        assert not library.is_built()
+        theirs = build_plugin()
+        assert theirs != mine
+        assert len(compiled) == number
+        assert str(other.toolchain) in library.library_path().read_text()
+        first.activate()
+        assert find.find_build() == build_plugin() == mine
+        assert library.library_path() == mine / OPERATORS
+        assert str(first.toolchain) in library.library_path().read_text()
+    assert len(compiled) == len(others) + 1
+
+
+def test_an_environment_over_another_has_a_build_of_its_own(environments, monkeypatch):
+    """A venv with --system-site-packages: the same torch and LAMMPS, another sys.prefix."""
+    below = environments("below").activate()
+    build_plugin()
+    monkeypatch.setattr(sys, "prefix", str(below.root / "over"))
+    assert find.find_build() is None
+
+
+def test_torch_that_was_upgraded_in_place_is_built_for_again(environments, compiled):
+    environment = environments("one").activate()
+    before = build_plugin()
+    environment.install(torch="2.14.1+cpu", lammps="2025.7.22.4.0")
+    assert find.find_build() is None
+    assert build_plugin() != before
+    environment.install(torch="2.13.0+cpu", lammps="2025.7.22.4.0")
+    assert build_plugin() == before
+    assert len(compiled) == 2
+
+
+def test_a_torch_compiled_anew_under_its_old_version_is_another(environments):
+    environment = environments("one").activate()
+    before = build_plugin()
+    with (environment.root / "torch" / "version.py").open("a") as file:
+        file.write("git_version = 'abc'\n")
+    assert find.find_build() is None
+    assert build_plugin() != before
+
+
+def test_another_c_library_and_processor_have_builds_of_their_own(environments, monkeypatch):
+    """A home that machines of different kinds share."""
+    environments("one").activate()
+    folders = [build_plugin()]
+    monkeypatch.setattr(find, "c_library", lambda: "glibc 2.28")
+    folders.append(build_plugin())
+    monkeypatch.setattr(find, "processor_key", lambda: "another")
+    folders.append(build_plugin())
+    assert len(set(folders)) == 3
+
+
+def test_changed_sources_are_built_again(environments, tmp_path, monkeypatch):
+    (tmp_path / "sources" / "core").mkdir(parents=True)
+    (tmp_path / "sources" / "core" / "a.cpp").write_text("int a;")
+    monkeypatch.setattr(find, "plugin_sources", lambda: tmp_path / "sources")
+    environments("one").activate()
+    before = build_plugin()
+    (tmp_path / "sources" / "core" / "a.cpp").write_text("int b;")
+    assert find.find_build() is None
+    changed = build_plugin()
+    assert changed != before
+    (tmp_path / "sources" / "core" / "a.cpp").rename(tmp_path / "sources" / "a.cpp")
+    assert find.find_build() is None
+
+
+def test_a_build_of_an_environment_that_has_gone_is_never_taken(environments, compiled):
+    gone = environments("gone").activate()
+    build_plugin()
+    (gone.root / "torch" / "version.py").unlink()
+    environments("new").activate()
+    assert find.find_build() is None
+    build_plugin()
+    assert len(compiled) == 2
+
+
+@pytest.mark.parametrize("name", [PLUGIN_NAME, OPERATORS, RECORD])
+@pytest.mark.parametrize("damage", ["gone", "cut", "empty", "zeros"])
+def test_a_damaged_build_is_built_again(name, damage, environments, compiled):
+    environments("one").activate()
+    file = build_plugin() / name
+    content = file.read_bytes()
+    damaged = {"cut": content[: len(content) // 2], "empty": b"", "zeros": bytes(len(content))}
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(damaged[damage])
+    assert find.find_build() is None
+    assert not library.is_built()
+    with pytest.raises(KanMdError, match=r"no operator library, .*run: kan-md build$"):
+        load_anew()
+    assert build_plugin() == file.parent
+    assert is_whole(file.parent)
+    assert len(compiled) == 2
+
+
+def load_anew():
+    """As in a process that has not loaded the operators."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_is_registered", lambda: False)
+        library.load()
+
+
+def test_a_read_only_cache_with_the_build_is_enough(environments, tmp_path, monkeypatch):
+    environments("one").activate()
+    folder = build_plugin()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+
+    def refuse(self, *arguments, **options):
+        raise OSError(30, "Read-only file system", str(self))
+
+    for name in ("mkdir", "symlink_to", "rename", "replace", "write_text", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert build_plugin() == folder
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+
+
+def test_builders_at_the_same_time_compile_once(environments, compiled, capfd):
+    environments("one").activate()
+    with ThreadPoolExecutor(4) as pool:
+        folders = {future.result() for future in [pool.submit(build_plugin) for _ in range(4)]}
+    assert len(folders) == len(compiled) == 1
+    assert capfd.readouterr().err.count("compiling") == 1
+
+
+def test_compiling_says_what_how_long_and_where(environments, capfd):
+    """Whoever asks: LAMMPS commands and plain Python alike, on a terminal or not."""
+    environments("one").activate()
+    folder = build_plugin()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "compiling the LAMMPS plug-in for torch 2.13.0+cpu and LAMMPS 2025.7.22.4.0" in line
+    assert "a minute" in line
+    assert str(folder) in line
+    build_plugin()
+    assert capfd.readouterr().err == ""
+
+
+def test_whoever_waits_for_another_builder_is_told(environments, capfd):
+    environments("one").activate()
+    with ThreadPoolExecutor(1) as pool:
+        with build._locked():
+            future = pool.submit(build_plugin)
+            while "waiting for another process" not in capfd.readouterr().err:
+                assert not future.done()
+        assert is_whole(future.result())
+
+
+def test_another_mpi_in_the_same_environment_is_built_for_again(environments):
+    environment = environments("one").activate()
+    before = build_plugin()
+    environment.toolchain = replace(environment.toolchain, mpi_library=Path("/usr/lib/libmpi.so"))
+    assert build_plugin() != before
