@@ -199,7 +199,7 @@ void PairKAN::find_absent_atoms()
   for (int k = 0; k < neighbor->nex_group; ++k) {
     const bool first_is_all = neighbor->ex1_group[k] == 0;
     const bool second_is_all = neighbor->ex2_group[k] == 0;
-    if (!first_is_all && !second_is_all) continue;
+    if (first_is_all == second_is_all) continue;    // of all with all: pairs alone
     absent_.resize(atom->nlocal, 0);
     for (int i = 0; i < atom->nlocal; ++i)
       if ((first_is_all && (atom->mask[i] & neighbor->ex2_bit[k])) ||
