@@ -29,8 +29,11 @@ MODELS = {
     "mace": ("mace", {}),
     "mace, densities": ("mace", DENSITY),
     "mace of one layer, mlp": ("mace", ONE_LAYER),
+    "mace of one layer, kan": ("mace", {"num_interactions": 1}),
 }
 """Style and keywords of the models."""
+FUSED = {name: "fused_local_mace" for name in MODELS if "of one layer" in name}
+"""The pass that takes a model as a whole, where it is not that of its style."""
 BOUND = 1e-8
 """Of the tables, relative to the largest value of a function; energies here are of some eV."""
 
@@ -44,7 +47,8 @@ def files(alloy_model):
         for model, (style, keywords) in MODELS.items()
     }
     for model, path in found.items():
-        assert f"fused_{MODELS[model][0]}" in load_deployed(path).manifest.passes
+        wanted = FUSED.get(model, f"fused_{MODELS[model][0]}")
+        assert wanted in load_deployed(path).manifest.passes
     return found
 
 
