@@ -35,7 +35,8 @@ cmakelists=$lammps/cmake/CMakeLists.txt
 sources="pair_kan.h pair_kan.cpp pair_kan_compute.cpp pair_kan_report.cpp pair_allegro.h
   pair_allegro.cpp pair_nequip.h pair_nequip.cpp pair_mace.h pair_mace.cpp compute_kanmd_tensor.h
   compute_kanmd_tensor.cpp fix_kanmd_efield.h fix_kanmd_efield.cpp fix_kanmd_ghosts.h
-  fix_kanmd_ghosts.cpp kanmd_checks.h kanmd_checks.cpp"
+  fix_kanmd_ghosts.cpp kanmd_checks.h kanmd_checks.cpp kanmd_files.h
+  kanmd_node.h"
 for name in $sources; do
   if [ -f "$lammps/src/$name" ] && ! grep -q "kan-md" "$lammps/src/$name"; then
     fail "$lammps/src/$name exists and is not ours; revert that patch first"
@@ -74,6 +75,7 @@ add_library(kan_md_core STATIC \${kan_md_core})
 set_target_properties(kan_md_core PROPERTIES CXX_STANDARD 20 POSITION_INDEPENDENT_CODE ON)
 target_link_libraries(kan_md_core PUBLIC \${TORCH_LIBRARIES} OpenMP::OpenMP_CXX)
 target_include_directories(kan_md_core PUBLIC \${LAMMPS_LIB_SOURCE_DIR}/kan-md)
+target_include_directories(kan_md_core PRIVATE \${LAMMPS_SOURCE_DIR})    # json.h
 if(TARGET torch_cuda)    # whose headers come with it: steps can be replayed
   target_compile_definitions(kan_md_core PRIVATE KAN_MD_CUDA=1)
 endif()

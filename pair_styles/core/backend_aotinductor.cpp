@@ -6,8 +6,6 @@
 
 #include <c10/core/InferenceMode.h>
 
-#include <sstream>
-
 namespace kan_md {
 
 namespace {
@@ -90,15 +88,6 @@ class AOTInductorModel final : public CompiledModel {
 
 // ---- files of nequip-compile --mode aotinductor ------------------------------------------------
 
-std::vector<std::string> names_of(const Metadata &metadata, const std::string &key)
-{
-  const auto found = metadata.find(key);
-  std::vector<std::string> names;
-  std::istringstream stream(found == metadata.end() ? std::string() : found->second);
-  for (std::string name; stream >> name;) names.push_back(name);
-  return names;
-}
-
 class UpstreamAOTInductorModel final : public CompiledModel {
  public:
   UpstreamAOTInductorModel(const Archive &archive, const DeviceRequest &request) :
@@ -113,8 +102,8 @@ class UpstreamAOTInductorModel final : public CompiledModel {
     manifest_.device = device == metadata.end() ? "cpu" : device->second;
     refuse_other_device(manifest_.device, request);
     device_ = choose_device(manifest_.device, request);
-    input_names_ = names_of(metadata, "nequip_aoti_inputs");
-    output_names_ = names_of(metadata, "nequip_aoti_outputs");
+    input_names_ = words_of(metadata, "nequip_aoti_inputs");
+    output_names_ = words_of(metadata, "nequip_aoti_outputs");
     for (const char *name : {"atomic_energy", "forces", "virial"}) position_of(name);
     loader_ = load_package(archive, device_);
     learn_from_probes(*this, archive, manifest_);

@@ -7,6 +7,7 @@
 
 #include "backend.h"
 #include "replay.h"
+#include "text.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
@@ -244,9 +245,8 @@ class DeviceResident final : public ResidentModel {
     const double allowed = REPLAY_ROUNDING + REPLAY_TOLERANCE * forces.abs().max().item<double>();
     if (!(difference <= allowed))
       throw Error("a replayed step must give the forces of a launched one",
-                  "a difference of " + std::to_string(difference) + " eV/Å",
-                  "up to " + std::to_string(allowed) + " eV/Å",
-                  "use the pair_style keyword: keep list");
+                  "a difference of " + text_of(difference) + " eV/Å",
+                  "up to " + text_of(allowed) + " eV/Å", "use the pair_style keyword: keep list");
     recording.replay = std::move(replay);
   }
 

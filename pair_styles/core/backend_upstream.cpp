@@ -1,12 +1,12 @@
 // What files of nequip-compile need, in either format.
 
 #include "backend.h"
+#include "text.h"
 
 #include <ATen/ops/eye.h>
 
 #include <algorithm>
 #include <cmath>
-#include <sstream>
 
 namespace kan_md {
 
@@ -14,23 +14,12 @@ namespace {
 
 const std::string REMEDY = "compile it again with nequip-compile --target pair_nequip";
 
-std::vector<std::string> words_of(const Metadata &metadata, const std::string &key)
-{
-  std::vector<std::string> words;
-  const auto found = metadata.find(key);
-  if (found == metadata.end()) return words;
-  std::istringstream stream(found->second);
-  for (std::string word; stream >> word;) words.push_back(word);
-  return words;
-}
-
 double number_of(const std::string &word, const std::string &key)
 {
-  try {
-    return std::stod(word);
-  } catch (const std::logic_error &) {
-    throw Error("metadata entry " + key + " must be a number", word, "", REMEDY);
-  }
+  const auto number = number_in(word);
+  if (!number || !std::isfinite(*number))
+    throw Error("metadata entry " + key + " must be a finite number", word, "", REMEDY);
+  return *number;
 }
 
 // Separate molecules in one graph, so that one evaluation answers all questions.
@@ -76,6 +65,12 @@ class Probes {
 };
 
 }    // namespace
+
+std::vector<std::string> words_of(const Metadata &metadata, const std::string &key)
+{
+  const auto found = metadata.find(key);
+  return found == metadata.end() ? std::vector<std::string>() : words_of(found->second);
+}
 
 Manifest upstream_manifest(const Metadata &metadata, const std::string &backend)
 {

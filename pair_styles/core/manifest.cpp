@@ -2,11 +2,11 @@
 
 #include "contract.h"
 #include "error.h"
+#include "text.h"
 
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <sstream>
 
 namespace kan_md {
 
@@ -19,8 +19,7 @@ using Fields = std::map<std::string, std::string>;
 Fields split_lines(const std::string &text)
 {
   Fields fields;
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
+  for (const std::string &line : words_of(text, "\r\n")) {
     const auto at = line.find('=');
     if (at == std::string::npos) throw Error("manifest line must be key=value", line, "", AGAIN);
     fields[line.substr(0, at)] = line.substr(at + 1);
@@ -42,21 +41,16 @@ void check_keys(const Fields &fields)
 template <typename T> std::vector<T> list_of(const Fields &fields, const std::string &key)
 {
   std::vector<T> values;
-  std::istringstream words(fields.at(key));
-  for (std::string word; words >> word;) {
+  for (const std::string &word : words_of(fields.at(key))) {
     if constexpr (std::is_same_v<T, std::string>) {
       values.push_back(word);
     } else {
-      std::size_t used = 0;
-      double number = 0.0;
-      try {
-        number = std::stod(word, &used);
-      } catch (const std::logic_error &) {    // rethrown as our own error below
-        used = 0;
-      }
-      if (used != word.size() || !std::isfinite(number))
+      const auto number = number_in(word);
+      if (!number || !std::isfinite(*number))
         throw Error("manifest entry " + key + " must be finite numbers", word, "", AGAIN);
-      values.push_back(static_cast<T>(number));
+      if (std::is_same_v<T, int> && (*number != std::round(*number) || std::abs(*number) > 1e9))
+        throw Error("manifest entry " + key + " must be whole numbers", word, "", AGAIN);
+      values.push_back(static_cast<T>(*number));
     }
   }
   return values;

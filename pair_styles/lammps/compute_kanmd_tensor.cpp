@@ -7,10 +7,13 @@
 
 #include "core/error.h"
 #include "core/images.h"
+#include "core/text.h"
 #include "core/type_map.h"
 #include "fix_kanmd_ghosts.h"
 #include "guard.h"
 #include "kanmd_checks.h"
+#include "kanmd_files.h"
+#include "kanmd_node.h"
 
 #include "atom.h"
 #include "comm.h"
@@ -28,6 +31,7 @@
 using namespace LAMMPS_NS;
 using kan_md::Graph;
 using kan_md::Layout;
+using kan_md::text_of;
 
 /* ---------------------------------------------------------------------- */
 
@@ -75,13 +79,9 @@ void ComputeKanmdTensor::read_arguments(int narg, char **arg)
       throw kan_md::Error("keyword device", device_.device, "auto, cpu, cuda", "choose one");
     end = narg - 2;
   }
-  MPI_Comm node;
-  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  MPI_Comm_rank(node, &device_.local_rank);
-  MPI_Comm_free(&node);
+  device_.local_rank = KanmdNode(world).rank();
 
-  const std::string path = utils::get_potential_file_path(file_);
-  model_ = kan_md::load_compiled_model(path.empty() ? file_ : path, device_);
+  model_ = kan_md::load_compiled_model(find_model_file(file_), device_);
   tensor_ = kan_md::find_tensor(model_->manifest(), arg[4]);
   types_ = kan_md::map_types(
       model_->manifest(), end > 5 ? std::vector<std::string>(arg + 5, arg + end) : names_by_mass(),
@@ -103,10 +103,10 @@ std::vector<std::string> ComputeKanmdTensor::names_by_mass() const
       if (kan_md::is_mass_of(manifest.masses[type], atom->mass[i]))
         found = manifest.type_names[type];
     if (found.empty())
-      throw kan_md::Error(
-          "element of atom type " + std::to_string(i),
-          "a mass of " + std::to_string(atom->mass[i]) + " u that is none of theirs",
-          manifest.known_types(), "list the elements in the order of the atom types");
+      throw kan_md::Error("element of atom type " + std::to_string(i),
+                          "a mass of " + text_of(atom->mass[i]) + " u that is none of theirs",
+                          manifest.known_types(),
+                          "list the elements in the order of the atom types");
     names.push_back(found);
   }
   return names;
@@ -170,9 +170,9 @@ void ComputeKanmdTensor::request_ghosts()
   if (comm->style == Comm::TILED)
     for (int d = 0; d < 3; ++d)
       if (domain->periodicity[d] && cutoff > domain->prd[d])
-        throw kan_md::Error("ghost cutoff (" + std::to_string(cutoff) +
+        throw kan_md::Error("ghost cutoff (" + text_of(cutoff) +
                                 " Å) must fit into the box with comm_style tiled",
-                            "a periodic length of " + std::to_string(domain->prd[d]) + " Å", "",
+                            "a periodic length of " + text_of(domain->prd[d]) + " Å", "",
                             "use comm_style brick or a larger box");
   FixKanmdGhosts::want(lmp, this, cutoff);
 }
@@ -182,10 +182,9 @@ void ComputeKanmdTensor::check_ghosts() const
 {
   const double needed = reach() + neighbor->skin, found = FixKanmdGhosts::reach(lmp);
   if (found < needed * (1.0 - 1e-9))
-    throw kan_md::Error("ghosts must reach " + std::to_string(needed) + " Å out",
-                        std::to_string(found) + " Å", "",
-                        "use the compute in a run, or set comm_modify cutoff " +
-                            std::to_string(needed) + " before it");
+    throw kan_md::Error(
+        "ghosts must reach " + text_of(needed) + " Å out", text_of(found) + " Å", "",
+        "use the compute in a run, or set comm_modify cutoff " + text_of(needed) + " before it");
 }
 
 /* ---------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 
 #include "compute_kanmd_tensor.h"
 #include "core/error.h"
+#include "core/text.h"
 #include "guard.h"
 
 #include "atom.h"
@@ -56,8 +57,8 @@ FixKanmdEfield::FixKanmdEfield(LAMMPS *lmp, int narg, char **arg) :
       const std::string word = arg[4 + d];
       if (utils::strmatch(word, "^v_"))
         field_[d].variable = word.substr(2);
-      else if (utils::is_double(word))
-        field_[d].value = std::stod(word);
+      else if (const auto number = kan_md::number_in(word); number && std::isfinite(*number))
+        field_[d].value = *number;
       else
         throw kan_md::Error(std::string("field component E") + "xyz"[d], word,
                             "a number in V/Å, or v_NAME", "correct it");

@@ -7,8 +7,11 @@
 
 #include "fix_kanmd_ghosts.h"
 #include "guard.h"
+#include "kanmd_files.h"
+#include "kanmd_node.h"
 
 #include "core/error.h"
+#include "core/text.h"
 #include "core/type_map.h"
 
 #include "atom.h"
@@ -28,26 +31,13 @@
 using namespace LAMMPS_NS;
 using kan_md::Convention;
 using kan_md::Layout;
-
-namespace {
-
-int rank_on_node(MPI_Comm world)
-{
-  MPI_Comm node;
-  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  int rank = 0;
-  MPI_Comm_rank(node, &rank);
-  MPI_Comm_free(&node);
-  return rank;
-}
-
-}    // namespace
+using kan_md::text_of;
 
 /* ---------------------------------------------------------------------- */
 
 PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
     Pair(lmp), style_(style), who_("pair_style " + style_), accepted_(false), ready_(false),
-    local_rank_(rank_on_node(world)), return_width_(0), lists_seen_(-1), start_reported_(false),
+    local_rank_(KanmdNode(world).rank()), return_width_(0), lists_seen_(-1), start_reported_(false),
     cuda_peak_allocated_(0.0), cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false),
     warned_of_virial_(false)
 {
@@ -83,7 +73,7 @@ void PairKAN::settings(int narg, char **arg)
   std::unique_ptr<kan_md::CompiledModel> model;
   guard_together(lmp, who_, [&] {
     settings = read_settings(narg, arg);
-    if (model_ && settings.device != settings_.device) model = open_model(file_, settings.device);
+    if (model_ && settings.device != settings_.device) model = open_model(path_, settings.device);
   });
   accepted_ = true;
   ready_ = false;
@@ -92,7 +82,23 @@ void PairKAN::settings(int narg, char **arg)
   resident_.reset();
 }
 
-PairKAN::Settings PairKAN::read_settings(int narg, char **arg)
+// Words of other packages' pair styles mean something: what to write instead.
+void PairKAN::refuse_keyword(const std::string &key, const std::string &value) const
+{
+  std::string remedy = "correct it; the model file is named in pair_coeff";
+  if (key == "no_domain_decomposition")
+    remedy = "write: pair_style " + style_ +
+             " (one rank always takes ghosts for their owners; on several the domain is decomposed "
+             "and the numbers are the same)";
+  else if (key == "unified")
+    remedy = "write: pair_style " + style_ + ", and name the file of kan-md deploy in pair_coeff";
+  else if (key.find(".pt") != std::string::npos || key.find(".model") != std::string::npos)
+    remedy = "write: pair_style " + style_ + ", and: pair_coeff * * " + key + " ELEMENT ...";
+  throw kan_md::Error("keywords of the pair_style command", value.empty() ? key : key + " " + value,
+                      "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing", remedy);
+}
+
+PairKAN::Settings PairKAN::read_settings(int narg, char **arg) const
 {
   Settings settings;
   for (int i = 0; i < narg; i += 2) {
@@ -109,10 +115,7 @@ PairKAN::Settings PairKAN::read_settings(int narg, char **arg)
     else if (key == "mass" && (value == "check" || value == "ignore"))
       settings.check_mass = value == "check";
     else
-      throw kan_md::Error("keywords of the pair_style command",
-                          value.empty() ? key : key + " " + value,
-                          "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing",
-                          "name the model file in pair_coeff");
+      refuse_keyword(key, value);
   }
   return settings;
 }
@@ -126,7 +129,7 @@ void PairKAN::coeff(int narg, char **arg)
 {
   std::unique_ptr<kan_md::CompiledModel> model;
   kan_md::TypeTable types;
-  std::string who = "pair_style " + style_;
+  std::string who = "pair_style " + style_, path;
   guard_together(lmp, who, [&] {
     if (narg < 3 || strcmp(arg[0], "*") != 0 || strcmp(arg[1], "*") != 0)
       throw kan_md::Error("pair_coeff must be: pair_coeff * * FILE ELEMENT ...",
@@ -134,11 +137,13 @@ void PairKAN::coeff(int narg, char **arg)
                                    : std::string(arg[0]) + " " + arg[1],
                           "", "one model file serves all atom types");
     who += std::string(": ") + arg[2];
-    model = open_model(arg[2], settings_.device);
+    path = find_model_file(arg[2]);
+    model = open_model(path, settings_.device);
     check_model(model->manifest());
     types = kan_md::map_types(model->manifest(), {arg + 3, arg + narg}, atom->ntypes);
   });
   file_ = arg[2];
+  path_ = path;
   who_ = who;
   take_model(std::move(model));
   types_ = std::move(types);
@@ -163,11 +168,10 @@ void PairKAN::allocate()
   allocated = 1;
 }
 
-std::unique_ptr<kan_md::CompiledModel> PairKAN::open_model(const std::string &file,
+std::unique_ptr<kan_md::CompiledModel> PairKAN::open_model(const std::string &path,
                                                            const std::string &device) const
 {
-  const std::string path = utils::get_potential_file_path(file);
-  return kan_md::load_compiled_model(path.empty() ? file : path, {device, local_rank_});
+  return kan_md::load_compiled_model(path, {device, local_rank_});
 }
 
 void PairKAN::take_model(std::unique_ptr<kan_md::CompiledModel> model)
@@ -239,11 +243,13 @@ void PairKAN::check_masses() const
     if (type < 0 || !atom->mass_setflag[i] || manifest.masses[type] <= 0.0) continue;
     const double known = manifest.masses[type];
     if (!kan_md::is_mass_of(known, atom->mass[i]))
-      throw kan_md::Error("mass of atom type " + std::to_string(i) + ", mapped to " +
-                              manifest.type_names[type],
-                          std::to_string(atom->mass[i]) + " u", std::to_string(known) + " u",
-                          "list the elements in pair_coeff in the order of the atom types, or mend "
-                          "the mass command (pair_style keyword mass ignore for isotopes)");
+      throw kan_md::Error(
+          "mass of atom type " + std::to_string(i) + ", mapped to " + manifest.type_names[type],
+          text_of(atom->mass[i]) + " u", text_of(known) + " u",
+          "list the elements in pair_coeff in the order of the atom types, mend the "
+          "mass command, or, where masses differ on purpose (isotopes, statics with "
+          "mass 1), write: pair_style " +
+              style_ + " mass ignore");
   }
 }
 
@@ -294,8 +300,8 @@ void PairKAN::request_ghosts()
   }
   const double cutoff = halo_cutoff();
   const std::string need = std::to_string(model_->manifest().num_layers) + " layers x " +
-                           std::to_string(model_->manifest().r_max) +
-                           " Å + skin = " + std::to_string(cutoff) + " Å";
+                           text_of(model_->manifest().r_max) + " Å + skin = " + text_of(cutoff) +
+                           " Å";
   if (comm->mode != Comm::SINGLE)
     throw kan_md::Error("comm_modify mode must be single for message passing on several ranks",
                         "multi", "single", "remove comm_modify mode multi");
@@ -307,7 +313,7 @@ void PairKAN::request_ghosts()
       if (domain->periodicity[d] && cutoff > domain->prd[d])
         throw kan_md::Error("ghost cutoff of the halo (" + need +
                                 ") must fit into the box with comm_style tiled",
-                            "a periodic length of " + std::to_string(domain->prd[d]) + " Å", "",
+                            "a periodic length of " + text_of(domain->prd[d]) + " Å", "",
                             "use comm_style brick, a larger box, or one rank");
   FixKanmdGhosts::want(lmp, this, cutoff);
 }
@@ -316,10 +322,10 @@ void PairKAN::check_ghosts() const
 {
   const double found = FixKanmdGhosts::reach(lmp);
   if (found < halo_cutoff() * (1.0 - 1e-9))
-    throw kan_md::Error("ghosts must reach " + std::to_string(halo_cutoff()) +
+    throw kan_md::Error("ghosts must reach " + text_of(halo_cutoff()) +
                             " Å out for message passing on several ranks",
-                        std::to_string(found) + " Å", "",
-                        "set comm_modify cutoff " + std::to_string(halo_cutoff()));
+                        text_of(found) + " Å", "",
+                        "set comm_modify cutoff " + text_of(halo_cutoff()));
 }
 
 double PairKAN::halo_cutoff() const

@@ -52,9 +52,10 @@ class PairKAN : public Pair {
     kan_md::Keep keep = kan_md::Keep::STEP;
   };
 
-  static Settings read_settings(int narg, char **arg);
+  Settings read_settings(int narg, char **arg) const;
+  [[noreturn]] void refuse_keyword(const std::string &key, const std::string &value) const;
   void allocate();
-  std::unique_ptr<kan_md::CompiledModel> open_model(const std::string &file,
+  std::unique_ptr<kan_md::CompiledModel> open_model(const std::string &path,
                                                     const std::string &device) const;
   void take_model(std::unique_ptr<kan_md::CompiledModel> model);
   void check_model(const kan_md::Manifest &manifest) const;
@@ -87,6 +88,7 @@ class PairKAN : public Pair {
   void return_ghost_forces();
   void report_start(const kan_md::Graph &graph);
   double forecast_memory(const kan_md::Graph &graph);
+  void warn_of_memory(double forecast);
   void warn_of_close_atoms(std::int64_t num_close_edges);
   void warn_of_heat_flux();
 
@@ -96,8 +98,9 @@ class PairKAN : public Pair {
     std::vector<double> total;            // [threads][9]
   };
 
-  std::string style_, file_;
-  std::string who_;    // style and file, before every message
+  std::string style_;
+  std::string file_, path_;    // as pair_coeff names it, and where it is
+  std::string who_;            // style and file, before every message
   Settings settings_;
   bool accepted_;    // a pair_style command
   bool ready_;       // what init_style prepared fits the model

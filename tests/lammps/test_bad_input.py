@@ -1,5 +1,6 @@
 """Every mistake gets one line that names the style, the file and the remedy."""
 
+import gzip
 import re
 import subprocess
 import zipfile
@@ -56,6 +57,8 @@ def files(alloy_model, alloy_checkpoint, tmp_path_factory):
         "repacked": repacked,
         "mace_lammps": scripted,
         "zip": plain_zip,
+        "folder": folder,
+        "gz": write("model.pth.gz", gzip.compress(content)),
     }
 
 
@@ -63,7 +66,9 @@ def files(alloy_model, alloy_checkpoint, tmp_path_factory):
 CASES = {
     "missing file": ("allegro", "* * {missing} Cu Au", [], ["no such file", "check the path"]),
     "text file": ("allegro", "* * {text} Cu Au", [], ["no zip archive", "kan-md deploy"]),
-    "empty file": ("allegro", "* * {empty} Cu Au", [], ["no zip archive", "kan-md deploy"]),
+    "empty file": ("allegro", "* * {empty} Cu Au", [], ["an empty file", "kan-md deploy"]),
+    "folder": ("allegro", "* * {folder} Cu Au", [], ["got the folder", "name the file"]),
+    "packed file": ("allegro", "* * {gz} Cu Au", [], ["no zip archive", "kan-md deploy"]),
     "truncated": ("allegro", "* * {truncated} Cu Au", [], ["truncated", "copy it again"]),
     "one bit altered": ("allegro", "* * {altered} Cu Au", [], ["changed|altered|damaged"]),
     "manifest edited": ("allegro", "* * {repacked} Cu Au", [], ["changed after it was deployed"]),
@@ -100,6 +105,18 @@ CASES = {
         ["mass of atom type 1, mapped to Au", "order of the atom types"],
     ),
     "unknown keyword": ("allegro colour red", "* * {good} Cu Au", [], ["got colour red", "device"]),
+    "keyword of another mace": (
+        "mace no_domain_decomposition",
+        "* * {mace} Cu Au",
+        [],
+        ["got no_domain_decomposition", "write: pair_style mace"],
+    ),
+    "file in the pair_style": (
+        "allegro deployed.nequip.pt2",
+        "* * {good} Cu Au",
+        [],
+        [r"pair_coeff \* \* deployed.nequip.pt2 ELEMENT"],
+    ),
     "no GPU": ("allegro device cuda", "* * {good} Cu Au", [], ["NVIDIA GPU", "--device cpu"]),
     "no pair_coeff": ("allegro", None, ["run 0"], ["pair coeffs are not set|pair_coeff"]),
 }
@@ -239,3 +256,66 @@ def test_plain_lmp_finds_the_plugin(files, tmp_path):
     )
     assert result.returncode == 0, result.stdout
     assert "pair_style allegro: " in result.stdout
+
+
+def test_a_byte_that_is_wrong_anywhere_is_damage(engine, files, tmp_path):
+    """In entries and in the directory at the end: never another model, never out of memory."""
+    content = files["good"].read_bytes()
+    directory = content.rindex(b"PK\x01\x02")
+    places = [2, 40, *range(1000, directory, directory // 7), directory + 20, directory + 24]
+    places += [directory + 28, directory + 42, len(content) - 10, len(content) - 4]
+    paths = [files["good"]]
+    for place in places:
+        changed = bytearray(content)
+        changed[place] ^= 0xFF
+        paths.append(tmp_path / f"{place}.pth")
+        paths[-1].write_bytes(changed)
+    jobs = []
+    for path in paths:
+        pair = ["pair_style allegro", f"pair_coeff * * {path} Cu Au"]
+        lines = system(dimer(2.2), ELEMENTS, "", "", folder=tmp_path, pair=pair)
+        jobs.append({"commands": [*lines, "run 0"]})
+    good, *results = engine.run(jobs)
+    assert good.error == ""
+    told = 0
+    for place, result in zip(places, results, strict=True):
+        assert "memory" not in result.error
+        if result.error:
+            told += 1
+            words = "damaged|changed|truncated|not a whole|complete|no zip archive"
+            assert re.search(words, result.error), (place, result.error)
+        else:  # a byte that no reader looks at
+            assert result.energy == good.energy
+    assert told >= len(places) - 3
+
+
+def test_a_path_is_that_of_its_command(engine, files, tmp_path):
+    """`shell cd` before pair_coeff counts, behind it no longer."""
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "model.pth"
+    path.write_bytes(files["good"].read_bytes())
+    lines = system(dimer(2.2), ELEMENTS, "", "", folder=tmp_path, pair=["pair_style allegro"])
+    right = [f"shell cd {tmp_path}", "pair_coeff * * model.pth Cu Au", "run 0"]
+    away = f"shell cd {tmp_path / 'elsewhere'}"
+    later = [away, "pair_style allegro device auto", "run 0"]
+    wrong = [away, "pair_coeff * * model.pth Cu Au"]
+    found, missing = engine.run(
+        [{"commands": [*lines, *right, *later]}, {"commands": [*lines, *wrong]}]
+    )
+    assert found.error == ""
+    assert "no such file as " in missing.error
+    assert "relative to the present folder" in missing.error
+
+
+def test_masses_may_differ_on_purpose(engine, files, tmp_path):
+    lines = system(dimer(2.2), ELEMENTS, "", "", folder=tmp_path, pair=["mass * 1.0"])
+    file = f"pair_coeff * * {files['good']} Cu Au"
+    checked, ignored = engine.run(
+        [
+            {"commands": [*lines, "pair_style allegro", file, "run 0"]},
+            {"commands": [*lines, "pair_style allegro mass ignore", file, "run 0"]},
+        ]
+    )
+    assert "mass of atom type 1" in checked.error
+    assert "pair_style allegro mass ignore" in checked.error
+    assert ignored.error == ""
