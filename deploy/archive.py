@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from kan_md.contract import MANIFEST_KEY, Manifest
 from kan_md.errors import KanMdError, user_error
+from kan_md.model.file_kind import DEPLOYED, recognise, wrong_file
 
 SEAL_KEY = "kan_md_seal"
 
@@ -23,23 +26,22 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         KanMdError: the file is missing, is not a deployed kan-md model, or was changed.
     """
+    if not Path(path).exists():
+        raise _missing(path)
+    kind = recognise(path)
+    if kind.name not in (*DEPLOYED, "truncated", "damaged"):
+        other = replace(kind, what=f"a file of another kind: {kind.what}")
+        raise wrong_file(path, "deployed", kind=other)
     try:
         with zipfile.ZipFile(path) as archive:
             entry = _find(archive, MANIFEST_KEY)
             if entry is None:
-                raise user_error(
-                    f"{path} is no model deployed by kan-md",
-                    found="a zip archive without a manifest",
-                    allowed=None,
-                    remedy="run `kan-md deploy model.pth`",
-                )
+                raise zipfile.BadZipFile("no manifest")
             seal = _find(archive, SEAL_KEY)
             found = "no seal" if seal is None else archive.read(seal).decode()
             expected = _digest(archive)
             text = archive.read(entry).decode()
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except (zipfile.BadZipFile, UnicodeDecodeError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, OSError, EOFError) as error:
         raise user_error(
             f"cannot read {path} as a deployed model",
             found=f"a file that is truncated, damaged or of another kind ({error})",

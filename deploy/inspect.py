@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
-from kan_md.contract import MANIFEST_KEY
 from kan_md.errors import user_error
-from kan_md.upstream_file import read_upstream_metadata
+from kan_md.model.file_kind import DEPLOYED, recognise, upstream_metadata
 from kan_md_deploy.archive import read_manifest
 
 
@@ -28,14 +26,13 @@ def describe_file(path: str | Path) -> dict:
     if not path.is_file():
         raise user_error("model file not found", found=path, allowed=None, remedy="check the path")
     head = {"file": str(path), "bytes": path.stat().st_size}
-    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    if any(name == MANIFEST_KEY or name.endswith("/" + MANIFEST_KEY) for name in names):
+    kind = recognise(path)
+    if kind.name in DEPLOYED:
         manifest = read_manifest(path)
         untrained = {"untrained_types": list(manifest.untrained_types)}
         return head | {"what": "deployed"} | untrained | asdict(manifest)
-    upstream = read_upstream_metadata(path) if names else {}
-    if upstream:
-        return head | {"what": "upstream"} | upstream
+    if kind.name == "nequip_compiled":
+        return head | {"what": "upstream"} | upstream_metadata(path)
     return head | {"what": "trained"} | _describe_checkpoint(path)
 
 
@@ -43,7 +40,7 @@ def _describe_checkpoint(path: Path) -> dict:
     from kan_md.backbones.readout import keys_in_effect
     from kan_md.model.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, wanted="any")
     parameters = sum(tensor.numel() for tensor in checkpoint.state_dict.values())
     return {
         "format_version": checkpoint.format_version,

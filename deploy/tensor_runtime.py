@@ -99,7 +99,7 @@ def load_deployed_tensors(path: str | Path, device: str = "cpu") -> DeployedTens
             f"{path} holds another kind of model",
             found=manifest.kind,
             allowed="tensor",
-            remedy="potentials run through `pair_style` and the ASE calculator",
+            remedy="potentials run through `kan-md evaluate`, KANCalculator and pair_style",
         )
     check_device(device)
     load_operators(manifest)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 KEYS = ("r_max", "type_names", "model_dtype", "num_types", "per_edge_type_cutoff")
 _NEEDED = {"r_max", "type_names"}
+_INPUTS_KEY = "nequip_aoti_inputs"
 
 
 def read_upstream_metadata(path: str | Path) -> dict[str, str]:
@@ -17,8 +18,9 @@ def read_upstream_metadata(path: str | Path) -> dict[str, str]:
         path: a zip archive.
 
     Returns:
-        ``backend``, ``device`` where the file names it, and those of KEYS that are there; empty for
-        a file of another kind.
+        ``backend``, those of KEYS that are there, and of an AOTInductor package also ``device`` and
+        ``pair_style``: a Cartesian cell among its inputs is what pair_style nequip has. Empty for a
+        file of another kind.
 
     Raises:
         zipfile.BadZipFile: no zip archive.
@@ -37,5 +39,8 @@ def read_upstream_metadata(path: str | Path) -> dict[str, str]:
             if found.keys() >= _NEEDED:
                 device = found.get("AOTI_DEVICE_KEY", "unknown")
                 known = {key: found[key] for key in KEYS if key in found}
+                if _INPUTS_KEY in found:
+                    of_nequip = "cell" in found[_INPUTS_KEY].split()
+                    known["pair_style"] = "nequip" if of_nequip else "allegro"
                 return {"backend": "aotinductor", "device": device} | known
     return {}

@@ -12,7 +12,7 @@ from typing import Literal
 
 from kan_md.contract import MANIFEST_KEY, Manifest
 from kan_md.errors import KanMdError, user_error
-from kan_md.upstream_file import read_upstream_metadata
+from kan_md.model.file_kind import DEPLOYED, recognise, upstream_metadata, wrong_file
 
 UPSTREAM_STYLES = ("allegro", "nequip")
 SILVER_EAM = "Ag_u3.eam"
@@ -82,8 +82,9 @@ def deployed_entry(text: str, *, pair_style: str | None = None) -> Entry:
         )
     # LAMMPS splits at white space unless quoted; an absolute path keeps the run folder free.
     file = _quote(path.resolve())
-    manifest, upstream = _read_archive(path)
-    if manifest is not None:
+    kind = recognise(path)
+    if kind.name in DEPLOYED:
+        manifest = _read_manifest(path)
         if manifest.kind != "potential":
             raise user_error(
                 "only potentials can drive a molecular dynamics run",
@@ -101,13 +102,10 @@ def deployed_entry(text: str, *, pair_style: str | None = None) -> Entry:
             dtype=manifest.dtype,
             backend=manifest.backend,
         )
-    if not upstream:
-        raise user_error(
-            "file must be a model compiled by kan-md deploy or nequip-compile",
-            found=f"{path}, which is neither",
-            allowed=None,
-            remedy="run `kan-md deploy model.pth`",
-        )
+    if kind.name != "nequip_compiled":
+        raise wrong_file(path, "compiled", kind=kind)
+    said = upstream_metadata(path)
+    pair_style = pair_style or said.get("pair_style")
     if pair_style not in UPSTREAM_STYLES:
         raise user_error(
             f"{path} comes from nequip-compile and does not name its pair style",
@@ -117,12 +115,12 @@ def deployed_entry(text: str, *, pair_style: str | None = None) -> Entry:
         )
     return Entry(
         label=label,
-        type_names=tuple(upstream["type_names"].split()),
+        type_names=tuple(said["type_names"].split()),
         pair_style=pair_style,
         pair_coeff=file,
-        r_max=float(upstream["r_max"]),
-        dtype=upstream.get("model_dtype", ""),
-        backend=upstream["backend"],
+        r_max=float(said["r_max"]),
+        dtype=said.get("model_dtype", ""),
+        backend=said["backend"],
     )
 
 
@@ -196,17 +194,15 @@ def split_label(text: str) -> tuple[str, Path]:
     return path.name.split(".")[0], path
 
 
-def _read_archive(path: Path) -> tuple[Manifest | None, dict[str, str]]:
-    """The manifest of a file of kan-md, or what a file of nequip-compile says of itself."""
+def _read_manifest(path: Path) -> Manifest:
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.rsplit("/", 1)[-1] == MANIFEST_KEY:
-                    return Manifest.from_text(archive.read(name).decode()), {}
-        return None, read_upstream_metadata(path)
-    except (zipfile.BadZipFile, ValueError) as error:
+            (entry,) = (n for n in archive.namelist() if n.rsplit("/", 1)[-1] == MANIFEST_KEY)
+            return Manifest.from_text(archive.read(entry).decode())
+    except (zipfile.BadZipFile, UnicodeDecodeError, OSError, EOFError) as error:
         raise KanMdError(
-            f"file must be a compiled model, got {path} ({error}); run `kan-md deploy model.pth`"
+            f"the file must be a compiled model, got {path}, which is damaged ({error}); copy it "
+            "again or run `kan-md deploy model.pth`"
         ) from error
 
 

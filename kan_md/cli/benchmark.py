@@ -41,7 +41,7 @@ def benchmark(
     ] = None,
     pair_style: Annotated[
         Literal["allegro", "nequip"] | None,
-        typer.Option(help="Of files of nequip-compile, which do not say."),
+        typer.Option(help="Of files of nequip-compile that do not say."),
     ] = None,
     ranks: Annotated[int, typer.Option(help="MPI ranks.")] = 1,
     threads: Annotated[int, typer.Option(help="OpenMP threads per rank.")] = 1,

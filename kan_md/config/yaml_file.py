@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from kan_md.errors import user_error
+from kan_md.model.file_kind import recognise
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -44,7 +45,10 @@ def read_mapping(path: str | Path, *, keys: str) -> dict[str, Any]:
         content = parse_yaml(path.read_text(), source=path)
     except UnicodeDecodeError as error:
         raise user_error(
-            f"{path} is no YAML file", found="no text", allowed=None, remedy="give a text file"
+            f"{path} is no YAML file",
+            found=recognise(path).what,
+            allowed=None,
+            remedy="give a configuration; the README has an example",
         ) from error
     if not isinstance(content, dict):
         raise user_error(

@@ -18,6 +18,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 
 from kan_md.data.numbers import fortran_to_c
 from kan_md.errors import KanMdError, user_error
+from kan_md.model.file_kind import MODELS, recognise
 
 _PREFIX = "kan_md:"
 _SPECIAL = re.compile(r"(?<!\S)(stress|virial)(?=\s*=)")
@@ -181,6 +182,14 @@ def _check_unit(path: Path, file: object, name: str, allowed: set[str], unit: st
 
 
 def _unreadable(path: Path, number: int, error: Exception) -> KanMdError:
+    kind = recognise(path)
+    if kind.name in MODELS:
+        return user_error(
+            f"data file {path} cannot be read",
+            found=kind.what,
+            allowed="structures",
+            remedy="give a model where a model is asked for, before the data",
+        )
     text = " ".join(str(error).split())
     place = f" after {number} structures" if number else ""
     if isinstance(error, (EOFError, StopIteration)) and not text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -10,12 +9,13 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from kan_md.contract import MANIFEST_KEY
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.device import check_device
+from kan_md.model.file_kind import DEPLOYED, recognise
 from kan_md.model.graph import edge_graph
 from kan_md.model.reference import evaluate
+from kan_md.model.tensors import is_tensor_backbone
 
 
 class Properties(NamedTuple):
@@ -67,7 +67,14 @@ class TrainedPotential:
     """
 
     def __init__(self, path: str | Path, *, device: str = "cpu", dtype: str | None = None) -> None:
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, wanted="usable")
+        if is_tensor_backbone(checkpoint.backbone):
+            raise user_error(
+                f"{path} holds another kind of model",
+                found="tensors",
+                allowed="potential",
+                remedy="use `kan-md predict`, or kan_md.evaluate.tensors.TensorCalculator",
+            )
         self.type_names = tuple(checkpoint.type_names)
         self.r_max = float(checkpoint.r_max)
         self._model = checkpoint.build(dtype).to(device)
@@ -115,11 +122,8 @@ class DeployedPotential:
 
 
 def is_deployed(path: str | Path) -> bool:
-    """Whether a file is a compiled one: an archive with a manifest."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/")[-1] == MANIFEST_KEY for name in archive.namelist())
+    """Whether a file is one that `kan-md deploy` wrote."""
+    return recognise(path).name in DEPLOYED
 
 
 def load_potential(
@@ -131,7 +135,7 @@ def load_potential(
         KanMdError: the file is neither, it is damaged, or the device is absent.
     """
     check_device(device)
-    if Path(path).is_file() and is_deployed(path):
+    if is_deployed(path):
         if dtype is not None:
             raise user_error(
                 f"dtype of the deployed file {path}",

@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from kan_md.backbones.etgnn import TensorSpec
+from kan_md.errors import user_error
 from kan_md.evaluate.potentials import is_deployed
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.device import check_device
@@ -38,7 +39,14 @@ class TrainedTensorModel:
     """
 
     def __init__(self, path: str | Path, *, device: str = "cpu"):
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, wanted="usable")
+        if not is_tensor_backbone(checkpoint.backbone):
+            raise user_error(
+                f"{path} holds another kind of model",
+                found="potential",
+                allowed="tensor",
+                remedy="potentials run through `kan-md evaluate` and KANCalculator",
+            )
         self.specs = tensors_of(checkpoint)
         self.type_names = tuple(checkpoint.type_names)
         self._model = checkpoint.build().to(device)
@@ -55,7 +63,7 @@ def load_tensors(path: str | Path, *, device: str = "cpu") -> TensorModel:
         KanMdError: the file cannot be used, or holds a potential.
     """
     check_device(device)
-    if Path(path).is_file() and is_deployed(path):
+    if is_deployed(path):
         return load_deployed_tensors(path, device)
     return TrainedTensorModel(path, device=device)
 
@@ -66,9 +74,9 @@ def holds_tensors(path: str | Path) -> bool:
     Raises:
         KanMdError: the file cannot be read.
     """
-    if Path(path).is_file() and is_deployed(path):
+    if is_deployed(path):
         return read_manifest(path).kind == "tensor"
-    return is_tensor_backbone(load_checkpoint(path).backbone)
+    return is_tensor_backbone(load_checkpoint(path, wanted="usable").backbone)
 
 
 class TensorCalculator(Calculator):

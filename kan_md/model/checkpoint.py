@@ -13,7 +13,6 @@ import io
 import logging
 import os
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,12 +28,12 @@ from kan_md.contract import UNITS
 from kan_md.errors import KanMdError, user_error
 from kan_md.files import write_bytes
 from kan_md.model.elements import Elements, elements_of
+from kan_md.model.file_kind import FileKind, Wanted, is_intact, recognise, wrong_file
 
 _LOG = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 _DIGEST_KEY = "digest"
-_CONVERT = "convert it with `kan-md convert FILE --trust`"
 
 
 @dataclass(kw_only=True)
@@ -179,19 +178,27 @@ def saved_bytes(content: object) -> memoryview:
     return buffer.getbuffer()
 
 
-def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def load_checkpoint(path: str | os.PathLike, *, wanted: Wanted = "trained") -> Checkpoint:
     """Read model.pth without running any code from it.
+
+    Args:
+        path: of the file.
+        wanted: what the file was to be, for the message.
 
     Raises:
         KanMdError: the file is missing, damaged, tampered with, or something else.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
         raise user_error(
-            "a model is a file, not a folder" if path.is_dir() else "model file not found",
+            "a model is a file, not a folder",
             found=path,
             allowed=None,
-            remedy="check the path of model.pth",
+            remedy="give the model.pth in it, or check the path",
+        )
+    if not path.is_file():
+        raise user_error(
+            "model file not found", found=path, allowed=None, remedy="check the path of model.pth"
         )
     try:
         with warnings.catch_warnings():
@@ -199,12 +206,10 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way
-        raise _not_a_checkpoint(path, _what_is(path)) from error
+        raise _not_a_checkpoint(path, wanted) from error
     if not isinstance(content, dict):
-        raise _not_a_checkpoint(path, (f"a saved {type(content).__name__}", "give a model.pth"))
-    if "pytorch-lightning_version" in content:
-        found = "a Lightning training checkpoint"
-        raise _not_a_checkpoint(path, (found, "give the model.pth that the training wrote"))
+        kind = FileKind("data", f"a saved {type(content).__name__}", {})
+        raise wrong_file(path, wanted, kind=kind)
     known = {f.name for f in fields(Checkpoint)} | {_DIGEST_KEY}
     if content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise user_error(
@@ -213,42 +218,26 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
             allowed=FORMAT_VERSION,
             remedy="train the model again with this version of kan-md",
         )
+    again = "train the model again with this version of kan-md"
     if content.keys() != known:
-        odd = ", ".join(sorted(map(str, content.keys() ^ known))[:5])
-        remedy = "train the model again with this version of kan-md"
-        raise _not_a_checkpoint(path, (f"missing or unknown entries {odd}", remedy))
+        kind = recognise(path)
+        if kind.name in ("trained", "weights"):
+            odd = ", ".join(sorted(map(str, content.keys() ^ known))[:5])
+            kind = FileKind("data", f"missing or unknown entries {odd}", {"": again})
+        raise wrong_file(path, wanted, kind=kind)
     if content.pop(_DIGEST_KEY) != _digest(content):
         remedy = "get an intact copy, or train the model again"
-        raise _not_a_checkpoint(path, ("content that does not match its digest", remedy))
+        kind = FileKind("changed", "content that does not match its digest", {"": remedy})
+        raise wrong_file(path, wanted, kind=kind)
     return Checkpoint(**content)
 
 
-def _not_a_checkpoint(path: Path, found_and_remedy: tuple[str, str]) -> KanMdError:
-    found, remedy = found_and_remedy
-    return user_error(f"{path} is not a whole model.pth", found=found, allowed=None, remedy=remedy)
-
-
-def _what_is(path: Path) -> tuple[str, str]:
-    """Name a file that torch could not read, and say what to do about it."""
-    with path.open("rb") as file:
-        head = file.read(4)
-    if not head:
-        return "an empty file", "train the model again"
-    if head[:2] != b"PK":
-        kind = "an old pickle" if head[:1] == b"\x80" else "no torch file"
-        return kind, "give the model.pth that the training wrote"
-    if not zipfile.is_zipfile(path):
-        return "a truncated file", "copy it again"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if archive.testzip() is not None:
-            return "a file with damaged content", "get an intact model.pth"
-        if any(name.endswith("constants.pkl") for name in names):
-            return "a compiled (TorchScript) file", "give the model.pth that it was deployed from"
-        pickles = [name for name in names if name.endswith("data.pkl")]
-        if pickles and b"mace" in archive.read(pickles[0]):
-            return "a pickled MACE model", _CONVERT
-    return "a file with pickled code", "give the model.pth that the training wrote"
+def _not_a_checkpoint(path: Path, wanted: Wanted) -> KanMdError:
+    """What a file is that torch does not read as plain data."""
+    kind = recognise(path)
+    if kind.name in ("trained", "weights") or (kind.name == "pickled" and not is_intact(path)):
+        kind = FileKind("damaged", "a file with damaged content", {"": "get an intact copy"})
+    return wrong_file(path, wanted, kind=kind)
 
 
 def _digest(content: object) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ase
@@ -28,6 +27,7 @@ from kan_md.backbones.readout_report import describe_readouts
 from kan_md.backbones.scope import nequip_scope
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint
+from kan_md.model.file_kind import MACE_COMPILED, recognise, wrong_file
 from kan_md.model.graph import periodic_edges
 from kan_md.model.reference import evaluate, make_reference_frames, model_input
 from kan_md.model.samples import random_structures
@@ -37,6 +37,8 @@ ENERGY_TOLERANCE = 1e-6
 FORCE_TOLERANCE = 1e-6
 """The same for forces, eV/Å."""
 
+_PICKLES = ("mace", "pickled", "old_pickle", "weights")
+"""Kinds of files that may hold a model of mace-torch."""
 _NUM_SAMPLES = 8
 _NUM_REFERENCE_FRAMES = 3
 _ROWS_PER_WEIGHT = 4
@@ -76,19 +78,17 @@ def load_mace(path: Path, *, trust: bool, head: str | None = None) -> torch.nn.M
     """
     if not path.is_file():
         raise user_error("model file not found", found=path, allowed=None, remedy="check the path")
+    kind = recognise(path)
+    if kind.name == "torchscript":  # mace-torch's own, or of someone's: nothing to convert
+        kind = replace(kind, what=MACE_COMPILED)
+    if kind.name not in _PICKLES:
+        raise wrong_file(path, "mace", kind=kind)
     if not trust:
         raise user_error(
             f"{path} is a pickled file, and opening it runs the code in it",
             found="no consent",
             allowed=None,
             remedy="add --trust if you know where it comes from",
-        )
-    if zipfile.is_zipfile(path) and _is_compiled(path):
-        raise user_error(
-            f"{path} is not a model to convert",
-            found="a compiled file (of mace_create_lammps_model or *_compiled.model)",
-            allowed=None,
-            remedy="convert the .model file that it was made from",
         )
     import_mace()
     try:
@@ -153,11 +153,6 @@ def _add_newer_attributes(model: torch.nn.Module) -> None:
                 (mul, (ir.l, ir.p), act)
                 for (mul, ir), act in zip(module.irreps_in, module.acts, strict=True)
             ]
-
-
-def _is_compiled(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def _one_head(model: torch.nn.Module, head: str | None) -> torch.nn.Module:

@@ -186,7 +186,7 @@ def settle_types(config: TrainConfig, data: PreparedData, saved: SavedRun | None
                 remedy="put it back, or start a new run",
             )
     elif config.training.init_from is not None:
-        source = load_checkpoint(config.training.init_from)
+        source = load_checkpoint(config.training.init_from, wanted="source")
         here = data.statistics["untrained_types"]
         data.statistics["untrained_types"] = [n for n in here if n in source.untrained_types]
         there = source.statistics.get("min_distances")

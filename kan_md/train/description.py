@@ -56,7 +56,7 @@ def _own_notes(config: TrainConfig, data: PreparedData, transfer: Transfer | Non
         text += "weights stay random; add structures or change model.type_names"
         notes.append(("warning", text))
     if transfer is not None:
-        source = load_checkpoint(config.training.init_from)
+        source = load_checkpoint(config.training.init_from, wanted="source")
         notes += _transfer_notes(config, data, source, transfer)
         if not config.targets:
             notes += _reference_notes(config, data, source)

@@ -52,7 +52,7 @@ def take_weights(
     Raises:
         KanMdError: the source is of another backbone, of other types, or another potential.
     """
-    source = load_checkpoint(path)
+    source = load_checkpoint(path, wanted="source")
     check_source(source, path, backbone=backbone, type_names=model.type_names)
     theirs = source.arguments
     besides = {"seed", "model_dtype", "type_names", "readout"} | STATISTICS | TRAINABILITY

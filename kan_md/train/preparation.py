@@ -210,7 +210,7 @@ def _leg_r_max(config: TrainConfig) -> float:
 def _source_types(config: TrainConfig) -> list[str] | None:
     """Types of the model that weights are taken from."""
     path = config.training.init_from
-    return None if path is None else list(load_checkpoint(path).type_names)
+    return None if path is None else list(load_checkpoint(path, wanted="source").type_names)
 
 
 def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
     }
     path, source = config.training.init_from, None
     if path is not None:
-        source = load_checkpoint(path)
+        source = load_checkpoint(path, wanted="source")
         check_source(source, path, backbone=model.backbone, type_names=data.type_names)
     if config.targets:
         # Made for the weights, like the statistics below: what is written in the file comes first,

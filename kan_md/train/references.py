@@ -54,7 +54,7 @@ def _used(config: TrainConfig, found: ReferenceEnergies) -> tuple[dict[str, floa
     if wanted == "zero":
         return dict.fromkeys(found.energies, 0.0), dict.fromkeys(found.energies, "zero")
     if config.training.init_from is not None:
-        source = load_checkpoint(config.training.init_from).config["model"]
+        source = load_checkpoint(config.training.init_from, wanted="source").config["model"]
         shifts = source.get("per_type_energy_shifts")
         if isinstance(shifts, Mapping) and shifts.keys() >= found.energies.keys():
             energies = {name: float(shifts[name]) for name in found.energies}

@@ -100,7 +100,7 @@ def test_files_that_are_no_models_are_refused(tmp_path):
         deployed_entry(str(text))
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
         archive.writestr("x", "y")
-    with pytest.raises(KanMdError, match="which is neither"):
+    with pytest.raises(KanMdError, match="a zip archive of something else"):
         deployed_entry(str(tmp_path / "other.pth"))
     tensor = write_model(tmp_path / "tensor.pth", kind="tensor", backbone="etgnn")
     with pytest.raises(KanMdError, match="only potentials"):
