@@ -18,12 +18,13 @@ from results.experiments.cases import Section
 from results.experiments.faster import details, gains, save_gains, summary
 
 HOW = """\
-How: every model is deployed by `kan-md deploy` and run in LAMMPS through its Python module, one
-process per model; the processes take turns block by block (A B A B …) and only one computes at a
-time. Time is the median over steps of LAMMPS' own loop clock; ± is the standard deviation of the
-blocks' medians; a ratio is taken round by round and given as median ± standard deviation over
-rounds. The weights are fresh (speed does not depend on training): seed 1, forces scaled to next to
-nothing, atoms tethered to their sites at 300 K, so that all models see the same edges."""
+How: models are deployed by `kan-md deploy` unless said otherwise and run in LAMMPS through its
+Python module, one process per model; the processes take turns block by block (A B A B …) and only
+one computes at a time. Time is the median over steps of LAMMPS' own loop clock; ± is the standard
+deviation of the blocks' medians; a ratio is taken round by round and given as median ± standard
+deviation over rounds. The weights are fresh (speed does not depend on training): seed 1, forces
+scaled to next to nothing, atoms tethered to their sites at 300 K, so that all models see the same
+edges."""
 
 
 _FAR = 5.0
