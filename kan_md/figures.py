@@ -11,6 +11,7 @@ from kan_md.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b4a8a")
@@ -20,8 +21,10 @@ GREY = "#8a8f98"
 """What is compared with."""
 INK = "#30343b"
 """Lines that are no data."""
-FORMATS = ("png", "pdf", "svg", "eps", "jpg", "tif", "webp")
+FORMATS = ("png", "pdf", "svg", "svgz", "eps", "ps", "jpg", "jpeg", "tif", "tiff", "webp")
 _DPI = 200
+_TICKS = ((12.0, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)), (300.0, (1.0, 2.0, 5.0)))
+"""Ticks of a logarithmic axis within a power of ten, by the ratio of its ends."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -41,6 +44,20 @@ def plain_axes(axes: Axes, *, grid: str = "both") -> None:
     if grid != "none":
         axes.grid(axis=grid, color="#d9dce1", linewidth=0.6)
     axes.tick_params(labelsize=9, color=INK)
+
+
+def log_axis(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers at its ticks, however few decades it spans."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.axes.set_yscale("log") if axis.axis_name == "y" else axis.axes.set_xscale("log")
+    low, high = sorted(axis.get_view_interval())
+    ratio = high / low if low > 0 else 1.0
+    ticks = next((subs for most, subs in _TICKS if ratio < most), (1.0,))
+    axis.set_major_locator(LogLocator(subs=ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(LogLocator(subs="auto"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

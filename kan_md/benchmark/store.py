@@ -32,12 +32,13 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def save_report(report: Report, folder: Path, *, name: str) -> None:
-    """Write ``NAME.json``, ``NAME.png`` and ``NAME.md``."""
+def save_report(report: Report, folder: Path, *, name: str, figure: Path | None = None) -> None:
+    """Write ``NAME.json``, ``NAME.md`` and the figure, ``NAME.png`` unless it is given."""
     check_folder(folder)
+    figure = folder / f"{name}.png" if figure is None else figure
     save_atomically(folder / f"{name}.json", lambda part: part.write_text(report.to_json()))
-    save_report_figure(report, folder / f"{name}.png")
-    text = f"# {report.title}\n\n" + markdown(report, figure=f"{name}.png")
+    save_report_figure(report, figure)
+    text = f"# {report.title}\n\n" + markdown(report, figure=os.path.relpath(figure, folder))
     save_atomically(folder / f"{name}.md", lambda part: part.write_text(text))
 
 

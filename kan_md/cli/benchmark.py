@@ -52,6 +52,10 @@ def benchmark(
         Path | None,
         typer.Option("--output", "-o", help="Folder for report.json, report.png, report.md, logs."),
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Figure: .png, .pdf, .svg; default report.png in the folder."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Time deployed models side by side in LAMMPS: NVT, same structure, same velocities, in turn.
@@ -61,6 +65,7 @@ def benchmark(
     from rich.console import Console
 
     from kan_md.benchmark.compare import Conditions, compare
+    from kan_md.benchmark.figure import save_report_figure
     from kan_md.benchmark.models import (
         baseline_entry,
         deployed_entry,
@@ -72,6 +77,8 @@ def benchmark(
     from kan_md.benchmark.store import check_folder, save_report
     from kan_md.benchmark.structures import read_structure, silver
     from kan_md.errors import user_error
+    from kan_md.figures import check_figure_name
+    from kan_md.files import check_writable
 
     entries = [deployed_entry(file, pair_style=pair_style) for file in files or []]
     if baseline is not None:
@@ -106,6 +113,9 @@ def benchmark(
     )
     if output is not None:
         check_folder(output)
+    if figure is not None:
+        check_figure_name(figure, option="--figure")
+        check_writable(figure, overwrite=True)
     with show_progress(entries, conditions) as progress:
         report = compare(
             entries,
@@ -116,7 +126,9 @@ def benchmark(
             progress=progress,
         )
     if output is not None:
-        save_report(report, output, name="report")
+        save_report(report, output, name="report", figure=figure)
+    elif figure is not None:
+        save_report_figure(report, figure)
     if as_json:
         typer.echo(report.to_json())
         return
@@ -125,7 +137,7 @@ def benchmark(
     console.print(phase_table(report))
     if output is not None:
         console.print(
-            f"{output}: report.md, report.json, report.png; LAMMPS inputs and logs in "
-            f"{output / 'runs'}",
+            f"{output}: report.md, report.json, {figure or 'report.png'}; LAMMPS inputs and logs "
+            f"in {output / 'runs'}",
             highlight=False,
         )

@@ -47,7 +47,7 @@ def check(
     from kan_md.data.survey_figure import plot_survey
     from kan_md.data.survey_table import as_plain, group_rows, summary_lines
     from kan_md.errors import user_error
-    from kan_md.evaluate.infrared import check_figure_name
+    from kan_md.figures import check_figure_name
     from kan_md.files import check_writable
 
     if not 0.0 < r_max < 100.0:

@@ -24,6 +24,10 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="Folder for parity plots and predictions."),
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Parity plots: .png, .pdf, .svg; default parity.png in the folder."),
+    ] = None,
     key: Annotated[
         list[str] | None,
         typer.Option(help="Name of a label in the file.", metavar="LABEL=NAME"),
@@ -44,17 +48,19 @@ def evaluate(
     from kan_md.data.reading import read_frames
     from kan_md.evaluate.evaluation import components_of, evaluate_file
     from kan_md.evaluate.output import check_output, errors_as_plain, write_evaluation
+    from kan_md.evaluate.parity import plot_parity
 
     keys = parse_keys(key or [])
-    if output is not None:
-        check_output(output, overwrite=overwrite)
+    check_output(output, figure=figure, overwrite=overwrite)
     report = LabelReport()
     frames = read_frames(data, keys, report=report)
     check_keys(report, keys)
     track = partial(track_frames, description="evaluating")
     result = evaluate_file(model, frames, device=device, track=track)
     if output is not None:
-        write_evaluation(result, output, overwrite=overwrite)
+        write_evaluation(result, output, figure=figure, overwrite=overwrite)
+    elif figure is not None:
+        plot_parity(result, figure)
     if as_json:
         typer.echo(json.dumps({"structures": result.counts["all"], **errors_as_plain(result)}))
         return

@@ -33,7 +33,7 @@ def inputs(
     from kan_md.files import write_text
 
     sources = sorted(
-        (f for f in files("kan_md_lammps_inputs").iterdir() if f.name.endswith(".in")),
+        (f for f in files("kan_md_lammps_inputs").iterdir() if f.name.endswith((".in", ".yaml"))),
         key=lambda f: f.name,
     )
     texts = {source.name: source.read_text() for source in sources}

@@ -43,7 +43,7 @@ def error_table(
             or absent where a set has no labels.
         targets: what the names belong to.
     """
-    from kan_md.train.metrics import shown_unit
+    from kan_md.train.metrics import milli, shown_unit
 
     table = Table()
     table.add_column("MAE / RMSE", no_wrap=True)
@@ -69,7 +69,7 @@ def group_table(
         counts: number of structures of each group.
         targets: what the names belong to.
     """
-    from kan_md.train.metrics import shown_unit
+    from kan_md.train.metrics import milli, shown_unit
 
     table = Table(title="MAE / RMSE by config_type", title_justify="left")
     table.add_column("config_type")
@@ -160,8 +160,3 @@ def _scaled(value: float | None, factor: float) -> str:
 def _digits(value: float) -> str:
     """Three digits, without an exponent where the number is large."""
     return f"{value:.0f}" if 100 <= value < 1e6 else f"{value:.3g}"
-
-
-def milli(unit: str) -> tuple[str, float]:
-    """Write errors in eV as meV; other units stay."""
-    return (f"m{unit}", 1000.0) if unit.startswith("eV") else (unit, 1.0)

@@ -26,6 +26,10 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Replace one value of the file.", metavar="SECTION.KEY=VALUE"),
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Learning curve: .png, .pdf, .svg; default learning_curve.png in there."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train a model.
@@ -61,6 +65,7 @@ def train(
             overwrite=overwrite,
             settings=record_settings(config, overrides),
             started=context.obj,
+            figure=figure,
             console=console,
         )
     except TrainingInterrupted as interruption:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from kan_md.data.outliers import largest_force
 from kan_md.data.survey import NO_TYPE, Survey
 from kan_md.data.survey_table import force_lengths, pressure
-from kan_md.files import written_whole
+from kan_md.figures import COLOURS, GREY, new_figure, plain_axes, save_figure
 
 _MOST = 7
 """Groups with a colour of their own; the smaller ones share the last."""
@@ -28,7 +27,7 @@ def plot_survey(survey: Survey, path: Path) -> None:
         path: of the figure; its ending says in which format.
     """
     groups = _groups(survey)
-    figure = Figure(figsize=(9.0, 6.6), layout="constrained")
+    figure = new_figure(9.0, 6.6)
     axes = figure.subplots(2, 2)
     _energies(axes[0, 0], survey, groups)
     _forces(axes[0, 1], survey, groups)
@@ -39,8 +38,9 @@ def plot_survey(survey: Survey, path: Path) -> None:
         figure.legend(
             handles, labels, loc="outside lower center", ncols=4, frameon=False, title="config_type"
         )
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    for axis in axes.flat:
+        plain_axes(axis)
+    save_figure(figure, path)
 
 
 def _groups(survey: Survey) -> dict[str, np.ndarray]:
@@ -138,7 +138,7 @@ def _points(axis: Axes, x: np.ndarray, y: np.ndarray, groups: dict[str, np.ndarr
 
 
 def _colours(number: int) -> list[str]:
-    return [f"C{index}" for index in range(number)]
+    return [*COLOURS, GREY][:number]
 
 
 def _nothing(axis: Axes) -> None:

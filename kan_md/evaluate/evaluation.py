@@ -36,6 +36,7 @@ class Evaluation:
         errors: by name, e.g. ``forces_mae``, ``forces_Ag_rmse``, ``energy_per_structure_mae``; of
             tensors also the MAE of each component, ``bec_xy_mae``, ``bec_O_xy_mae``.
         by_config_type: likewise, by the structures' ``config_type``; empty if all are of one.
+        counted: indices of the structures behind ``errors``: all but isolated atoms.
         counts: number of structures behind ``errors`` and of each ``config_type``.
         isolated: isolated atoms, which do not count: element, labelled and predicted energy, eV
             (None where the model does not know the element).
@@ -48,6 +49,7 @@ class Evaluation:
     predictions: dict[str, list[np.ndarray]]
     errors: dict[str, float]
     by_config_type: dict[str, dict[str, float]]
+    counted: list[int]
     counts: dict[str, int]
     isolated: list[tuple[str, float, float | None]]
 
@@ -132,6 +134,7 @@ def evaluate_file(
         predictions=predictions,
         errors=errors(counted),
         by_config_type={name: errors(indices) for name, indices in groups.items()},
+        counted=counted,
         counts={"all": len(counted), **{name: len(indices) for name, indices in groups.items()}},
         isolated=list(isolated.values())
         + [

@@ -18,10 +18,8 @@ from pathlib import Path
 
 import numpy as np
 from ase.units import _c, _e, _eps0, _k
-from matplotlib.figure import Figure
 
 from kan_md.errors import user_error
-from kan_md.files import written_whole
 
 _CURRENT = _e * 1e-10 / 1e-12  # C m/s per e Å/ps
 
@@ -119,39 +117,3 @@ def absorption(current: Current, *, resolution: float = 15.0) -> tuple[np.ndarra
     volume = current.volume * 1e-30
     factor = 1.0 / (6 * _eps0 * _c * volume * _k * current.temperature)  # gives 1/m
     return frequency / _c / 100, factor * integral / 100
-
-
-def check_figure_name(path: str | Path) -> None:
-    """Refuse a figure of a format that matplotlib cannot write, or in the place of the numbers.
-
-    Raises:
-        KanMdError: the ending of the name is none of a figure.
-    """
-    known = Figure().canvas.get_supported_filetypes()
-    if Path(path).suffix.lower().removeprefix(".") not in known:
-        raise user_error(
-            "ending of the figure's name",
-            found=Path(path).name,
-            allowed=", ".join(f".{name}" for name in sorted(known)),
-            remedy=f"e.g. --output {Path(path).with_suffix('.png').name}",
-        )
-
-
-def plot_spectrum(
-    wavenumber: np.ndarray, alpha: np.ndarray, path: str | Path, *, title: str = ""
-) -> None:
-    """Draw a spectrum up to where it ends, from zero."""
-    cumulated = np.cumsum(np.maximum(alpha, 0.0))
-    end = wavenumber[np.searchsorted(cumulated, 0.998 * cumulated[-1])]
-    end = min(wavenumber[-1], 200.0 * np.ceil(1.1 * end / 200.0))
-    figure = Figure(figsize=(6.0, 3.4), layout="constrained")
-    axis = figure.subplots()
-    axis.plot(wavenumber, alpha / 1000, linewidth=1.2)
-    axis.set_xlim(0, end)
-    axis.set_ylim(0, None)
-    axis.set_xlabel("wavenumber (1/cm)")
-    axis.set_ylabel("absorption × index (10³/cm)")
-    axis.set_title(title, fontsize=10)
-    axis.grid(alpha=0.3)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=150)

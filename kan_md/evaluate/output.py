@@ -1,4 +1,4 @@
-"""Parity plots, and structures with predictions."""
+"""Structures with predictions, errors, and the parity figure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from kan_md.data.targets import Target
 from kan_md.data.write import write_frames
 from kan_md.errors import user_error
 from kan_md.evaluate.evaluation import Evaluation
-from kan_md.files import cannot_write, check_writable, write_text, written_whole
+from kan_md.evaluate.parity import plot_parity
+from kan_md.figures import check_figure_name
+from kan_md.files import cannot_write, check_writable, write_text
 
 PREFIX = "kan_"
 """What names of predictions begin with in the extended XYZ file."""
@@ -21,12 +21,26 @@ PREFIX = "kan_"
 FILES = ("predictions.xyz", "parity.png", "errors.json")
 
 
-def check_output(folder: str | Path, *, overwrite: bool) -> None:
-    """Refuse an output folder before anything is computed.
+def check_output(
+    folder: str | Path | None, *, figure: str | Path | None = None, overwrite: bool
+) -> None:
+    """Refuse an output folder and a figure before anything is computed.
+
+    Args:
+        folder: where files go; none are written where ``None``.
+        figure: the parity figure, if not parity.png in the folder.
+        overwrite: replace files that are there.
 
     Raises:
-        KanMdError: a file is there already, or the folder cannot be written.
+        KanMdError: a file is there already, its folder cannot be written, or the figure's ending is
+            no format.
     """
+    if figure is not None:
+        check_figure_name(figure, option="--figure")
+        if folder is None or Path(figure).absolute().parent != Path(folder).absolute():
+            check_writable(figure, overwrite=overwrite)
+    if folder is None:
+        return
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise user_error(
@@ -40,13 +54,18 @@ def check_output(folder: str | Path, *, overwrite: bool) -> None:
 
 
 def write_evaluation(
-    evaluation: Evaluation, folder: str | Path, *, overwrite: bool = False
+    evaluation: Evaluation,
+    folder: str | Path,
+    *,
+    figure: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Write predictions.xyz, parity.png and errors.json.
+    """Write predictions.xyz, errors.json and the parity figure.
 
     Args:
         evaluation: what to write.
         folder: where to; made if missing.
+        figure: the parity figure, if not parity.png in the folder.
         overwrite: replace files that are there.
 
     Returns:
@@ -55,14 +74,14 @@ def write_evaluation(
     Raises:
         KanMdError: a file is there already, or the folder cannot be written.
     """
-    check_output(folder, overwrite=overwrite)
+    check_output(folder, figure=figure, overwrite=overwrite)
     folder = Path(folder)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
     _write_predictions(evaluation, folder / FILES[0], overwrite)
-    plot_parity(evaluation, folder / FILES[1])
+    plot_parity(evaluation, folder / FILES[1] if figure is None else Path(figure))
     content = errors_as_plain(evaluation)
     extra = {name: value for name, value in content.items() if name != "errors" and value}
     write_text(folder / FILES[2], json.dumps(content["errors"] | extra, indent=2) + "\n")
@@ -100,47 +119,3 @@ def _write_predictions(evaluation: Evaluation, path: Path, overwrite: bool) -> N
                 copy.info[PREFIX + target.name] = float(flat[0]) if flat.size == 1 else flat
         frames.append(copy)
     write_frames(frames, path, overwrite=overwrite)
-
-
-def plot_parity(evaluation: Evaluation, path: Path) -> None:
-    """Draw predicted against labelled values of every target.
-
-    Args:
-        evaluation: what to draw.
-        path: of the PNG.
-    """
-    targets = evaluation.targets
-    figure = Figure(figsize=(3.6 * len(targets), 3.6), layout="constrained")
-    for axis, target in zip(
-        figure.subplots(1, len(targets), squeeze=False)[0], targets, strict=True
-    ):
-        label, prediction = _points(evaluation, target)
-        axis.plot(label, prediction, ".", markersize=3, alpha=0.4, rasterized=True)
-        ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
-        axis.plot(ends, ends, "k-", linewidth=0.8)
-        unit = target.unit + "/atom" * target.extensive
-        error = evaluation.errors[f"{target.name}_mae"]
-        axis.set_title(f"{target.name}, MAE {error:.3g} {unit}", fontsize=10)
-        axis.set_xlabel(f"label ({unit})")
-        axis.set_ylabel(f"prediction ({unit})")
-        axis.set_aspect("equal", adjustable="datalim")
-        axis.locator_params(nbins=4)  # energies per atom have long tick labels
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-
-
-def _points(evaluation: Evaluation, target: Target) -> tuple[np.ndarray, np.ndarray]:
-    labels, predictions = [], []
-    for atoms, label, prediction in zip(
-        evaluation.frames,
-        evaluation.labels[target.name],
-        evaluation.predictions[target.name],
-        strict=True,
-    ):
-        if label is not None:
-            scale = 1.0 / len(atoms) if target.extensive else 1.0
-            labels.append(scale * label.ravel())
-            predictions.append(scale * prediction.ravel())
-    label, prediction = np.concatenate(labels), np.concatenate(predictions)
-    known = ~np.isnan(label)  # single components may be without a label
-    return label[known], prediction[known]

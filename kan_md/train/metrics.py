@@ -126,6 +126,11 @@ def shown_unit(name: str, targets: Sequence[Target]) -> str:
     return f"{target.unit}/atom" if per_atom else target.unit
 
 
+def milli(unit: str) -> tuple[str, float]:
+    """Write errors in eV as meV; other units stay. Unit to show, and the factor."""
+    return (f"m{unit}", 1000.0) if unit.startswith("eV") else (unit, 1.0)
+
+
 def _loss_term(target: Target, loss: LossConfig, weight: float | None) -> dict:
     return {
         "name": f"loss_{target.name}",

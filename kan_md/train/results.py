@@ -125,6 +125,8 @@ def write_results(
     module: lightning.LightningModule,
     summary: dict[str, Any],
     folder: Path,
+    *,
+    figure: Path | None = None,
 ) -> Path:
     """Write model.pth, the learning curve and, last, metrics.json.
 
@@ -135,6 +137,7 @@ def write_results(
         module: with the weights to keep.
         summary: see :func:`summarize`.
         folder: where to.
+        figure: the learning curve, if not ``learning_curve.png`` in the folder.
 
     Returns:
         Path of model.pth.
@@ -156,7 +159,14 @@ def write_results(
     path = save_checkpoint(checkpoint, folder / MODEL_FILE)
     rows = read_log(folder / LOG_FILE)
     if rows:
-        plot_learning_curves(rows, data.targets, folder / CURVE_FILE)
+        plot_learning_curves(
+            rows,
+            data.targets,
+            folder / CURVE_FILE if figure is None else figure,
+            steps_per_epoch=-(-len(data.datasets["train"]) // config.training.batch_size),
+            best_epoch=summary["best_epoch"],
+            averaged=config.training.ema is not None,
+        )
     write_text(folder / RESULT_FILE, json.dumps(summary, indent=2) + "\n")
     return path
 

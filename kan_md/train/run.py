@@ -12,6 +12,8 @@ from rich.console import Console
 from kan_md.backbones.scope import nequip_scope
 from kan_md.config.schema import TrainConfig
 from kan_md.data.dataset import make_loader
+from kan_md.figures import check_figure_name
+from kan_md.files import check_writable
 from kan_md.ops import operators_in_layers
 from kan_md.train.checkpoints import (
     FOLDER,
@@ -59,6 +61,7 @@ def train(
     overwrite: bool = False,
     settings: Sequence[Mapping[str, Any]] = (),
     started: float | None = None,
+    figure: Path | None = None,
     console: Console | None = None,
 ) -> Path:
     """Train a model and write it.
@@ -78,6 +81,8 @@ def train(
             :mod:`kan_md.config.overrides`.
         started: value of ``time.monotonic()`` from which ``training.max_time`` counts; now where
             ``None``.
+        figure: where the learning curve goes, in the format that its ending says; into the folder
+            where ``None``.
         console: where progress is shown; nowhere if None.
 
     Returns:
@@ -91,6 +96,10 @@ def train(
     clock = Clock(started)
     folder = Path(output_dir)
     check_folder(folder, resume=resume, overwrite=overwrite)
+    if figure is not None:
+        check_figure_name(figure, option="--figure")
+        if figure.absolute().parent != folder.absolute():
+            check_writable(figure, overwrite=resume or overwrite)
     saved = read_saved_run(folder) if resume else None
     going_on = None if saved is None else check_continuation(config, saved, folder)
     device = choose_device(config.training.device)
@@ -150,7 +159,7 @@ def train(
                 best=best,
                 errors=final_errors(trainer, module, data, config.training.val_batch_size),
             )
-            return write_results(config, data, arguments, module, summary, folder)
+            return write_results(config, data, arguments, module, summary, folder, figure=figure)
 
 
 def _fit(
