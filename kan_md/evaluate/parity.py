@@ -73,7 +73,8 @@ def plot_parity(evaluation: Evaluation, path: Path) -> None:
         unit, factor = milli(shown_unit(f"{target.name}_mae", targets))
         mae, rmse = (factor * evaluation.errors[f"{target.name}_{k}"] for k in ("mae", "rmse"))
         upper.set_title(
-            f"{target.name}: MAE {mae:.3g}, RMSE {rmse:.3g}" + f" {unit}" * bool(unit), fontsize=10
+            f"{target.name}: MAE {_short(mae)}, RMSE {_short(rmse)}" + f" {unit}" * bool(unit),
+            fontsize=10,
         )
         _draw_parity(upper, points, colours, shown_unit(f"{target.name}_mae", targets))
         _draw_residuals(lower, points, colours, unit, factor)
@@ -114,6 +115,11 @@ def group_colours(groups: np.ndarray) -> dict[str, str]:
     if len(names) <= _MOST:
         return dict(zip(names, COLOURS, strict=False))
     return dict(zip(names[: _MOST - 1], COLOURS, strict=False)) | {_REST: GREY}
+
+
+def _short(value: float) -> str:
+    """Three digits, without exponents where people do not write them."""
+    return f"{value:.0f}" if 100 <= value < 1e6 else f"{value:.3g}"
 
 
 def _draw_parity(axis: Axes, points: Points, colours: dict[str, str], unit: str) -> None:
