@@ -9,6 +9,7 @@ import pkgutil
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 
 import typer
@@ -67,8 +68,16 @@ def _options(
         typer.echo(context.get_help())
 
 
+@cache  # a process may call main more than once
+def _register_commands() -> None:
+    """Let every sibling module add its commands: ``register(app)``."""
+    for module in pkgutil.iter_modules(cli.__path__):
+        if module.name != "main":
+            import_module(f"kan_md.cli.{module.name}").register(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: every sibling module registers its command with ``register(app)``.
+    """Run the command line.
 
     A :class:`KanMdError`, a wrong command line and a full disk end the program with status 2 and
     one line on stderr; the traceback is shown only with ``--debug``.
@@ -77,9 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     # At its end Python would look for garbage in all that torch has made: 1.2 s of every command.
     atexit.register(gc.freeze)
     tune_allocator()
-    for module in pkgutil.iter_modules(cli.__path__):
-        if module.name != "main":
-            import_module(f"kan_md.cli.{module.name}").register(app)
+    _register_commands()
     with interrupts_between_imports():
         try:
             # The object that commands find in their context is the time at which they began.
