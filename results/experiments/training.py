@@ -110,7 +110,8 @@ def save_bars(panels: Mapping[str, Mapping[str, tuple[float, float]]], path: Pat
     for axis, (label, rows) in zip(axes, panels.items(), strict=True):
         colours = ["C0" if "KAN" in name else "0.6" for name in rows]
         means, spreads = ([value[i] for value in rows.values()] for i in (0, 1))
-        axis.bar(range(len(rows)), means, yerr=spreads, capsize=4, color=colours)
+        bars = {"yerr": spreads, "capsize": 4} if any(spreads) else {}  # none of a single seed
+        axis.bar(range(len(rows)), means, color=colours, **bars)
         names = [name.replace(", ", ",\n").replace("KAN ", "KAN\n") for name in rows]
         axis.set_xticks(range(len(rows)), names, fontsize="small")
         axis.set_ylim(bottom=0)
