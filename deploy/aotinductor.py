@@ -86,7 +86,10 @@ def load_aotinductor(path: Path, *, device: str) -> Callable:
     # By its name torch loads files ending in .pt2 alone without complaint.
     source = str(path) if path.suffix == ".pt2" else io.BytesIO(path.read_bytes())
     index = torch.device(device).index  # none for the processor, and for "the" GPU
-    package = torch._inductor.aoti_load_package(source, device_index=-1 if index is None else index)
+    # As the pair styles run it.
+    package = torch._inductor.aoti_load_package(
+        source, run_single_threaded=True, device_index=-1 if index is None else index
+    )
 
     def run(
         vectors: torch.Tensor, index: torch.Tensor, types: torch.Tensor, num_local: torch.Tensor

@@ -8,7 +8,7 @@ with e3nn's helper works all the same.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +17,6 @@ from e3nn.util.jit import script
 
 from kan_md.contract import MANIFEST_KEY
 from kan_md_deploy.errors import not_compiled
-
-FUSION_STRATEGY = [("DYNAMIC", 10)]
-"""Atoms and edges change at every step: never specialise on their number."""
 
 
 @contextmanager
@@ -58,8 +55,30 @@ def save_torchscript(module: torch.jit.ScriptModule, path: Path, *, manifest: st
         path.write_bytes(module.save_to_buffer(_extra_files={MANIFEST_KEY: manifest}))
 
 
-def load_torchscript(path: Path, *, device: str) -> torch.jit.ScriptModule:
-    """Read a compiled module onto a device."""
-    torch._C._jit_set_fusion_strategy(FUSION_STRATEGY)
+def load_torchscript(path: Path, *, device: str) -> Callable:
+    """Read a compiled module onto a device, as a function that runs as it does in LAMMPS."""
     with _deprecation_silenced():
-        return torch.jit.load(str(path), map_location=device)
+        module = torch.jit.load(str(path), map_location=device)
+
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with executor_of_lammps():
+            return module(*inputs)
+
+    return run
+
+
+@contextmanager
+def executor_of_lammps() -> Iterator[None]:
+    """TorchScript's executor as the pair styles have it (pair_styles/core/backend_torchscript.cpp).
+
+    Without profiling every call runs the same code, so that a file is judged and timed by what
+    LAMMPS will run; other modules of this process keep the executor that they had.
+    """
+    profiling = torch._C._jit_set_profiling_mode(False)
+    fuses = torch._C._jit_can_fuse_on_gpu()
+    torch._C._jit_override_can_fuse_on_gpu(False)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_profiling_mode(profiling)
+        torch._C._jit_override_can_fuse_on_gpu(fuses)

@@ -14,10 +14,15 @@ using torch::inductor::AOTIModelPackageLoader;
 
 const std::string MODEL_NAME = "model";
 
+// One thread calls a model, and without locks and events its calls can be captured by a graph.
+constexpr bool RUN_SINGLE_THREADED = true;
+constexpr std::size_t NUM_RUNNERS = 1;
+
 std::unique_ptr<AOTIModelPackageLoader> load_package(const Archive &archive, c10::Device device)
 {
   return translate_torch_errors("loading the AOTInductor model", [&] {
-    return std::make_unique<AOTIModelPackageLoader>(archive.path(), MODEL_NAME, false, 1,
+    return std::make_unique<AOTIModelPackageLoader>(archive.path(), MODEL_NAME, RUN_SINGLE_THREADED,
+                                                    NUM_RUNNERS,
                                                     device.has_index() ? device.index() : -1);
   });
 }

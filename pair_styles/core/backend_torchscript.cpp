@@ -4,6 +4,7 @@
 
 #include <torch/csrc/autograd/generated/variable_factories.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/codegen/fuser/interface.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -13,10 +14,12 @@ namespace {
 
 // The profiling executor specialises a graph after its first calls, so that the same positions would
 // give other last bits at the third step than at the first, and a restart would not continue
-// bit for bit. Without it every call runs the same code.
+// bit for bit. Without it every call runs the same code; the fuser for GPUs that comes with the other
+// executor would compile kernels in the middle of a run. kan_md_deploy/torchscript.py has the same.
 void use_one_executor_for_all_calls()
 {
   torch::jit::getProfilingMode() = false;
+  torch::jit::overrideCanFuseOnGPU(false);
 }
 
 torch::jit::Module load_module(const Archive &archive, c10::Device device,
