@@ -111,7 +111,7 @@ def test_package_is_loaded_onto_the_device_that_is_asked_for(tmp_path, monkeypat
     )
     (tmp_path / "model.pt2").touch()
     aotinductor.load_aotinductor(tmp_path / "model.pt2", device=device)
-    assert asked == {"device_index": index}
+    assert asked == {"device_index": index, "run_single_threaded": True}
 
 
 def test_without_a_gpu_each_command_says_what_it_can_do(tiny_checkpoint, tmp_path, monkeypatch):
