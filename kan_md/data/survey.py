@@ -15,6 +15,7 @@ from kan_md.data.identity import repeated
 from kan_md.data.isolated import isolated_energies
 from kan_md.data.label_report import config_type_of, source_of, structures
 from kan_md.data.outliers import far_from_the_others, force_outliers, largest_force
+from kan_md.data.plausibility import doubts
 from kan_md.data.references import ReferenceEnergies, fit_references
 from kan_md.data.targets import ENERGY, FORCES, POTENTIAL_TARGETS
 from kan_md.errors import KanMdError
@@ -149,6 +150,10 @@ def make_survey(
         *_alone(frames, distances, r_max),
         *_forces(frames),
         *_energies(frames, references),
+        *(
+            Finding(kind, text, [source_of(frames[index]) for index in indices])
+            for kind, text, indices in doubts(frames)
+        ),
     ]
     return Survey(list(frames), list(isolated), list(distances), references, findings)
 

@@ -144,9 +144,11 @@ def _odd_structures(
         if finding.kind in ("zero forces", "isolated atoms"):
             continue  # of crystals by symmetry; told elsewhere
         advice = "; data.max_force leaves them out" * (finding.kind == "force outliers")
-        notes.append(
-            (finding.kind, f"{finding.text} ({sources_in_words(finding.sources, most=3)}){advice}")
-        )
+        text = f"{finding.text} ({sources_in_words(finding.sources, most=3)}){advice}"
+        if finding.kind.startswith("doubtful"):
+            notes.append(("warning", f"{finding.kind}: {text}"))
+        else:
+            notes.append((finding.kind, text))
     return notes
 
 
