@@ -10,7 +10,7 @@ import yaml
 
 from kan_md.config.schema import TrainConfig
 from kan_md.errors import user_error
-from kan_md.files import cannot_write, is_writable, write_text
+from kan_md.files import is_writable, write_text
 from kan_md.train.checkpoints import CONFIG_FILE, FOLDER, can_be_resumed
 
 MODEL_FILE = "model.pth"
@@ -63,15 +63,10 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder; a run that is replaced is removed only now that the new one can start."""
-    checkpoints = folder / FOLDER
-    try:
-        checkpoints.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+def clear_folder(folder: Path) -> None:
+    """Remove the run that is replaced, only now that the new one can start."""
     old = [folder / name for name in (MODEL_FILE, RESULT_FILE, LOG_FILE, CURVE_FILE)]
-    for path in [*old, *checkpoints.glob("*.ckpt")]:
+    for path in [*old, *(folder / FOLDER).glob("*.ckpt")]:
         path.unlink(missing_ok=True)
 
 

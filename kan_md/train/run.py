@@ -23,6 +23,7 @@ from kan_md.train.checkpoints import (
     read_saved_run,
     told_to_resume,
 )
+from kan_md.train.claim import Claim
 from kan_md.train.clock import Clock
 from kan_md.train.continuation import check_continuation, make_record, settle_types
 from kan_md.train.description import describe
@@ -32,7 +33,7 @@ from kan_md.train.folder import (
     MODEL_FILE,
     RESULT_FILE,
     check_folder,
-    make_folder,
+    clear_folder,
     write_config,
 )
 from kan_md.train.interrupt import Interruption
@@ -92,10 +93,25 @@ def train(
         TrainingInterrupted: a signal came; the state is saved.
         KanMdError: the configuration, the data or the folder is not usable.
     """
-    console = console or Console(quiet=True)
-    clock = Clock(started)
-    folder = Path(output_dir)
+    options = {"resume": resume, "overwrite": overwrite, "settings": settings, "figure": figure}
+    with Claim(Path(output_dir)) as claim:
+        return _train(config, claim, Clock(started), console or Console(quiet=True), **options)
+
+
+def _train(
+    config: TrainConfig,
+    claim: Claim,
+    clock: Clock,
+    console: Console,
+    *,
+    resume: bool,
+    overwrite: bool,
+    settings: Sequence[Mapping[str, Any]],
+    figure: Path | None,
+) -> Path:
+    folder = claim.folder
     check_folder(folder, resume=resume, overwrite=overwrite)
+    claim.take()
     if figure is not None:
         check_figure_name(figure, option="--figure")
         if figure.absolute().parent != folder.absolute():
@@ -130,7 +146,9 @@ def train(
         reason = None
         if going_on is None:
             check_time(budget)
-            make_folder(folder)
+            claim.take(make=True)
+            check_folder(folder, resume=resume, overwrite=overwrite)  # another may have come first
+            clear_folder(folder)
             write_config(given, config, folder)
         else:
             content, reason, notes = going_on.go_on(module, data, trainer, budget)
