@@ -2,14 +2,5 @@
 
 from kan_md_deploy.pipeline import Deployment, deploy, deploy_model
 from kan_md_deploy.runtime import DeployedModel, load_deployed
-from kan_md_deploy.tensor_runtime import DeployedTensorModel, load_deployed_tensors
 
-__all__ = [
-    "DeployedModel",
-    "DeployedTensorModel",
-    "Deployment",
-    "deploy",
-    "deploy_model",
-    "load_deployed",
-    "load_deployed_tensors",
-]
+__all__ = ["DeployedModel", "Deployment", "deploy", "deploy_model", "load_deployed"]

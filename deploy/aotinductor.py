@@ -24,15 +24,15 @@ from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from kan_md.contract import MANIFEST_KEY
+from kan_md.tasks.judgement import Graph
 from kan_md_deploy.errors import not_compiled
-from kan_md_deploy.verify import Graph
 
 FEWEST = 2
 """Smallest number of atoms and of edges that an exported graph accepts."""
 
 
 def compile_aotinductor(edge_model: torch.nn.Module, *, example: Graph) -> bytes:
-    """Export and compile an :class:`~kan_md_deploy.wrapper.EdgeModel`.
+    """Export and compile an :class:`~kan_md.tasks.potential_function.EdgeModel`.
 
     Args:
         edge_model: frozen, on the device that it is compiled for.

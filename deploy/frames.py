@@ -11,7 +11,7 @@ from ase.data import covalent_radii
 
 from kan_md.model.graph import edge_graph
 from kan_md.model.reference import frame_atoms
-from kan_md_deploy.verify import Graph
+from kan_md.tasks.judgement import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

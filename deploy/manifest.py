@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from nequip.nn import GraphModel
 from nequip.nn.embedding import EdgeLengthNormalizer
 
 from kan_md.backbones.build import num_layers_of
-from kan_md_deploy.wrapper import make_edge_model
+from kan_md.tasks.task import Task
 
 if TYPE_CHECKING:
     from kan_md.model.checkpoint import Checkpoint
 
 
-def describe_model(checkpoint: Checkpoint, model: GraphModel) -> dict:
+def describe_model(checkpoint: Checkpoint, model: GraphModel, task: Task) -> dict[str, Any]:
     """Everything in the manifest that does not depend on how the model is compiled.
 
     Args:
         checkpoint: where the model comes from.
         model: float64 model rebuilt from it.
+        task: of the model.
 
     Returns:
         Keyword arguments of :class:`kan_md.contract.Manifest`.
     """
     names = tuple(checkpoint.type_names)
+    own = task.describe(model)
     elements = checkpoint.elements
     statistics = checkpoint.statistics or {}
     pairs = len(names) ** 2
-    return {
+    return own | {
         "backbone": checkpoint.backbone,
         "r_max": float(checkpoint.r_max),
         "num_layers": num_layers_of(model, backbone=checkpoint.backbone),
@@ -38,28 +40,15 @@ def describe_model(checkpoint: Checkpoint, model: GraphModel) -> dict:
         "masses": elements.masses,
         "cutoffs": pair_cutoffs(model, num_types=len(names), r_max=float(checkpoint.r_max)),
         "min_distances": _flat(statistics.get("min_distances"), pairs),
-        "isolated_energies": isolated_energies(model, num_types=len(names)),
         "readout": checkpoint.readout.model_dump(mode="json"),
-        "outputs": describe_untrained(checkpoint),
+        "outputs": own.get("outputs", {}) | _untrained(checkpoint),
     }
 
 
-def describe_untrained(checkpoint: Checkpoint) -> dict:
+def _untrained(checkpoint: Checkpoint) -> dict:
     """Entry of the manifest's ``outputs`` for types that nothing trained; empty without any."""
     names = checkpoint.untrained_types
     return {"untrained_types": names} if names else {}
-
-
-def isolated_energies(model: GraphModel, *, num_types: int) -> tuple[float, ...]:
-    """Energy of one atom of each type without neighbours, eV."""
-    types = torch.arange(num_types)
-    energy, _ = make_edge_model(model)(
-        torch.zeros(0, 3, dtype=torch.float64),
-        torch.zeros(2, 0, dtype=torch.int64),
-        types,
-        torch.tensor([num_types]),
-    )
-    return tuple(energy.flatten().tolist())
 
 
 def pair_cutoffs(model: GraphModel, *, num_types: int, r_max: float) -> tuple[float, ...]:

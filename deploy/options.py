@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from kan_md.contract import BACKENDS, DTYPES, Backend, Dtype
 from kan_md.errors import user_error
 from kan_md.model.device import check_device
-from kan_md.model.tensors import is_tensor_backbone
+from kan_md.tasks.choose import task_of_checkpoint
 from kan_md_deploy.passes.base import Pass
 from kan_md_deploy.passes.registry import choose_passes
 
@@ -73,9 +73,21 @@ def choose_options(
             remedy="leave --tf32 out",
         )
     for_gpu = device != "cpu" if static_shapes is None else static_shapes
-    is_tensor = is_tensor_backbone(checkpoint.backbone)
-    if is_tensor:
-        _check_tensor_options(checkpoint.backbone, backend=backend, static_shapes=static_shapes)
+    task = task_of_checkpoint(checkpoint)
+    if backend not in task.backends:
+        raise user_error(
+            f"backend for {checkpoint.backbone}",
+            found=backend,
+            allowed=", ".join(task.backends),
+            remedy="leave --backend out",
+        )
+    if static_shapes and not task.can_be_static:
+        raise user_error(
+            "shapes of a model of triplets depend on the structure",
+            found=f"--static-shapes for {checkpoint.backbone}",
+            allowed="potentials",
+            remedy="leave --static-shapes out",
+        )
     return Options(
         backend=backend,
         device=device,
@@ -84,14 +96,9 @@ def choose_options(
         bound=_BOUND[dtype] if bound is None else bound,
         # The project's operators are for processors.
         operators="portable" if for_gpu or device != "cpu" else operators,
-        static_shapes=not is_tensor and (for_gpu or backend == "aotinductor"),
+        static_shapes=task.can_be_static and (for_gpu or backend == "aotinductor"),
         tf32=tf32,
     )
-
-
-def backends_of(backbone: str) -> tuple[Backend, ...]:
-    """Compilers that models of a backbone go through."""
-    return ("torchscript",) if is_tensor_backbone(backbone) else BACKENDS
 
 
 def check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -106,22 +113,4 @@ def check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
             found=repr(value),
             allowed=", ".join(allowed),
             remedy=f"correct --{what}",
-        )
-
-
-def _check_tensor_options(backbone: str, *, backend: Backend, static_shapes: bool | None) -> None:
-    backends = backends_of(backbone)
-    if backend not in backends:
-        raise user_error(
-            f"backend for {backbone}",
-            found=backend,
-            allowed=", ".join(backends),
-            remedy="leave --backend out",
-        )
-    if static_shapes:
-        raise user_error(
-            "shapes of a model of triplets depend on the structure",
-            found=f"--static-shapes for {backbone}",
-            allowed="potentials",
-            remedy="leave --static-shapes out",
         )

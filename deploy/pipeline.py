@@ -15,16 +15,15 @@ import torch
 from kan_md.contract import BACKENDS, Backend, Dtype
 from kan_md.files import written_whole
 from kan_md.model.checkpoint import load_checkpoint
-from kan_md.model.tensors import is_tensor_backbone
+from kan_md.tasks.choose import task_of_checkpoint
+from kan_md.tasks.judgement import Graph
+from kan_md_deploy.compilation import compile_model
 from kan_md_deploy.errors import NotCompiledError
 from kan_md_deploy.frames import reference_graphs
-from kan_md_deploy.options import Operators, backends_of, check_choice, choose_options
+from kan_md_deploy.options import Operators, check_choice, choose_options
 from kan_md_deploy.output import SUFFIX, check_replaceable, output_path
-from kan_md_deploy.potential_pipeline import compile_potential
 from kan_md_deploy.runtime import DeployedModel, load_deployed
-from kan_md_deploy.tensor_pipeline import compile_tensors
 from kan_md_deploy.timing import median_times
-from kan_md_deploy.verify import Graph
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def deploy_model(
         "static_shapes": static_shapes,
         "tf32": tf32,
     }
-    backends = backends_of(load_checkpoint(model_path).backbone)
+    backends = task_of_checkpoint(load_checkpoint(model_path)).backends
     tried = backends if backend in (None, "auto") else (backend,)
     if not overwrite:
         for name in tried[:1] if backend is None else tried:
@@ -167,8 +166,6 @@ def _deploy_with(
     checkpoint = load_checkpoint(model_path)
     options = choose_options(checkpoint, backend=backend, **choices)
     target = output_path(model_path, output, backend)
-    is_tensor = is_tensor_backbone(checkpoint.backbone)
     with written_whole(target, make_folder=True) as temporary:
-        compile_model = compile_tensors if is_tensor else compile_potential
         compile_model(checkpoint, model_path, temporary, options)
     return target

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import ase
+import numpy as np
 import torch
 
 from kan_md import ops
-from kan_md.contract import Manifest
+from kan_md.contract import Kind, Manifest
 from kan_md.errors import user_error
 from kan_md.model.device import check_device, set_tf32
+from kan_md.model.graph import edge_graph
+from kan_md.tasks.choose import task_of_manifest
+from kan_md.tasks.task import refuse_other_kind
 from kan_md_deploy.aotinductor import load_aotinductor
 from kan_md_deploy.archive import read_manifest
 from kan_md_deploy.torchscript import load_torchscript
@@ -19,18 +24,27 @@ _LOADERS = {"torchscript": load_torchscript, "aotinductor": load_aotinductor}
 
 
 class DeployedModel:
-    """A compiled potential and what it says of itself.
+    """A compiled model and what it says of itself.
 
     Args:
-        function: compiled forward of :mod:`kan_md.contract`.
+        function: compiled forward of :mod:`kan_md.contract`, or of
+            :mod:`kan_md.tasks.tensor_function`.
         manifest: of the file.
         device: where the function runs.
+
+    Attributes:
+        task: what the model predicts.
+        type_names: elements that it knows.
+        r_max: cutoff, Å.
     """
 
     def __init__(self, function: Callable, manifest: Manifest, *, device: str):
         self._function = function
         self.manifest = manifest
         self.device = device
+        self.task = task_of_manifest(manifest)
+        self.type_names = tuple(manifest.type_names)
+        self.r_max = float(manifest.r_max)
 
     def __call__(
         self,
@@ -38,32 +52,49 @@ class DeployedModel:
         edge_index: torch.Tensor,
         atom_types: torch.Tensor,
         num_local: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evaluate atomic energies [num_atoms, 1] and edge forces [num_edges, 3], float64."""
-        energy, edge_forces = self._function(
+    ) -> tuple[torch.Tensor, ...]:
+        """Evaluate, float64.
+
+        Returns:
+            Of a potential atomic energies [num_atoms, 1] and edge forces [num_edges, 3]; of a
+            tensor model ``atomic_tensors`` [num_atoms, num_columns].
+        """
+        outputs = self._function(
             edge_vectors.to(self.device, torch.float64),
             edge_index.to(self.device),
             atom_types.to(self.device),
             num_local.to(self.device),
         )
-        return energy.detach(), edge_forces.detach()
+        return tuple(output.detach() for output in outputs)
+
+    def predict(self, atoms: ase.Atoms) -> dict[str, np.ndarray]:
+        """Evaluate a structure, see :class:`kan_md.tasks.task.Task`.
+
+        Raises:
+            KanMdError: an element is unknown, or there is no cell where one is needed.
+        """
+        self.task.check_structure(atoms)
+        graph = (*edge_graph(atoms, self.r_max, self.type_names), torch.tensor([len(atoms)]))
+        return self.task.read(self(*graph), graph, atoms)
 
 
-def load_deployed(path: str | Path, device: str = "cpu") -> DeployedModel:
+def load_deployed(
+    path: str | Path, device: str = "cpu", *, kind: Kind | None = None
+) -> DeployedModel:
     """Load a file written by :func:`kan_md_deploy.deploy`.
 
+    Args:
+        path: of the file.
+        device: ``cpu`` or ``cuda``.
+        kind: the one kind that will do; any where ``None``.
+
     Raises:
-        KanMdError: the file is missing, damaged, changed, of another kind, or its device is absent.
+        KanMdError: the file is missing, damaged, changed, of another kind, or its device or the
+            operators that it calls are absent.
     """
     path = Path(path)
     manifest = read_manifest(path)
-    if manifest.kind != "potential":
-        raise user_error(
-            f"{path} holds another kind of model",
-            found=manifest.kind,
-            allowed="potential",
-            remedy="load it with load_deployed_tensors; in LAMMPS use `compute kanmd/tensor`",
-        )
+    refuse_other_kind(path, task_of_manifest(manifest), kind)
     check_device(device)
     if manifest.backend == "aotinductor" and not device.startswith(manifest.device):
         raise user_error(

@@ -30,7 +30,7 @@ def _deprecation_silenced() -> Iterator[None]:
 def compile_torchscript(
     edge_model: torch.nn.Module, *, remedy: str = "deploy with --backend aotinductor"
 ) -> torch.jit.ScriptModule:
-    """Script and freeze an :class:`~kan_md_deploy.wrapper.EdgeModel`.
+    """Script and freeze an :class:`~kan_md.tasks.potential_function.EdgeModel`.
 
     Freezing folds weights into constants; differentiation by the edge vectors stays.
 

@@ -1,4 +1,4 @@
-"""ASE calculator of trained and deployed potentials."""
+"""ASE calculators of trained and deployed models."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import ClassVar
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from kan_md.waiting import let_threads_of_torch_wait
 
 let_threads_of_torch_wait()  # before the next line loads torch
 
-from kan_md.evaluate.potentials import load_potential  # noqa: E402
+from kan_md.evaluate.models import load_model  # noqa: E402
 from kan_md.model.cells import has_volume  # noqa: E402
 
 
@@ -51,7 +52,7 @@ class KANCalculator(Calculator):
         **calculator_arguments: object,
     ) -> None:
         super().__init__(**calculator_arguments)
-        self.potential = load_potential(path, device=device, dtype=dtype)
+        self.model = load_model(path, kind="potential", device=device, dtype=dtype)
 
     def calculate(
         self,
@@ -67,13 +68,56 @@ class KANCalculator(Calculator):
                 f"stress needs a periodic cell with a volume, got {self.atoms.cell.rank} cell "
                 f"vectors and pbc {pbc}; give the structure its cell, or ask for forces alone"
             )
-        found = self.potential.compute(self.atoms)
+        found = self.model.predict(self.atoms)
+        energy = float(found["energy"])
         self.results = {
-            "energy": found.energy,
+            "energy": energy,
             # There is no electronic temperature: both energies are the same.
-            "free_energy": found.energy,
-            "energies": found.energies,
-            "forces": found.forces,
+            "free_energy": energy,
+            "energies": found["energies"],
+            "forces": found["forces"],
         }
         if has_volume(self.atoms):
-            self.results["stress"] = found.stress(self.atoms.get_volume())
+            self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
+
+
+class TensorCalculator(Calculator):
+    """Tensors as results of an ASE calculator, by the names that nequip and ASE use.
+
+        atoms.calc = TensorCalculator("model.pth")
+        atoms.calc.get_property("born_effective_charges", atoms)    # [num_atoms, 3, 3], e
+
+    Args:
+        path: model.pth or deployed file.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``float32`` or ``float64`` for a model.pth; what it was trained in where None.
+
+    Raises:
+        KanMdError: the file cannot be used, or (at a calculation) a structure has an element that
+            the model does not know.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        **calculator_arguments: object,
+    ) -> None:
+        super().__init__(**calculator_arguments)
+        self.model = load_model(path, kind="tensor", device=device, dtype=dtype)
+        self.implemented_properties = [target.field for target in self.model.task.targets]
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = (),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Predict all tensors of the structure."""
+        super().calculate(atoms, properties, system_changes)
+        found = self.model.predict(self.atoms)
+        for spec in self.model.task.specs:
+            rows = (len(self.atoms),) if spec.per == "atom" else ()
+            self.results[spec.field] = found[spec.name].reshape(*rows, *([3] * spec.rank))

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from nequip.nn import GraphModel
 
 from kan_md.contract import Kind
-from kan_md_deploy.verify import Graph, deviation
-from kan_md_deploy.wrapper import make_edge_model
-
-
-def change_of_potential(
-    after: GraphModel, before: GraphModel, graphs: Sequence[Graph]
-) -> dict[str, float]:
-    """What rewriting a potential changed on some graphs."""
-    found = deviation(make_edge_model(after), make_edge_model(before), list(graphs))
-    return {"energy_change": found.energy, "force_change": found.force}
+from kan_md.tasks.judgement import Graph
+from kan_md.tasks.potential import PotentialTask
+from kan_md.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +26,7 @@ class PassContext:
         graphs: reference frames as inputs of the deployed function.
         operators: ``fused`` passes may call the project's C++ operators; with ``portable`` the file
             needs nothing but libtorch.
-        kind: of the model; a potential is differentiated, tensors are not.
-        change: measures what an approximating pass changed, for its report.
+        task: of the model.
     """
 
     static_shapes: bool
@@ -44,10 +35,7 @@ class PassContext:
     bound: float
     graphs: tuple[Graph, ...]
     operators: Literal["fused", "portable"] = "portable"
-    kind: Kind = "potential"
-    change: Callable[[GraphModel, GraphModel, Sequence[Graph]], dict[str, float]] = (
-        change_of_potential
-    )
+    task: Task = field(default_factory=PotentialTask)
 
 
 class Pass(Protocol):
@@ -55,10 +43,12 @@ class Pass(Protocol):
 
     Attributes:
         name: for ``--passes`` and the manifest.
+        kinds: of the models that it looks at.
         needs_operators: whether the rewritten model calls C++ operators.
     """
 
     name: str
+    kinds: tuple[Kind, ...]
     needs_operators: bool
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:

@@ -58,6 +58,7 @@ class CentreFactored:
     """The pass; see the module."""
 
     name = "centre_factored"
+    kinds = ("potential",)
     needs_operators = False
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:

@@ -71,6 +71,7 @@ class FusedAllegro:
     """The pass; see the module. It follows ``centre_factored``."""
 
     name = "fused_allegro"
+    kinds = ("potential",)
     needs_operators = True
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:

@@ -80,6 +80,7 @@ class FusedLocalMACE:
     """The pass; see the module."""
 
     name = "fused_local_mace"
+    kinds = ("potential",)
     needs_operators = True
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:

@@ -26,6 +26,7 @@ class FusedMessagePassing:
             which gives modules by name and the largest error of a table's slope.
     """
 
+    kinds = ("potential",)
     needs_operators = True
 
     def __init__(self, name: str, architecture: ModuleType):

@@ -95,6 +95,7 @@ class KANCollapse:
     """The pass; see the module."""
 
     name = "kan_collapse"
+    kinds = ("potential", "tensor")
     needs_operators = False
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
@@ -119,7 +120,7 @@ class KANCollapse:
         }
         if _on_operators(context):
             report["operator"] = "kan_md::piecewise_sum"
-        return report | context.change(model, before, context.graphs)
+        return report | context.task.change(model, before, context.graphs)
 
 
 def _on_operators(context: PassContext) -> bool:
@@ -130,7 +131,7 @@ def _layers(
     model: torch.nn.Module, context: PassContext
 ) -> list[tuple[torch.nn.Module, str, KANLayer]]:
     """(parent, name, layer) of the layers that this pass exchanges."""
-    wide_too = _on_operators(context) and context.kind == "tensor"
+    wide_too = _on_operators(context) and not context.task.is_differentiated
     return [
         (parent, name, child)
         for parent in model.modules()
@@ -167,7 +168,7 @@ def _collapse_one(layer: KANLayer, context: PassContext) -> tuple[CollapsedLayer
     coefficients = fit.coefficients[fit.kept].to(dtype)
     inverse_step = fit.inverse_step[fit.kept].to(dtype)
     if _on_operators(context):
-        slopes = context.kind == "potential"
+        slopes = context.task.is_differentiated
         pieces = FusedPiecewiseSum(coefficients, inverse_step, origin=fit.origin, slopes=slopes)
     else:
         pieces = PiecewiseSum(coefficients, inverse_step, origin=fit.origin)

@@ -122,6 +122,7 @@ class RadialTables:
     """The pass; see the module."""
 
     name = "radial_tables"
+    kinds = ("potential",)
     needs_operators = False
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:

@@ -26,8 +26,6 @@ PASSES: tuple[Pass, ...] = (
 )
 OLD_NAMES = {"fused_kan": "kan_collapse"}
 """Names that were passes of their own and still choose what took them over."""
-TENSOR_PASSES = ("kan_collapse",)
-"""Passes that look for modules of any model; the others know one architecture of potentials."""
 
 
 def choose_passes(passes: str) -> list[Pass]:
@@ -70,10 +68,9 @@ def run_passes(model: GraphModel, passes: list[Pass], context: PassContext) -> d
     """
     reports = {}
     for item in passes:
-        if item.needs_operators and context.operators == "portable":
-            continue
-        if context.kind == "tensor" and item.name not in TENSOR_PASSES:
-            continue
-        if item.applies_to(model, context):
+        possible = context.task.kind in item.kinds and not (
+            item.needs_operators and context.operators == "portable"
+        )
+        if possible and item.applies_to(model, context):
             reports[item.name] = item.apply(model, context)
     return reports

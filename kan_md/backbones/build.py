@@ -16,7 +16,7 @@ from nequip.nn.graph_model import GraphModel
 from kan_md.backbones.readout import ReadoutConfig, parse_readout, without_idle_keys
 from kan_md.backbones.scope import nequip_scope
 from kan_md.backbones.sites import FunctionSlot
-from kan_md.contract import DTYPES
+from kan_md.contract import DTYPES, Kind
 from kan_md.errors import user_error
 
 _OWN_ARGUMENTS = {"seed", "model_dtype", "type_names", "r_max", "readout"}
@@ -34,6 +34,7 @@ class Adapter:
         replaced: beginnings of the names of arguments that shape what a readout stands in for, with
             its site.
         of_mlp: arguments that only a readout of kind ``mlp`` has.
+        kind: whether the models are potentials or predict tensors.
     """
 
     module: str
@@ -42,6 +43,7 @@ class Adapter:
     internal: frozenset[str] = frozenset({"do_derivatives", "kwargs"})
     replaced: Mapping[str, str] = field(default_factory=dict)
     of_mlp: frozenset[str] = frozenset()
+    kind: Kind = "potential"
 
     def load(self) -> ModuleType:
         """Import the adapting module."""
@@ -90,7 +92,7 @@ ADAPTERS: dict[str, Adapter] = {
         upstream=(),
         of_mlp=frozenset({"MLP_irreps", "gate", "readout_cls"}),
     ),
-    "etgnn": Adapter(module="etgnn", builder="ETGNNKANModel", upstream=()),
+    "etgnn": Adapter(module="etgnn", builder="ETGNNKANModel", upstream=(), kind="tensor"),
 }
 
 

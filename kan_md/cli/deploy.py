@@ -13,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from kan_md.contract import Manifest
+    from kan_md.tasks.task import Task
 
 
 def register(app: typer.Typer) -> None:
@@ -77,6 +78,7 @@ def deploy(
 
     Example: kan-md deploy model.pth -o ag.deployed.pth
     """
+    from kan_md.tasks.choose import task_of_manifest
     from kan_md_deploy import deploy_model
     from kan_md_deploy.archive import read_manifest
     from kan_md_deploy.options import FAST_BOUND
@@ -110,12 +112,13 @@ def deploy(
             "says random things of it",
             style="yellow",
         )
-    summary = _summary(manifest, result.path) | {"not_compiled": result.refused}
+    task = task_of_manifest(manifest)
+    summary = _summary(manifest, result.path, task) | {"not_compiled": result.refused}
     if as_json:
         typer.echo(json.dumps(summary))
         return
     table = Table(show_header=False)
-    for name, text in _rows(summary, manifest):
+    for name, text in _rows(summary, manifest, task):
         table.add_row(name, text)
     Console().print(table)
 
@@ -123,12 +126,14 @@ def deploy(
 def _notes_on_operators(manifest: Manifest, *, with_tables: bool) -> list[str]:
     """What a file for processors could have had of the project's operators."""
     from kan_md.ops.library import is_built
+    from kan_md_deploy.passes.registry import PASSES
 
     if not is_built():
         return ["no operators were built, so this file does without; run: kan-md build"]
     whole = f"fused_{manifest.backbone}"
     known = {whole, "fused_local_mace"} & set(manifest.passes)
-    if manifest.kind == "potential" and with_tables and not known:
+    has_one = whole in {item.name for item in PASSES}
+    if has_one and with_tables and not known:
         return [
             f"{whole} does not know every part of this model, so that a step takes several times "
             "as long as it could"
@@ -136,7 +141,7 @@ def _notes_on_operators(manifest: Manifest, *, with_tables: bool) -> list[str]:
     return []
 
 
-def _summary(manifest: Manifest, path: Path) -> dict:
+def _summary(manifest: Manifest, path: Path, task: Task) -> dict:
     left_out = {
         name: report["skipped"] for name, report in manifest.passes.items() if "skipped" in report
     }
@@ -154,13 +159,10 @@ def _summary(manifest: Manifest, path: Path) -> dict:
         "force_error": manifest.force_error,
         "num_reference_frames": manifest.num_reference_frames,
     }
-    if manifest.kind == "tensor":
-        summary["tensors"] = manifest.outputs["tensors"]
-        summary["tensor_error"] = manifest.outputs["error"]
-    return summary
+    return summary | task.summary(manifest)
 
 
-def _rows(summary: dict, manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _rows(summary: dict, manifest: Manifest, task: Task) -> Iterator[tuple[str, str]]:
     """The summary in words."""
     for name in ("output", "backbone", "backend", "device", "dtype"):
         yield name, summary[name]
@@ -172,10 +174,5 @@ def _rows(summary: dict, manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "passes", ", ".join(summary["passes"]) or "none"
     for name, reason in summary["left_out"].items():
         yield f"without {name}", reason
-    if manifest.kind == "tensor":
-        yield "tensors", ", ".join(summary["tensors"])
-        yield "error", f"{summary['tensor_error']:.1e} of the largest component"
-    else:
-        yield "energy error", f"{manifest.energy_error:.1e} eV/atom"
-        yield "force error", f"{manifest.force_error:.1e} of the largest force"
+    yield from task.rows(manifest)
     yield "checked on", f"{manifest.num_reference_frames} reference frames"

@@ -46,7 +46,7 @@ def evaluate(
     from kan_md.data.label_report import LabelReport
     from kan_md.data.labels import check_keys, parse_keys
     from kan_md.data.reading import read_frames
-    from kan_md.evaluate.evaluation import components_of, evaluate_file
+    from kan_md.evaluate.evaluation import evaluate_file
     from kan_md.evaluate.output import check_output, errors_as_plain, write_evaluation
     from kan_md.evaluate.parity import plot_parity
 
@@ -77,7 +77,7 @@ def evaluate(
             f"isolated {symbol}, not in the errors: {said}, label {label:.4f} eV", highlight=False
         )
     for target in result.targets:
-        if not target.of_potential and (components := components_of(target)):
-            console.print(component_table(result.errors, target, components))
+        if target.components:
+            console.print(component_table(result.errors, target))
     if output is not None:
         console.print(f"parity plots and predictions: {output}", highlight=False)

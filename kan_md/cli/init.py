@@ -46,7 +46,7 @@ def init(
     from kan_md.config.yaml_file import read_mapping
     from kan_md.files import check_writable
     from kan_md.model.checkpoint import save_checkpoint
-    from kan_md.model.untrained import make_untrained
+    from kan_md.tasks.untrained import make_untrained
 
     content = read_mapping(
         config, keys="sections as for train, or backbone, r_max, readout and hyperparameters"

@@ -33,23 +33,24 @@ def predict(
     from kan_md.data.checks import check_structures
     from kan_md.data.reading import read_frames
     from kan_md.data.write import write_frames
-    from kan_md.evaluate.tensors import load_tensors
+    from kan_md.evaluate.models import load_model
     from kan_md.files import check_writable
 
     check_writable(output, overwrite=overwrite)
-    tensors = load_tensors(model, device=device)
+    loaded = load_model(model, kind="tensor", device=device)
+    targets = loaded.task.targets
     frames = read_frames(data)
     check_structures(frames, "set to predict")
     for atoms in track_frames(frames, description="predicting"):
-        found = tensors.predict(atoms)
-        for spec in tensors.specs:
-            value = found[spec.name]
-            if spec.per == "atom":
-                atoms.arrays[prefix + spec.name] = value if value.shape[1] > 1 else value[:, 0]
+        found = loaded.predict(atoms)
+        for target in targets:
+            value = found[target.name]
+            if target.per == "atom":
+                atoms.arrays[prefix + target.name] = value if value.shape[1] > 1 else value[:, 0]
             else:
-                atoms.info[prefix + spec.name] = float(value[0]) if value.size == 1 else value
+                atoms.info[prefix + target.name] = float(value[0]) if value.size == 1 else value
     write_frames(frames, output, overwrite=overwrite)
-    names = [prefix + spec.name for spec in tensors.specs]
+    names = [prefix + target.name for target in targets]
     if as_json:
         typer.echo(json.dumps({"output": str(output), "structures": len(frames), "tensors": names}))
     else:

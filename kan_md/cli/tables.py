@@ -14,7 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from kan_md.data.targets import Target
+    from kan_md.tasks.targets import Target
 
 
 NOTHING = "–"
@@ -92,17 +92,14 @@ def _mae_rmse(values: Mapping[str, float | None], name: str, factor: float) -> s
     return " / ".join(_scaled(values.get(f"{name}_{kind}"), factor) for kind in ("mae", "rmse"))
 
 
-def component_table(
-    errors: Mapping[str, float], target: Target, components: Sequence[str]
-) -> Table:
+def component_table(errors: Mapping[str, float], target: Target) -> Table:
     """Lay out the MAE of each component of a tensor, one column per species.
 
     Args:
         errors: of one set by name, e.g. ``errors["bec_O_xy_mae"]``.
         target: the tensor.
-        components: ``["xx", "xy", …]``.
     """
-    ending = f"_{components[0]}_mae"
+    ending = f"_{target.components[0]}_mae"
     groups = [
         key.removesuffix(ending)
         for key in errors
@@ -112,7 +109,7 @@ def component_table(
     table.add_column(f"MAE of {target.name}" + f" ({target.unit})" * bool(target.unit))
     for group in groups:
         table.add_column(group.removeprefix(target.name).lstrip("_") or "all", justify="right")
-    for axes in components:
+    for axes in target.components:
         table.add_row(axes, *(_digits(errors[f"{group}_{axes}_mae"]) for group in groups))
     return table
 

@@ -45,7 +45,6 @@ def train(
     from kan_md.config.overrides import kept_overrides, record_settings
     from kan_md.train.checkpoints import can_be_resumed, read_saved_run
     from kan_md.train.interrupt import TrainingInterrupted
-    from kan_md.train.metrics import targets_of
     from kan_md.train.run import RESULT_FILE
     from kan_md.train.run import train as run
 
@@ -75,7 +74,7 @@ def train(
     if as_json:
         typer.echo(json.dumps({"model": str(model), **summary}))
         return
-    console.print(error_table(summary["errors"], targets_of(settings)))
+    console.print(error_table(summary["errors"], settings.task.targets))
     console.print(
         f"best epoch {summary['best_epoch']} of {summary['epochs']}, {summary['seconds']:.0f} s; "
         f"model: {model}",

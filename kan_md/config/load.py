@@ -216,7 +216,7 @@ def _check_hyperparameters(model: ModelConfig) -> None:
 
 def _check_targets(config: TrainConfig) -> None:
     """Tensors are for tensor backbones, and these need some."""
-    is_tensor_model = config.model.backbone == "etgnn"
+    is_tensor_model = adapter_of(config.model.backbone).kind == "tensor"
     if is_tensor_model != bool(config.targets):
         raise user_error(
             f"section targets with model.backbone {config.model.backbone}",

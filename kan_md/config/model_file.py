@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kan_md.backbones.build import ADAPTERS
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.config.load import parse_config
 from kan_md.config.schema import TrainConfig
 from kan_md.errors import user_error
@@ -77,7 +76,5 @@ def _of_config(config: TrainConfig, *, seeded: bool) -> ModelFile:
         value = getattr(model, name)
         if value is not None and not isinstance(value, str):
             arguments[name] = value
-    if config.targets:
-        tensors = [target.model_dump(exclude={"weight"}) for target in config.targets]
-        arguments["tensors"] = [spec.model_dump(mode="json") for spec in parse_tensors(tensors)]
+    arguments |= config.task.arguments
     return ModelFile(model.backbone, arguments, seed=config.training.seed if seeded else None)

@@ -20,6 +20,8 @@ from pydantic import (
 from kan_md.backbones.readout import ReadoutConfig
 from kan_md.config.duration import parse_duration
 from kan_md.errors import user_error
+from kan_md.tasks.choose import task_of
+from kan_md.tasks.task import Task
 
 
 class Section(BaseModel):
@@ -486,6 +488,12 @@ class TrainConfig(Section):
     readout: ReadoutSection = ReadoutSection()
     targets: list[TargetConfig] = []
     training: TrainingConfig
+
+    @property
+    def task(self) -> Task:
+        """What the model is to predict."""
+        tensors = [target.model_dump(exclude={"weight"}) for target in self.targets]
+        return task_of(self.model.backbone, {"tensors": tensors})
 
     @model_validator(mode="after")
     def _penalties_are_those_of_a_kan(self) -> TrainConfig:

@@ -8,9 +8,9 @@ import numpy as np
 from ase import Atoms
 
 from kan_md.data.label_report import LabelReport, source_of
-from kan_md.data.targets import Target
 from kan_md.errors import KanMdError, user_error
 from kan_md.model.cells import SMALLEST_VOLUME
+from kan_md.tasks.targets import Target
 
 
 def check_structures(frames: Sequence[Atoms], what: str) -> None:

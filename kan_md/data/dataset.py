@@ -10,11 +10,10 @@ from ase import Atoms
 from nequip.data import AtomicDataDict, register_fields
 from nequip.data.dataset import AtomicDataset
 
-from kan_md.data.labels import label_weight
-from kan_md.data.targets import STRESS, Target
 from kan_md.errors import user_error
 from kan_md.model.cells import completed_cell
 from kan_md.model.reference import model_input
+from kan_md.tasks.targets import STRESS, Target, label_weight
 
 WEIGHT_PREFIX = "kan_md_weight_"
 """With a field's name: [num_frames, 1], factor of a structure's share in the loss of that field."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ase import Atoms
 
 from kan_md.data.label_report import config_type_of, source_of
-from kan_md.data.targets import ENERGY
 from kan_md.errors import user_error
 from kan_md.model.graph import periodic_edges
+from kan_md.tasks.targets import ENERGY
 
 MARKS = {"isolatedatom", "isolatedatoms", "e0", "e0s"}
 """Values of ``config_type`` (without case, spaces, - and _) that mark an isolated atom."""

@@ -12,6 +12,7 @@ from kan_md.data.label_report import LabelReport, source_of
 from kan_md.data.numbers import as_numbers
 from kan_md.errors import KanMdError, user_error
 from kan_md.model.cells import has_volume
+from kan_md.tasks.targets import WEIGHT_KEYS
 
 LABEL_KEYS = {
     "energy": "energy",
@@ -32,13 +33,6 @@ OTHER_NAMES = {
     "weight": (),
 }  # fmt: skip
 """Names of MACE, GAP and others, in small letters, looked for where the one above is absent."""
-
-WEIGHT_KEYS = {
-    "energy": ("config_energy_weight",),
-    "forces": ("config_forces_weight",),
-    "stress": ("config_stress_weight",),
-}
-"""MACE's names of the weights of single labels; ``config_weight`` is that of all of them."""
 
 VIRIAL_WEIGHT_KEYS = ("config_virials_weight", "config_virial_weight")
 

@@ -9,19 +9,12 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from kan_md.data.label_report import LabelReport
-from kan_md.data.label_search import LABEL_KEYS, WEIGHT_KEYS, LabelSearch
+from kan_md.data.label_search import LABEL_KEYS, LabelSearch
 from kan_md.errors import user_error
 from kan_md.model.cells import has_volume
+from kan_md.tasks.targets import WEIGHT_KEYS, label_weight
 
 _PER_ATOM_RESULTS = {"stresses", "charges", "magmoms", "energies", "born_effective_charges"}
-
-
-def label_weight(atoms: Atoms, label: str) -> float:
-    """Factor of a label's share in the loss."""
-    weight = float(atoms.info.get("config_weight", 1.0))
-    for name in WEIGHT_KEYS.get(label, ()):
-        weight *= float(atoms.info.get(name, 1.0))
-    return weight
 
 
 def collect_labels(atoms: Atoms, keys: Mapping[str, str], report: LabelReport) -> None:

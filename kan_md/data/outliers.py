@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from kan_md.data.targets import FORCES
+from kan_md.tasks.targets import FORCES
 
 WIDTHS = 10.0
 """Standard deviations (by the median deviation) at which an energy is an outlier."""

@@ -14,8 +14,8 @@ from nequip.data import AtomicDataDict
 from kan_md.data.dataset import FramesDataset, edge_lengths
 from kan_md.data.outliers import force_outliers
 from kan_md.data.references import ReferenceEnergies, fit_references
-from kan_md.data.targets import ENERGY, FORCES
 from kan_md.errors import user_error
+from kan_md.tasks.targets import ENERGY, FORCES
 
 
 def type_counts(dataset: FramesDataset) -> np.ndarray:

@@ -17,9 +17,9 @@ from kan_md.data.label_report import config_type_of, source_of, structures
 from kan_md.data.outliers import far_from_the_others, force_outliers, largest_force
 from kan_md.data.plausibility import doubts
 from kan_md.data.references import ReferenceEnergies, fit_references
-from kan_md.data.targets import ENERGY, FORCES, POTENTIAL_TARGETS
 from kan_md.errors import KanMdError
 from kan_md.model.graph import periodic_edges
+from kan_md.tasks.targets import ENERGY, FORCES, POTENTIAL_TARGETS
 
 SHORT = 0.6
 """Shorter than this share of the sum of the covalent radii, a distance is told."""

@@ -11,7 +11,7 @@ from ase import Atoms
 from kan_md.data.label_report import LabelReport, source_of, sources_in_words
 from kan_md.data.references import reference_lines
 from kan_md.data.survey import Survey, composition_counts
-from kan_md.data.targets import ENERGY, FORCES, STRESS
+from kan_md.tasks.targets import ENERGY, FORCES, STRESS
 
 _SHOWN = 4
 

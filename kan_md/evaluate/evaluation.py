@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -14,13 +12,9 @@ from ase import Atoms
 from kan_md.data.checks import check_elements, check_labels, check_structures
 from kan_md.data.isolated import is_isolated_atom
 from kan_md.data.label_report import config_type_of
-from kan_md.data.targets import ENERGY, POTENTIAL_TARGETS, Target
 from kan_md.errors import user_error
-from kan_md.evaluate.potentials import load_potential
-from kan_md.evaluate.tensors import holds_tensors, load_tensors
-from kan_md.model.cells import has_volume
-
-Predict = Callable[[Atoms], dict[str, np.ndarray]]
+from kan_md.evaluate.models import load_model
+from kan_md.tasks.targets import ENERGY, Target
 
 
 @dataclass(frozen=True)
@@ -73,12 +67,13 @@ def evaluate_file(
         KanMdError: the file or the structures cannot be used, or a prediction is not finite.
     """
     check_structures(frames, "evaluation set")
-    model = _load(path, device)
-    targets = model.targets
+    model = load_model(path, device=device)
+    targets = list(model.task.targets)
+    with_energies = ENERGY in targets
     foreign = [
         atoms
         for atoms in frames
-        if model.r_max is not None
+        if with_energies
         and is_isolated_atom(atoms, model.r_max)
         and not set(atoms.symbols) <= set(model.type_names)
     ]
@@ -95,7 +90,7 @@ def evaluate_file(
             remedy="label them, or name the labels with --key",
         )
     check_labels(frames, labelled)
-    found = [model.predict(atoms) for atoms in track(frames)]
+    found = [_rows(model.predict(atoms), targets, atoms) for atoms in track(frames)]
     for atoms, one in zip(frames, found, strict=True):
         _check_finite(atoms, one, labelled)
     predictions = {target.name: [one[target.name] for one in found] for target in targets}
@@ -103,7 +98,7 @@ def evaluate_file(
     isolated = {
         index: (str(atoms.symbols), label.item(), found[index]["energy"].item())
         for index, atoms in enumerate(frames)
-        if model.r_max is not None
+        if with_energies
         and is_isolated_atom(atoms, model.r_max)
         and (label := ENERGY.label(atoms)) is not None
     }
@@ -145,6 +140,18 @@ def evaluate_file(
     )
 
 
+def _rows(
+    predicted: dict[str, np.ndarray], targets: Sequence[Target], atoms: Atoms
+) -> dict[str, np.ndarray]:
+    """Predictions in the shape of labels."""
+    return {
+        target.name: predicted[target.name].reshape(
+            len(atoms) if target.per == "atom" else 1, *target.shape
+        )
+        for target in targets
+    }
+
+
 def _by_config_type(frames: Sequence[Atoms], counted: Sequence[int]) -> dict[str, list[int]]:
     """Indices of each group, the largest first; nothing where all are of one."""
     groups: dict[str, list[int]] = {}
@@ -168,66 +175,6 @@ def _check_finite(
                 remedy="check the structure for atoms on top of each other; else train the model "
                 "again",
             )
-
-
-class _Model(NamedTuple):
-    """What is evaluated.
-
-    Attributes:
-        targets: what it predicts.
-        type_names: elements that it knows.
-        predict: predictions of a structure by target name.
-        r_max: cutoff of a potential, Å; None for tensors.
-    """
-
-    targets: list[Target]
-    type_names: Sequence[str]
-    predict: Predict
-    r_max: float | None
-
-
-def _load(path: str | Path, device: str) -> _Model:
-    return (_tensors if holds_tensors(path) else _potential)(path, device)
-
-
-def _tensors(path: str | Path, device: str) -> _Model:
-    model = load_tensors(path, device=device)
-    targets = [
-        Target(
-            name=spec.name,
-            field=spec.field,
-            per=spec.per,
-            shape=(3,) * spec.rank or (1,),
-            unit=spec.label_unit,
-        )
-        for spec in model.specs
-    ]
-
-    def predict(atoms: Atoms) -> dict[str, np.ndarray]:
-        arrays = model.predict(atoms)
-        return {
-            target.name: arrays[target.name].reshape(
-                len(atoms) if target.per == "atom" else 1, *target.shape
-            )
-            for target in targets
-        }
-
-    return _Model(targets, model.type_names, predict, None)
-
-
-def _potential(path: str | Path, device: str) -> _Model:
-    potential = load_potential(path, device=device)
-
-    def predict(atoms: Atoms) -> dict[str, np.ndarray]:
-        found = potential.compute(atoms)
-        volume = atoms.get_volume() if has_volume(atoms) else np.nan
-        return {
-            "energy": np.array([[found.energy]]),
-            "forces": found.forces,
-            "stress": -(found.virial + found.virial.T)[None] / 2 / volume,
-        }
-
-    return _Model(list(POTENTIAL_TARGETS), potential.type_names, predict, potential.r_max)
 
 
 def _errors(
@@ -258,23 +205,15 @@ def _errors(
     errors: dict[str, float] = {}
     for name, rows in groups.items():
         errors |= _mae_rmse(name, rows)
-    if not target.of_potential:
+    if target.components:
         for name, rows in groups.items():
-            errors |= _component_maes(name, rows, target)
+            errors |= _component_maes(name, rows, target.components)
     return errors
 
 
-def components_of(target: Target) -> list[str]:
-    """``["xx", "xy", …]``, the last index fastest; none for a scalar."""
-    if target.shape == (1,):
-        return []
-    return ["".join(axes) for axes in product("xyz", repeat=len(target.shape))]
-
-
-def _component_maes(name: str, errors: Sequence[np.ndarray], target: Target) -> dict[str, float]:
-    components = components_of(target)
-    if not components:
-        return {}
+def _component_maes(
+    name: str, errors: Sequence[np.ndarray], components: Sequence[str]
+) -> dict[str, float]:
     rows = np.concatenate([error.reshape(-1, len(components)) for error in errors])
     means = np.nanmean(np.abs(rows), axis=0)
     return {f"{name}_{axes}_mae": float(m) for axes, m in zip(components, means, strict=True)}

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from kan_md.data.label_report import config_type_of
-from kan_md.data.targets import Target
 from kan_md.evaluate.evaluation import Evaluation
 from kan_md.figures import COLOURS, GREY, INK, new_figure, plain_axes, save_figure
+from kan_md.tasks.targets import Target
 from kan_md.train.metrics import milli, shown_unit
 
 _MOST = len(COLOURS)

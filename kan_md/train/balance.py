@@ -19,7 +19,7 @@ from kan_md.config.schema import LossConfig, TrainConfig
 from kan_md.data.dataset import FramesDataset
 from kan_md.data.outliers import force_outliers
 from kan_md.data.statistics import reference_energies
-from kan_md.data.targets import ENERGY, FORCES, STRESS, Target
+from kan_md.tasks.targets import ENERGY, FORCES, STRESS, Target
 from kan_md.train.losses import rho
 from kan_md.train.parts import Note
 

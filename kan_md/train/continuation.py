@@ -20,7 +20,7 @@ from kan_md.train.budget import Budget
 from kan_md.train.checkpoints import SavedRun, read_best
 from kan_md.train.fingerprint import check_same_data, fingerprint
 from kan_md.train.folder import read_results
-from kan_md.train.metrics import MONITOR, learned_names, targets_of
+from kan_md.train.metrics import MONITOR, learned_names
 from kan_md.train.preparation import PreparedData
 from kan_md.train.resume import (
     adapt,
@@ -215,7 +215,7 @@ def make_record(
         KanMdError: it was trained with other data.
     """
     learned = learned_names(data.config)
-    found = fingerprint(data.frames, targets_of(config))
+    found = fingerprint(data.frames, config.task.targets)
     if saved is not None:
         check_same_data(saved.data, found, saved.learned)
         learned |= set(saved.learned)

@@ -9,8 +9,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from kan_md.data.targets import Target
 from kan_md.figures import COLOURS, INK, log_axis, new_figure, plain_axes, save_figure
+from kan_md.tasks.targets import Target
 from kan_md.train.metrics import milli, shown_unit
 
 _FEW = 30

@@ -16,12 +16,12 @@ from kan_md.backbones.arguments import STATISTICS, TRAINABILITY, find_difference
 from kan_md.backbones.build import build_model
 from kan_md.backbones.readout import parse_readout
 from kan_md.backbones.transfer import Transfer, readout_arguments, transfer_weights
-from kan_md.data.targets import ENERGY
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
 from kan_md.model.graph import atom_types_of
 from kan_md.model.reference import evaluate, frame_atoms
-from kan_md.model.tensors import is_tensor_backbone
+from kan_md.tasks.choose import task_of_checkpoint
+from kan_md.tasks.targets import ENERGY
 
 _NUM_COMPARED = 32
 """Structures whose labels are held against the source's predictions."""
@@ -130,7 +130,7 @@ def _check_same_function(model: GraphModel, old: GraphModel, source: Checkpoint,
     Raises:
         KanMdError: they are not, whatever their arguments say.
     """
-    if is_tensor_backbone(source.backbone):
+    if not task_of_checkpoint(source).is_differentiated:
         return
     exact = all(p.dtype == torch.float64 for m in (model, old) for p in m.parameters())
     for frame in source.reference_frames[:1]:

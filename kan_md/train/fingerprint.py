@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from kan_md.data.labels import label_weight
-from kan_md.data.targets import Target
 from kan_md.errors import user_error
+from kan_md.tasks.targets import Target, label_weight
 
 _STRUCTURES = "structures"
 

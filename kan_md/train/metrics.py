@@ -4,35 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from kan_md.backbones.etgnn.spec import TensorSpec, parse_tensors
 from kan_md.config.schema import LossConfig, TrainConfig
-from kan_md.data.targets import POTENTIAL_TARGETS, Target
+from kan_md.tasks.targets import Target
 
 MONITOR = "val0_epoch/weighted_sum"
 """What the best model is chosen by: the loss of the last stage on the validation set."""
-
-
-def targets_of(config: TrainConfig) -> list[Target]:
-    """Everything that this configuration's model predicts."""
-    if config.targets:
-        return [
-            Target(
-                name=spec.name,
-                field=spec.field,
-                per=spec.per,
-                shape=spec.shape,
-                unit=spec.label_unit,
-            )
-            for spec in tensors_of(config)
-        ]
-    return list(POTENTIAL_TARGETS)
-
-
-def tensors_of(config: TrainConfig) -> tuple[TensorSpec, ...]:
-    """The tensors among them; none for a potential."""
-    if not config.targets:
-        return ()
-    return parse_tensors([target.model_dump(exclude={"weight"}) for target in config.targets])
 
 
 def loss_weights(loss: LossConfig, config: TrainConfig) -> dict[str, float]:
@@ -40,10 +16,11 @@ def loss_weights(loss: LossConfig, config: TrainConfig) -> dict[str, float]:
 
     Balanced weights that are not worked out yet count as 1.
     """
-    if config.targets:
-        weights = {spec.name: spec.weight for spec in config.targets}
-    else:
-        weights = {target.name: getattr(loss, target.name) for target in POTENTIAL_TARGETS}
+    given = {spec.name: spec.weight for spec in config.targets}
+    weights = {
+        target.name: given[target.name] if target.name in given else getattr(loss, target.name)
+        for target in config.task.targets
+    }
     numbers = {name: 1.0 if weight == "balanced" else weight for name, weight in weights.items()}
     return {name: weight for name, weight in numbers.items() if weight > 0}
 
@@ -60,15 +37,13 @@ def learned_names(config: TrainConfig) -> set[str]:
 
 def unasked_losses(config: TrainConfig) -> set[str]:
     """Targets of a potential that are in the loss by default, not by the configuration."""
-    if config.targets:
-        return set()
     asked = {
         name
         for loss in all_losses(config)
         for name in loss.model_fields_set
         if getattr(loss, name) != "balanced"
     }
-    return {target.name for target in POTENTIAL_TARGETS} - asked
+    return {target.name for target in config.task.targets if target.of_potential} - asked
 
 
 def without_losses(config: TrainConfig, names: Collection[str]) -> TrainConfig:

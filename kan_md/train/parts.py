@@ -16,9 +16,9 @@ from kan_md.data.label_report import LabelReport, source_of, structures
 from kan_md.data.labels import check_keys
 from kan_md.data.reading import read_frames
 from kan_md.data.splitting import PARTS, Sizes, split_counts, split_indices
-from kan_md.data.targets import ENERGY, FORCES, Target
 from kan_md.errors import user_error
 from kan_md.model.graph import periodic_edges
+from kan_md.tasks.targets import ENERGY, FORCES, Target
 
 Note = tuple[str, str]
 """A heading and what is said below it."""

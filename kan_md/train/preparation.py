@@ -18,17 +18,15 @@ from kan_md.data.dataset import FramesDataset, edge_lengths
 from kan_md.data.label_report import sources_in_words
 from kan_md.data.statistics import edge_statistics, types_of
 from kan_md.data.survey import distances_of, make_survey
-from kan_md.data.targets import Target
-from kan_md.data.tensor_labels import check_tensor_labels, tensor_statistics
+from kan_md.data.tensor_statistics import tensor_statistics
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
 from kan_md.model.elements import elements_of
+from kan_md.tasks.targets import Target
 from kan_md.train.balance import balanced
 from kan_md.train.finetune import check_source
 from kan_md.train.metrics import (
     learned_names,
-    targets_of,
-    tensors_of,
     unasked_losses,
     without_losses,
 )
@@ -76,12 +74,11 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
     Raises:
         KanMdError: anything is wrong with them.
     """
-    specs = tensors_of(config)
-    targets = targets_of(config)
+    targets = config.task.targets
     learned = learned_names(config)
     parts = read_parts(config.data, config.model.r_max, [t for t in targets if t.name in learned])
     everything = [atoms for frames in parts.frames.values() for atoms in frames]
-    check_tensor_labels(everything, specs)
+    config.task.check_labels(everything)
     for name in ("train", "val"):
         check_structures(parts.frames[name], f"{name} set")
     settled = _source_types(config) if resumed is None else resumed["type_names"]
@@ -104,7 +101,8 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
     statistics = edge_statistics(datasets["train"])
     present = set(types_of(parts.frames["train"]))
     statistics["untrained_types"] = [name for name in type_names if name not in present]
-    if specs:
+    if config.targets:
+        specs = config.task.specs
         statistics |= tensor_statistics(datasets["train"], specs, leg_r_max=_leg_r_max(config))
     else:
         found, more = potential_statistics(config, parts, datasets["train"])
@@ -241,9 +239,7 @@ def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
         names = ("avg_num_triplets", "type_shifts", "scales")
         arguments = {name: made[name] for name in names if name in made} | arguments
     arguments |= _statistics_arguments(config, data, source)
-    if config.targets:
-        arguments["tensors"] = [spec.model_dump(mode="json") for spec in tensors_of(config)]
-    return arguments
+    return arguments | config.task.arguments
 
 
 def given_statistics(config: TrainConfig) -> set[str]:

@@ -12,9 +12,9 @@ from kan_md.data.dataset import FramesDataset
 from kan_md.data.isolated import AGREEMENT, isolated_energies
 from kan_md.data.references import ISOLATED, ReferenceEnergies, reference_lines
 from kan_md.data.statistics import EnergyScale, energy_scale, reference_energies
-from kan_md.data.targets import ENERGY
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.tasks.targets import ENERGY
 from kan_md.train.parts import Note, Parts
 
 LARGEST_BINDING = 25.0

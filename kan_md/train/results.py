@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from ase import Atoms
 
-from kan_md.backbones.etgnn.spec import parse_tensors
 from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.readout_report import describe_readouts
 from kan_md.config.schema import TrainConfig
@@ -21,8 +19,6 @@ from kan_md.data.dataset import make_loader
 from kan_md.errors import user_error
 from kan_md.files import write_text
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
-from kan_md.model.reference import make_reference_frames
-from kan_md.model.tensors import is_tensor_backbone, make_tensor_frames
 from kan_md.train.budget import Budget
 from kan_md.train.checkpoints import BEST, FOLDER, read_best
 from kan_md.train.divergence import check_best
@@ -153,7 +149,7 @@ def write_results(
         r_max=config.model.r_max,
         state_dict=model.state_dict(),
         statistics=data.statistics,
-        reference_frames=_reference_frames(config, model, chosen),
+        reference_frames=config.task.reference_frames(model, chosen),
         training_summary=summary,
     )
     path = save_checkpoint(checkpoint, folder / MODEL_FILE)
@@ -169,12 +165,3 @@ def write_results(
         )
     write_text(folder / RESULT_FILE, json.dumps(summary, indent=2) + "\n")
     return path
-
-
-def _reference_frames(
-    config: TrainConfig, model: torch.nn.Module, frames: Sequence[Atoms]
-) -> list[dict]:
-    if is_tensor_backbone(config.model.backbone):
-        specs = parse_tensors([spec.model_dump(exclude={"weight"}) for spec in config.targets])
-        return make_tensor_frames(model, specs, frames)
-    return make_reference_frames(model, frames)

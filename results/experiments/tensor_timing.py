@@ -20,19 +20,19 @@ import torch
 from nequip.nn.graph_model import GraphModel
 
 from kan_md.backbones.etgnn import TensorSpec
-from kan_md.evaluate.potentials import is_deployed
+from kan_md.evaluate.models import is_deployed
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.reference import model_input
-from kan_md.model.tensors import tensors_of
+from kan_md.tasks.choose import task_of_checkpoint
 
 _WARM_UP = 5  # TorchScript compiles during the first calls
 
 
 def prediction(path: Path, atoms: ase.Atoms) -> Callable[[], object]:
     """One prediction of a deployed file."""
-    from kan_md_deploy import load_deployed_tensors
+    from kan_md_deploy import load_deployed
 
-    model = load_deployed_tensors(path)
+    model = load_deployed(path)
     return lambda: model.predict(atoms)
 
 
@@ -70,7 +70,7 @@ def timed_call(path: Path, atoms: ase.Atoms) -> Callable[[], object]:
     if is_deployed(path):
         return prediction(path, atoms)
     checkpoint = load_checkpoint(path)
-    return training_step(checkpoint.build(), tensors_of(checkpoint), atoms)
+    return training_step(checkpoint.build(), task_of_checkpoint(checkpoint).specs, atoms)
 
 
 def main() -> None:

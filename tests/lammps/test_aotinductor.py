@@ -15,10 +15,10 @@ from structures import ELEMENTS, structures
 
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.reference import evaluate
+from kan_md.tasks.potential_deviation import deviation
+from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy import deploy, load_deployed, pipeline
 from kan_md_deploy.frames import reference_graphs
-from kan_md_deploy.verify import deviation
-from kan_md_deploy.wrapper import make_edge_model
 
 pytestmark = pytest.mark.lammps
 

@@ -9,14 +9,13 @@ from ase import Atoms
 from ase.build import bulk
 
 from kan_md.backbones import build_model
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.benchmark.models import baseline_entry
 from kan_md.cli.main import main
 from kan_md.evaluate.infrared import read_current
 from kan_md.lammps.run import run_lammps
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
-from kan_md.model.tensors import make_tensor_frames
-from kan_md_deploy import deploy, load_deployed_tensors
+from kan_md.tasks.tensor import TensorTask
+from kan_md_deploy import deploy, load_deployed
 
 pytestmark = pytest.mark.lammps
 
@@ -53,8 +52,8 @@ def model(tmp_path_factory) -> Path:
             type_names=names,
             r_max=3.0,
             state_dict=network.state_dict(),
-            reference_frames=make_tensor_frames(
-                network, parse_tensors(arguments["tensors"]), [crystal]
+            reference_frames=TensorTask.of_arguments(arguments).reference_frames(
+                network, [crystal]
             ),
         ),
         tmp_path_factory.mktemp("born") / "model.pth",
@@ -93,7 +92,7 @@ def test_current_is_the_sum_of_charges_times_velocities(run, model):
     box = next(line for line in (run / "log.lammps").read_text().splitlines() if "box " in line[:4])
     symbols = ["Si" if kind == 1 else "O" for kind in rows[:, 1]]
     atoms = Atoms(symbols, rows[:, 2:5], cell=[float(x) for x in box.split()[1:4]], pbc=True)
-    charges = load_deployed_tensors(model).predict(atoms)["bec"].reshape(-1, 3, 3)
+    charges = load_deployed(model).predict(atoms)["bec"].reshape(-1, 3, 3)
     expected = np.einsum("aij,aj->i", charges, rows[:, 5:8])
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(current.values[-1], expected, rtol=0, atol=1e-7)

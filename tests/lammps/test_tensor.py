@@ -8,10 +8,9 @@ from engine import system
 from structures import ELEMENTS, rattled, structures
 
 from kan_md.backbones import build_model
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
-from kan_md.model.tensors import make_tensor_frames
-from kan_md_deploy import deploy, load_deployed_tensors
+from kan_md.tasks.tensor import TensorTask
+from kan_md_deploy import deploy, load_deployed
 
 pytestmark = pytest.mark.lammps
 
@@ -55,8 +54,8 @@ def trained(tmp_path_factory):
             type_names=list(ELEMENTS),
             r_max=4.0,
             state_dict=network.state_dict(),
-            reference_frames=make_tensor_frames(
-                network, parse_tensors(arguments["tensors"]), [rattled((2, 2, 2))]
+            reference_frames=TensorTask.of_arguments(arguments).reference_frames(
+                network, [rattled((2, 2, 2))]
             ),
         ),
         folder / "model.pth",
@@ -92,7 +91,7 @@ def read_dump(path):
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
 def test_lammps_gives_what_python_gives(engine, model, tmp_path, ranks):
-    python = load_deployed_tensors(model)
+    python = load_deployed(model)
     chosen = structures()
     names = ["orthogonal", "triclinic", "own images", "slab", "single atom", "dimer"]
     # The sum over a structure is defined without a cell, a crystal's mean is not.
@@ -100,7 +99,7 @@ def test_lammps_gives_what_python_gives(engine, model, tmp_path, ranks):
     results = engine.run([job for _, job in made.values()], ranks=ranks)
     for name, (dump, _), result in zip(made, made.values(), results, strict=True):
         assert result.error == "", name
-        python.specs = tuple(spec for spec in python.specs if spec.per == "atom")
+        python.task = TensorTask(tuple(s for s in python.task.specs if s.per == "atom"))
         expected = python.predict(chosen[name])
         found = read_dump(dump)
         np.testing.assert_allclose(found[:, :9], expected["bec"], atol=1e-10, err_msg=name)
@@ -121,7 +120,7 @@ def test_optimised_files_give_what_the_plain_file_gives(
 ):
     options = {"operators": "fused"} | options
     optimised = deploy(trained, tmp_path / "optimised.pth", **options)
-    collapse = load_deployed_tensors(optimised).manifest.passes["kan_collapse"]
+    collapse = load_deployed(optimised).manifest.passes["kan_collapse"]
     assert ("operator" in collapse) == (options["operators"] == "fused")
     atoms = structures()["triclinic"]
     field = " ".join(map(str, FIELD))
@@ -153,7 +152,7 @@ def test_structure_tensors_are_scalars_and_vectors(engine, model, tmp_path):
     job = {"commands": commands, "variables": [*(f"s{k}" for k in range(1, 10)), "n"]}
     (result,) = engine.run([job])
     assert result.error == ""
-    expected = load_deployed_tensors(model).predict(atoms)
+    expected = load_deployed(model).predict(atoms)
     found = [result.values[f"s{k}"] for k in range(1, 10)]
     np.testing.assert_allclose(found, expected["susceptibility"], atol=1e-10)
     np.testing.assert_allclose(result.values["n"], expected["count"][0], atol=1e-10)
@@ -204,7 +203,7 @@ def test_field_force_is_charge_times_field(engine, model, tmp_path):
         [{"commands": [*lines, "run 0"]}, {"commands": with_field}, {"commands": on_copper}]
     )
     assert without.error == everywhere.error == copper.error == ""
-    charges = load_deployed_tensors(model).predict(atoms)["bec"].reshape(-1, 3, 3)
+    charges = load_deployed(model).predict(atoms)["bec"].reshape(-1, 3, 3)
     expected = np.einsum("i,nij->nj", FIELD, charges)
     np.testing.assert_allclose(everywhere.forces - without.forces, expected, atol=1e-10)
     is_copper = (atoms.symbols == "Cu")[:, None]
@@ -216,7 +215,7 @@ def test_field_force_is_charge_times_field(engine, model, tmp_path):
 def test_field_energy_is_consistent_with_its_force_to_first_order(engine, model, tmp_path):
     """-P.E changes by -F.d for a small displacement d, and the error falls with its square."""
     atoms = rattled((2, 2, 2))
-    charges = load_deployed_tensors(model).predict(atoms)["bec"].reshape(-1, 3, 3)
+    charges = load_deployed(model).predict(atoms)["bec"].reshape(-1, 3, 3)
     moved = 4
     jobs = []
     steps = (0.04, 0.02)
@@ -309,7 +308,7 @@ def test_null_types_are_invisible(engine, model, tmp_path):
     (result,) = engine.run([{"commands": commands}])
     assert result.error == ""
     is_copper = atoms.symbols == "Cu"
-    python = load_deployed_tensors(model)
+    python = load_deployed(model)
     found = read_dump(dump)
     np.testing.assert_allclose(
         found[is_copper], python.predict(atoms[is_copper])["bec"], atol=1e-10

@@ -1,6 +1,7 @@
 """The shape of the house: who imports whom, and what travels in the wheel."""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,14 +26,15 @@ LAYERS = {
     "kan_md.kan": 2,
     "kan_md.backbones": 3,
     "kan_md.model": 4,
-    "kan_md.config": 5,
-    "kan_md.data": 5,
-    "kan_md_deploy": 5,
-    "kan_md.train": 6,
-    "kan_md.evaluate": 7,
-    "kan_md.calculator": 7,
-    "kan_md.cli": 8,
-    "results": 9,
+    "kan_md.tasks": 5,
+    "kan_md.config": 6,
+    "kan_md.data": 6,
+    "kan_md_deploy": 6,
+    "kan_md.train": 7,
+    "kan_md.evaluate": 8,
+    "kan_md.calculator": 8,
+    "kan_md.cli": 9,
+    "results": 10,
 }
 TORCH_FREE = (
     "kan_md.benchmark",
@@ -132,3 +134,16 @@ def test_every_package_is_in_the_wheel():
     )
     found = {module for module, path in sources() if path.name == "__init__.py"} - {EXPERIMENTS}
     assert listed - {"kan_md_pair_styles", "kan_md_lammps_inputs"} == found
+
+
+def test_only_tasks_know_whether_a_model_is_a_potential():
+    """What differs between potentials and tensors stands in kan_md/tasks, nowhere else."""
+    told = re.compile(r'kind [=!]= "(potential|tensor)"|isinstance\(\w+, (Potential|Tensor)Task\)')
+    wrong = [
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for module, path in sources()
+        # The benchmark needs no torch, which a task does; a configuration names tensors or none.
+        if not module.startswith(("kan_md.tasks", "kan_md.benchmark", "kan_md.config", EXPERIMENTS))
+        for found in told.finditer(path.read_text())
+    ]
+    assert not wrong, "\n".join(wrong)

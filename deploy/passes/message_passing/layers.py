@@ -16,13 +16,13 @@ import torch
 from nequip.data import AtomicDataDict
 
 from kan_md.ops.modules import BlockLinear, Irreps, TypedLinear, as_blocks
+from kan_md.tasks.potential_function import NUM_LOCAL_KEY
 from kan_md_deploy.passes.message_passing.atoms_per_layer import (
     centres_per_layer,
     kept_rows,
     rows_of_first,
 )
 from kan_md_deploy.passes.message_passing.convolutions import FusedConvolution
-from kan_md_deploy.wrapper import NUM_LOCAL_KEY
 
 
 class LayerOnOperators(torch.nn.Module):

@@ -28,6 +28,7 @@ from kan_md.backbones.mace_modules import (
 )
 from kan_md.ops.modules import BlockLinear, PolynomialOfComponents, TypedLinear, as_blocks
 from kan_md.ops.tables import RadialFunction
+from kan_md.tasks.potential_function import NUM_LOCAL_KEY
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.message_passing.convolutions import (
     TABLE_BOUND,
@@ -56,7 +57,6 @@ from kan_md_deploy.passes.message_passing.symmetric_contraction import (
     can_multiply_out,
     polynomial_of,
 )
-from kan_md_deploy.wrapper import NUM_LOCAL_KEY
 
 PLAIN = ("RealAgnosticInteractionBlock", "RealAgnosticDensityInteractionBlock")
 RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")

@@ -13,10 +13,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from kan_md.data.label_report import LabelReport
-from kan_md.data.labels import check_keys, label_weight
+from kan_md.data.labels import check_keys
 from kan_md.data.numbers import as_numbers
 from kan_md.data.reading import read_frames
 from kan_md.errors import KanMdError
+from kan_md.tasks.targets import label_weight
 
 VOIGT = np.array([0.01, -0.02, 0.03, 0.004, -0.005, 0.006])
 FULL = voigt_6_to_full_3x3_stress(VOIGT)

@@ -12,8 +12,8 @@ from nequip.data.dataset import NequIPLMDBDataset
 from kan_md.data import read_frames
 from kan_md.data.checks import check_elements, check_labels, check_structures
 from kan_md.data.dataset import FramesDataset
-from kan_md.data.targets import ENERGY, FORCES, POTENTIAL_TARGETS, STRESS
 from kan_md.errors import KanMdError
+from kan_md.tasks.targets import ENERGY, FORCES, POTENTIAL_TARGETS, STRESS
 
 
 def assert_same(read, frames, tolerance=1e-7):

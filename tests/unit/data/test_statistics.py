@@ -10,8 +10,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kan_md.data.dataset import EpochOrder, FramesDataset, make_loader
 from kan_md.data.splitting import split_indices
 from kan_md.data.statistics import edge_statistics, energy_scale, reference_energies, types_of
-from kan_md.data.targets import POTENTIAL_TARGETS
 from kan_md.errors import KanMdError
+from kan_md.tasks.targets import POTENTIAL_TARGETS
 
 
 @pytest.mark.parametrize("method", ["random", "block"])

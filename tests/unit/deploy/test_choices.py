@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,7 +98,8 @@ def test_tensor_model_that_cannot_be_scripted_has_no_other_way(monkeypatch):
         raise not_compiled("TorchScript", RuntimeError("no"), remedy="stop")
 
     monkeypatch.setattr(pipeline, "_deploy_with", nothing)
-    monkeypatch.setattr(pipeline, "load_checkpoint", lambda _: type("", (), {"backbone": "etgnn"}))
+    made_up = SimpleNamespace(backbone="etgnn", config={"model": {}})
+    monkeypatch.setattr(pipeline, "load_checkpoint", lambda _: made_up)
     with pytest.raises(NotCompiledError, match="stop"):
         deploy_model("model.pth")
 

@@ -11,11 +11,11 @@ import torch
 from kan_md.cli.main import main
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.tasks.potential_deviation import Deviation, check, deviation
+from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy import deploy, load_deployed
 from kan_md_deploy.archive import read_manifest, sha256_of
 from kan_md_deploy.frames import reference_graphs
-from kan_md_deploy.verify import Deviation, check, deviation
-from kan_md_deploy.wrapper import make_edge_model
 
 BACKBONES = ("allegro", "nequip", "mace")
 

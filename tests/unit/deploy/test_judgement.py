@@ -15,10 +15,11 @@ from nequip.nn import PerTypeScaleShift
 from kan_md.backbones.scope import nequip_scope
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
-from kan_md_deploy import deploy, potential_pipeline, tensor_pipeline
+from kan_md.tasks.potential_deviation import check, deviation
+from kan_md.tasks.potential_function import make_edge_model
+from kan_md.tasks.tensor_deviation import tensor_deviations
+from kan_md_deploy import compilation, deploy
 from kan_md_deploy.frames import close_dimers, judged_graphs
-from kan_md_deploy.verify import check, deviation
-from kan_md_deploy.wrapper import make_edge_model
 
 ALLOY = {"type_names": ("Cu", "Au")}
 SCALED = ALLOY | {"per_type_energy_scales": {"Cu": 1.5, "Au": 2.0}}
@@ -75,7 +76,7 @@ def drop_a_constant(model):
 
 def sabotage(monkeypatch, harm):
     """Let a pass that the pipeline runs do harm."""
-    run = potential_pipeline.run_passes
+    run = compilation.run_passes
 
     def run_passes(model, passes, context):
         reports = run(model, passes, context)
@@ -83,7 +84,7 @@ def sabotage(monkeypatch, harm):
             harm(model)
         return reports
 
-    monkeypatch.setattr(potential_pipeline, "run_passes", run_passes)
+    monkeypatch.setattr(compilation, "run_passes", run_passes)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -198,7 +199,5 @@ def test_every_tensor_is_judged_by_its_own_size():
         torch.ones(1, dtype=torch.int64),
     )
     columns = {"large": slice(0, 2), "small": slice(2, 3), "none": slice(3, 4)}
-    found = tensor_pipeline.tensor_deviations(
-        lambda *_: (rows + change,), lambda *_: (rows,), [graph], columns
-    )
+    found = tensor_deviations(lambda *_: (rows + change,), lambda *_: (rows,), [graph], columns)
     assert found == pytest.approx({"large": 0.0, "small": 1e-2, "none": 1e-8})

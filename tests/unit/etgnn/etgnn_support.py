@@ -5,10 +5,9 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
 from kan_md.model.reference import model_input
-from kan_md.model.tensors import make_tensor_frames
+from kan_md.tasks.tensor import TensorTask
 
 R_MAX = 4.0
 LEG_R_MAX = 3.2
@@ -53,7 +52,7 @@ def write_checkpoint(build, crystal: Atoms, path: Path, **keywords) -> Path:
     arguments = {"seed": 5, "model_dtype": "float64", "type_names": list(TYPES), "r_max": R_MAX}
     arguments |= {**TINY, **keywords}
     model = build(**arguments)
-    frames = make_tensor_frames(model, parse_tensors(arguments["tensors"]), [crystal])
+    frames = TensorTask.of_arguments(arguments).reference_frames(model, [crystal])
     checkpoint = Checkpoint(
         backbone="etgnn",
         config={"model": arguments},

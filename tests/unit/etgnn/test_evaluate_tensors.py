@@ -12,8 +12,8 @@ from kan_md.cli.main import main
 from kan_md.cli.tables import component_table, error_table
 from kan_md.data import read_frames
 from kan_md.errors import KanMdError
-from kan_md.evaluate.evaluation import components_of, evaluate_file
-from kan_md.evaluate.tensors import load_tensors
+from kan_md.evaluate.evaluation import evaluate_file
+from kan_md.evaluate.models import load_model
 from kan_md_deploy import deploy
 
 SHIFT = {"Mg": 0.3, "Na": 0.2, "O": -0.1}  # e, on the component xy only
@@ -31,7 +31,7 @@ def models(build, crystal, tmp_path_factory):
 @pytest.fixture(scope="module")
 def shifted_file(models, crystal, tmp_path_factory):
     atoms = crystal.copy()
-    found = load_tensors(models["trained"]).predict(atoms)
+    found = load_model(models["trained"]).predict(atoms)
     labels = found["bec"].copy()
     labels[:, XY] -= [SHIFT[symbol] for symbol in atoms.symbols]
     atoms.arrays["bec"], atoms.info["gap"] = labels, float(found["gap"][0]) + 0.5
@@ -62,7 +62,7 @@ def test_tables_show_species_and_components_in_the_unit_of_the_label(models, shi
     console = Console(width=120)
     with console.capture() as capture:
         console.print(error_table({"test": result.errors}, result.targets))
-        console.print(component_table(result.errors, born, components_of(born)))
+        console.print(component_table(result.errors, born))
     text = capture.get()
     assert "bec Na (e)" in text
     assert "bec Na xy" not in text  # one table for each

@@ -9,8 +9,8 @@ import typer
 from etgnn_support import write_checkpoint
 from typer.testing import CliRunner
 
+from kan_md import TensorCalculator
 from kan_md.cli import predict as command
-from kan_md.evaluate.tensors import TensorCalculator
 from kan_md_deploy import deploy
 
 

@@ -11,14 +11,14 @@ from kan_md.backbones.etgnn import parse_tensors
 from kan_md.config import parse_config
 from kan_md.data.charge_transfer import make_charge_transfer
 from kan_md.data.reading import read_frames
-from kan_md.data.tensor_labels import check_tensor_labels
 from kan_md.data.write import write_frames
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.tasks.tensor_checks import check_tensor_labels
 from kan_md.train.preparation import prepare_data
 from kan_md.train.record import read_log
 from kan_md.train.run import train
-from kan_md_deploy import deploy, load_deployed_tensors
+from kan_md_deploy import deploy, load_deployed
 
 MODEL = {
     "backbone": "etgnn",
@@ -86,7 +86,7 @@ def test_statistics_of_the_training_set_normalise_the_model(trained):
 def test_trained_model_deploys_and_keeps_its_numbers(trained):
     checkpoint = load_checkpoint(trained)
     frame = checkpoint.reference_frames[0]
-    deployed = load_deployed_tensors(deploy(trained, dtype="float64"))
+    deployed = load_deployed(deploy(trained, dtype="float64"))
     atoms = Atoms(
         [checkpoint.type_names[t] for t in frame["atom_types"].tolist()],
         positions=frame["positions"].numpy(),

@@ -7,11 +7,11 @@ import pytest
 from ase import Atoms
 from matplotlib.colors import to_hex
 
-from kan_md.data.targets import POTENTIAL_TARGETS
 from kan_md.evaluate import parity
 from kan_md.evaluate.evaluation import Evaluation
 from kan_md.evaluate.parity import group_colours, plot_parity, points_of
 from kan_md.figures import COLOURS, GREY
+from kan_md.tasks.targets import POTENTIAL_TARGETS
 
 ENERGY, FORCES, _ = POTENTIAL_TARGETS
 

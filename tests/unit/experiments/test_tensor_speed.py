@@ -10,8 +10,8 @@ import pytest
 from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.structures import quartz
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
-from kan_md.model.tensors import tensors_of
-from kan_md.model.untrained import make_untrained
+from kan_md.tasks.choose import task_of_checkpoint
+from kan_md.tasks.untrained import make_untrained
 from kan_md_deploy import deploy
 from results.experiments import tensor_speed
 from results.experiments.tensor_timing import measure_in_turns, prediction, training_step
@@ -51,7 +51,7 @@ def test_what_is_timed_is_a_prediction_and_a_step_that_learns(fresh):
     assert prediction(deployed, atoms)()["bec"].shape == (18, 9)
     checkpoint = load_checkpoint(fresh)
     model = checkpoint.build()
-    step = training_step(model, tensors_of(checkpoint), atoms)
+    step = training_step(model, task_of_checkpoint(checkpoint).specs, atoms)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     step()
     changed = [

@@ -13,7 +13,7 @@ from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kan_md.model.elements import elements_of
 from kan_md.model.reference import evaluate, frame_atoms
-from kan_md.model.untrained import make_untrained
+from kan_md.tasks.untrained import make_untrained
 from kan_md_deploy.inspect import describe_file
 
 

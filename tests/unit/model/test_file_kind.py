@@ -15,13 +15,12 @@ import pytest
 import torch
 
 from kan_md.benchmark.models import deployed_entry
-from kan_md.calculator import KANCalculator
+from kan_md.calculator import KANCalculator, TensorCalculator
 from kan_md.cli.main import main
 from kan_md.errors import KanMdError
-from kan_md.evaluate.tensors import load_tensors
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.file_kind import recognise, upstream_metadata, wrong_file
-from kan_md_deploy import load_deployed, load_deployed_tensors
+from kan_md_deploy import load_deployed
 
 
 class Stranger:
@@ -178,9 +177,9 @@ COMMANDS = {
     "convert": lambda path, data: main(["convert", path, "--trust"]),
     "init_from": lambda path, data: load_checkpoint(path, wanted="source"),
     "KANCalculator": lambda path, data: KANCalculator(path),
-    "load_tensors": lambda path, data: load_tensors(path),
+    "TensorCalculator": lambda path, data: TensorCalculator(path),
     "load_deployed": lambda path, data: load_deployed(path),
-    "load_deployed_tensors": lambda path, data: load_deployed_tensors(path),
+    "deployed tensors": lambda path, data: load_deployed(path, kind="tensor"),
 }
 TAKEN = {
     "trained": {"deploy", "evaluate", "inspect", "init_from", "KANCalculator"},
@@ -195,7 +194,7 @@ OLD = "run `kan-md convert` on the .model file"
 SAYS = {
     "trained": {
         "predict": "holds another kind of model, got potential; allowed: tensor",
-        "load_tensors": "potentials run through `kan-md evaluate` and KANCalculator",
+        "TensorCalculator": "potentials run through `kan-md evaluate` and KANCalculator",
         "benchmark": "run `kan-md deploy {path}`",
         "convert": "it needs no conversion: run `kan-md deploy {path}`",
         "load_deployed": "run `kan-md deploy {path}`",
@@ -205,8 +204,8 @@ SAYS = {
         "init_from": "training.init_from {path} is not a whole model.pth",
         "convert": "it runs as it is",
         "predict": "got potential; allowed: tensor",
-        "load_tensors": "got potential; allowed: tensor",
-        "load_deployed_tensors": "potentials run through `kan-md evaluate`",
+        "TensorCalculator": "got potential; allowed: tensor",
+        "deployed tensors": "potentials run through `kan-md evaluate`",
     },
     "checkpoint": dict.fromkeys(COMMANDS, "give the model.pth of its run"),
     "nequip_checkpoint": dict.fromkeys(COMMANDS, COMPILE)

@@ -10,14 +10,14 @@ from ops_support import random_graph
 
 from kan_md.backbones.scope import nequip_scope
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.tasks.potential_deviation import deviation
+from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.passes import operator_weights
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_allegro import AllegroOnOperator
 from kan_md_deploy.passes.registry import choose_passes, run_passes
 from kan_md_deploy.torchscript import compile_torchscript
-from kan_md_deploy.verify import deviation
-from kan_md_deploy.wrapper import make_edge_model
 
 ALLOY = {"type_names": ("Cu", "Au")}
 PASSES = "centre_factored,fused_allegro"

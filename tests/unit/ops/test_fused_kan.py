@@ -10,14 +10,14 @@ import torch
 
 from kan_md.backbones.scope import nequip_scope
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.tasks.potential_deviation import deviation
+from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy.frames import reference_graphs
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.registry import choose_passes, run_passes
 from kan_md_deploy.passes.tables.piecewise_sum import FusedPiecewiseSum
 from kan_md_deploy.torchscript import compile_torchscript
-from kan_md_deploy.verify import deviation
-from kan_md_deploy.wrapper import make_edge_model
 
 BASES = pytest.mark.parametrize("basis", ["gaussian", "bspline", "fourier"])
 

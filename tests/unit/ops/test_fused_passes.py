@@ -10,13 +10,13 @@ import torch
 
 from kan_md.backbones.build import build_model
 from kan_md.backbones.scope import nequip_scope
+from kan_md.tasks.potential_deviation import deviation
+from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy.frames import graph_of
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_message_passing import FUSED_MACE, FUSED_NEQUIP
 from kan_md_deploy.passes.message_passing.atoms_per_layer import centres_per_layer
 from kan_md_deploy.torchscript import compile_torchscript
-from kan_md_deploy.verify import deviation
-from kan_md_deploy.wrapper import make_edge_model
 
 R_MAX = 2.8
 PASSES = {"mace": FUSED_MACE, "nequip": FUSED_NEQUIP}

@@ -11,13 +11,13 @@ from ops_support import random_graph
 
 from kan_md.backbones.build import build_model
 from kan_md.backbones.scope import nequip_scope
+from kan_md.tasks.potential_deviation import deviation
+from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy.frames import graph_of
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_local_mace import FusedLocalMACE
 from kan_md_deploy.passes.registry import choose_passes, run_passes
 from kan_md_deploy.torchscript import compile_torchscript
-from kan_md_deploy.verify import deviation
-from kan_md_deploy.wrapper import make_edge_model
 
 R_MAX = 2.8
 ALONE, TWO = ["C"], ["C", "Si"]

@@ -9,26 +9,26 @@ import pytest
 import torch
 
 from kan_md.backbones import build_model
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.backbones.scope import nequip_scope
 from kan_md.errors import KanMdError
 from kan_md.kan.layer import KANLayer
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from kan_md.model.tensors import make_tensor_frames
 from kan_md.ops import library
-from kan_md_deploy import deploy, load_deployed_tensors
+from kan_md.tasks.potential import PotentialTask
+from kan_md.tasks.tensor import TensorTask
+from kan_md.tasks.tensor_deviation import tensor_deviations
+from kan_md_deploy import deploy, load_deployed
 from kan_md_deploy.frames import graph_of, made_up_crystal
 from kan_md_deploy.inspect import describe_file
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.registry import choose_passes, run_passes
-from kan_md_deploy.tensor_pipeline import change_of_tensors, tensor_deviation
-from kan_md_deploy.tensor_wrapper import make_tensor_edge_model
 
 TYPES = ("Mg", "O")
 R_MAX = 4.0
 ONE = ("bec",)
 TWO = ({"name": "bec"}, {"name": "stress_like", "rank": 2, "symmetry": "symmetric"})
+TASK = TensorTask.of_arguments({"tensors": list(ONE)})
 BOUND = {"float64": 1e-7, "float32": 1e-6}
 TOLERANCE = {"float64": 1e-6, "float32": 2e-5}
 BASES = pytest.mark.parametrize("basis", ["gaussian", "bspline", "fourier"])
@@ -79,18 +79,18 @@ def context_of(dtype, operators):
         bound=BOUND[dtype],
         graphs=graphs(),
         operators=operators,
-        kind="tensor",
-        change=change_of_tensors,
+        task=TASK,
     )
 
 
 def optimise(dtype, readout, *, tensors=ONE, operators="fused"):
     """Deviation of the rewritten model from eager float64, and the reports."""
     with nequip_scope():
-        eager = make_tensor_edge_model(build("float64", readout, tensors))
+        eager = TASK.edge_model(build("float64", readout, tensors))
         model = build(dtype, readout, tensors)
         reports = run_passes(model, choose_passes("default"), context_of(dtype, operators))
-        return tensor_deviation(make_tensor_edge_model(model), eager, graphs()), reports
+        found = tensor_deviations(TASK.edge_model(model), eager, graphs(), {"all": slice(None)})
+        return found["all"], reports
 
 
 @BASES
@@ -141,7 +141,7 @@ def test_passes_leave_other_readouts_alone(operators, kind):
 def test_layers_of_a_potential_with_many_outputs_stay(operators, tiny_checkpoint):
     readout = {"sites": ["latent"], "num_basis": 4}
     checkpoint = load_checkpoint(tiny_checkpoint("allegro", readout=readout))
-    context = replace(context_of("float32", "fused"), kind="potential")
+    context = replace(context_of("float32", "fused"), task=PotentialTask())
     with nequip_scope():
         assert not KANCollapse().applies_to(checkpoint.build(), context)
 
@@ -157,7 +157,7 @@ def checkpoint_path(tmp_path_factory):
         type_names=list(TYPES),
         r_max=R_MAX,
         state_dict=model.state_dict(),
-        reference_frames=make_tensor_frames(model, parse_tensors(list(ONE)), [crystal]),
+        reference_frames=TensorTask.of_arguments(arguments).reference_frames(model, [crystal]),
     )
     return save_checkpoint(checkpoint, tmp_path_factory.mktemp("tensors") / "model.pth")
 
@@ -186,8 +186,7 @@ def test_manifest_names_the_passes(operators, checkpoint_path, tmp_path, options
     crystal = made_up_crystal(TYPES, R_MAX)
     plain = deploy(checkpoint_path, tmp_path / "plain.pth", passes="none", dtype="float64")
     expected_charges, charges = (
-        torch.from_numpy(load_deployed_tensors(file).predict(crystal)["bec"])
-        for file in (plain, path)
+        torch.from_numpy(load_deployed(file).predict(crystal)["bec"]) for file in (plain, path)
     )
     scale = expected_charges.abs().max().item()
     atol = 2e-5 if options.get("dtype") != "float64" else 1e-7
@@ -199,7 +198,7 @@ def test_a_fused_file_says_what_it_needs(operators, checkpoint_path, tmp_path, m
     monkeypatch.setattr(library, "_is_registered", lambda: False)
     monkeypatch.setenv(library.OVERRIDE, str(tmp_path / "none.so"))
     with pytest.raises(KanMdError, match=r"no operator library, got no .*none.so; run: kan-md bu"):
-        load_deployed_tensors(path)
+        load_deployed(path)
 
 
 def test_mistakes_are_told(operators, checkpoint_path, monkeypatch):
@@ -207,7 +206,7 @@ def test_mistakes_are_told(operators, checkpoint_path, monkeypatch):
         deploy(checkpoint_path, bound=1.5)
     with pytest.raises(KanMdError, match=r"unknown optimisation pass, got 'heads'; allowed: none"):
         deploy(checkpoint_path, passes="heads")
-    spoil = "kan_md_deploy.tensor_pipeline.run_passes"
+    spoil = "kan_md_deploy.compilation.run_passes"
 
     def double(model, passes, context):
         next(module for module in model.modules() if isinstance(module, KANLayer)).coefficients *= 2

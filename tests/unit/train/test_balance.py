@@ -15,8 +15,8 @@ from kan_md.config import parse_config
 from kan_md.config.schema import LossConfig
 from kan_md.data.dataset import FramesDataset, make_loader
 from kan_md.data.statistics import types_of
-from kan_md.data.targets import POTENTIAL_TARGETS, STRESS
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.tasks.targets import POTENTIAL_TARGETS, STRESS
 from kan_md.train.balance import SHARES, SMALLEST, balanced_weights, label_spreads
 from kan_md.train.losses import TargetError
 from kan_md.train.preparation import prepare_data

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kan_md.data.targets import POTENTIAL_TARGETS
+from kan_md.tasks.targets import POTENTIAL_TARGETS
 from kan_md.train import figure
 from kan_md.train.figure import epochs_done, plot_learning_curves
 

@@ -9,7 +9,7 @@ from kan_md.config.schema import ScheduleConfig
 from kan_md.data.dataset import WEIGHT_PREFIX
 from kan_md.train.budget import rate_factor
 from kan_md.train.losses import TargetError
-from kan_md.train.metrics import loss_manager, stage_coefficients, targets_of
+from kan_md.train.metrics import loss_manager, stage_coefficients
 from kan_md.train.record import read_log
 from kan_md.train.run import train
 
@@ -136,7 +136,7 @@ def test_terms_of_every_stage_are_there_from_the_start(make_config):
     )
     names = [
         term["name"]
-        for term in loss_manager(config.training.loss, config, targets_of(config))["metrics"]
+        for term in loss_manager(config.training.loss, config, config.task.targets)["metrics"]
     ]
     assert names == ["loss_energy", "loss_forces"]
     coefficients = stage_coefficients(config.training.stages[0].loss, config)

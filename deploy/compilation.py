@@ -1,9 +1,8 @@
-"""Compiling a potential: passes, compiler, and the judgement on the file itself."""
+"""Compiling one model with one backend: passes, compiler, and the judgement on the file itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from kan_md.backbones.scope import nequip_scope
-from kan_md.contract import Backend, Manifest
+from kan_md.contract import Manifest
 from kan_md.model.device import set_tf32
+from kan_md.tasks.choose import task_of_checkpoint
+from kan_md.tasks.judgement import Graph
 from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import sha256_of
 from kan_md_deploy.frames import judged_graphs
@@ -24,17 +25,15 @@ from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.registry import run_passes
 from kan_md_deploy.runtime import load_deployed
 from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
-from kan_md_deploy.verify import Graph, check, deviation
-from kan_md_deploy.wrapper import make_edge_model
 
 if TYPE_CHECKING:
     from kan_md.model.checkpoint import Checkpoint
 
 
-def compile_potential(
+def compile_model(
     checkpoint: Checkpoint, model_path: Path, temporary: Path, options: Options
 ) -> None:
-    """Compile a potential and write it with its manifest.
+    """Compile a model and write it with its manifest.
 
     Args:
         checkpoint: of the trained model.
@@ -45,13 +44,14 @@ def compile_potential(
     Raises:
         KanMdError: the compiled model is not the trained one.
     """
+    task = task_of_checkpoint(checkpoint)
     groups = judged_graphs(checkpoint)
     graphs = next(iter(groups.values()))  # the reference frames
     with nequip_scope():
         exact = checkpoint.build("float64")
-        description, reference = describe_model(checkpoint, exact), make_edge_model(exact)
-        eager = make_edge_model(checkpoint.build(options.dtype))
-        rounding = {where: deviation(eager, reference, group) for where, group in groups.items()}
+        description, reference = describe_model(checkpoint, exact, task), task.edge_model(exact)
+        eager = task.edge_model(checkpoint.build(options.dtype))
+        rounding = {at: task.deviation(eager, reference, group) for at, group in groups.items()}
         model = checkpoint.build(options.dtype)
         context = PassContext(
             static_shapes=options.static_shapes,
@@ -60,10 +60,12 @@ def compile_potential(
             bound=options.bound,
             graphs=tuple(graphs),
             operators=options.operators,
+            task=task,
         )
         manifest = Manifest(
             kan_md_version=version("kan-md"),
             torch_version=torch.__version__,
+            kind=task.kind,
             backend=options.backend,
             device=options.device.split(":")[0],
             dtype=options.dtype,
@@ -75,24 +77,24 @@ def compile_potential(
             model_sha256=sha256_of(model_path),
             **description,
         )
-        edge_model = make_edge_model(model).to(options.device)
+        edge_model = task.edge_model(model).to(options.device)
     set_tf32(options.tf32)
     example = max(graphs, key=lambda graph: graph[0].size(0))
-    write = _compile(edge_model, options.backend, example=example)
+    others = [name for name in task.backends if name != options.backend]
+    write = _compile(edge_model, options, example=example, others=others)
 
     def judge(path: Path) -> Manifest:
         compiled = load_deployed(path, options.device)
-        found = {where: deviation(compiled, reference, group) for where, group in groups.items()}
+        found = {at: task.deviation(compiled, reference, group) for at, group in groups.items()}
         for where, one in found.items():
-            check(
+            task.check(
                 one,
-                precision=manifest.precision,
                 rounding=rounding[where],
+                precision=manifest.precision,
                 bound=options.bound,
                 where=where,
             )
-        on_frames = next(iter(found.values()))
-        return replace(manifest, energy_error=on_frames.energy, force_error=on_frames.force)
+        return task.with_errors(manifest, next(iter(found.values())))
 
     write_judged(temporary, write, manifest, judge)
 
@@ -102,8 +104,11 @@ def _baked_threads(options: Options) -> int:
     return torch.get_num_threads() if on_processor else 0
 
 
-def _compile(edge_model: torch.nn.Module, backend: Backend, *, example: Graph) -> Callable:
+def _compile(
+    edge_model: torch.nn.Module, options: Options, *, example: Graph, others: list[str]
+) -> Callable[..., None]:
     """Compile, and return what writes the result to a path with a manifest."""
-    if backend == "torchscript":
-        return partial(save_torchscript, compile_torchscript(edge_model))
-    return partial(save_aotinductor, compile_aotinductor(edge_model, example=example))
+    if options.backend == "aotinductor":
+        return partial(save_aotinductor, compile_aotinductor(edge_model, example=example))
+    remedy = f"deploy with --backend {others[0]}" if others else "train a model without this part"
+    return partial(save_torchscript, compile_torchscript(edge_model, remedy=remedy))

@@ -12,8 +12,22 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from nequip.data import AtomicDataDict
 
-from kan_md.data.labels import label_weight
 from kan_md.errors import user_error
+
+WEIGHT_KEYS = {
+    "energy": ("config_energy_weight",),
+    "forces": ("config_forces_weight",),
+    "stress": ("config_stress_weight",),
+}
+"""MACE's names of the weights of single labels; ``config_weight`` is that of all of them."""
+
+
+def label_weight(atoms: Atoms, label: str) -> float:
+    """Factor of a label's share in the loss."""
+    weight = float(atoms.info.get("config_weight", 1.0))
+    for name in WEIGHT_KEYS.get(label, ()):
+        weight *= float(atoms.info.get(name, 1.0))
+    return weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +43,7 @@ class Target:
         extensive: whether errors are divided by the number of atoms.
         of_potential: whether a potential predicts it (read from ASE's calculator) or a tensor
             model (read from ``arrays`` or ``info``).
+        components: names of the components that get errors of their own, last index fastest.
     """
 
     name: str
@@ -38,6 +53,7 @@ class Target:
     unit: str
     extensive: bool = False
     of_potential: bool = False
+    components: tuple[str, ...] = ()
 
     def label(self, atoms: Atoms) -> np.ndarray | None:
         """The label, [1, *shape] or [num_atoms, *shape], or None where there is none.

@@ -1,4 +1,4 @@
-"""Holding a compiled file against the eager model: energies, forces and virials.
+"""How far two deployed functions of a potential are apart: energies, forces and virials.
 
 Energies of atoms are judged twice, since the reference energies of isolated atoms may be a thousand
 times larger than what holds a crystal together: those of isolated atoms of every type by
@@ -7,15 +7,12 @@ themselves, and what is left of every other atom's energy without them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from kan_md.errors import user_error
-
-Graph = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""The four inputs of :mod:`kan_md.contract`, in its order."""
+from kan_md.tasks.judgement import Graph, allowed_error, hold, isolated_atoms, with_ghosts
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "tf32": 1e-2}
 """Largest |compiled - eager|, of a force relative to the largest force, of an energy relative to
@@ -49,27 +46,6 @@ class Deviation:
     binding: float = 0.0
     isolated: float = 0.0
     magnitude: float = 0.0
-
-
-def with_ghosts(graph: Graph) -> Iterator[Graph]:
-    """Yield a graph as it is, with half of its atoms as ghosts, and with half without edges."""
-    vectors, index, types, _ = graph
-    half = (len(types) + 1) // 2
-    yield graph
-    yield vectors, index, types, torch.tensor([half])
-    kept = index[0] < half  # strictly local: ghosts have no edges
-    yield vectors[kept], index[:, kept], types, torch.tensor([half])
-    yield vectors[kept], index[:, kept], types, torch.tensor([len(types)])
-
-
-def isolated_atoms(types: torch.Tensor) -> Graph:
-    """A graph of atoms without edges."""
-    return (
-        torch.zeros(0, 3, dtype=torch.float64),
-        torch.zeros(2, 0, dtype=torch.int64),
-        types,
-        torch.tensor([len(types)]),
-    )
 
 
 def deviation(function: Callable, reference: Callable, graphs: Sequence[Graph]) -> Deviation:
@@ -128,17 +104,6 @@ def _relative(value: float, scale: float) -> float:
     return value / max(scale, torch.finfo(torch.float64).tiny) if value > 0 else 0.0
 
 
-def allowed_error(tolerance: float, *, rounding: float, bound: float) -> float:
-    """Largest relative error of a compiled model that is not held against it.
-
-    Args:
-        tolerance: of the dtype.
-        rounding: error of the *eager* model in that dtype.
-        bound: error that tables were allowed to make; a result may gather the errors of several.
-    """
-    return max(tolerance, 2.0 * rounding, 10.0 * bound)
-
-
 def check(
     found: Deviation,
     *,
@@ -189,30 +154,6 @@ def check(
 
 def _alike(value: float) -> Deviation:
     return Deviation(energy=value, force=value, virial=value, binding=value, isolated=value)
-
-
-def hold(
-    error: float, allowed: float, *, found: str, precision: str, where: str = "the reference frames"
-) -> None:
-    """Refuse a compiled model whose error is too large or no number.
-
-    Args:
-        error: relative to the largest value of its kind.
-        allowed: largest one.
-        found: the error in words.
-        precision: of the compiled model, for the message.
-        where: what was compared.
-
-    Raises:
-        KanMdError: it is not allowed.
-    """
-    if not error <= allowed:
-        raise user_error(
-            f"compiled model differs from the trained one on {where}",
-            found=found,
-            allowed=f"{allowed:.1e} for {precision}",
-            remedy="deploy with `--passes none` or `--dtype float64`",
-        )
 
 
 def _summed(function: Callable, graph: Graph) -> list:

@@ -8,13 +8,11 @@ import ase
 import numpy as np
 
 from kan_md.backbones.build import build_model, upstream_names
-from kan_md.backbones.etgnn import parse_tensors
 from kan_md.backbones.readout_report import describe_readouts
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint
 from kan_md.model.graph import periodic_edges
-from kan_md.model.reference import make_reference_frames
-from kan_md.model.tensors import is_tensor_backbone, make_tensor_frames
+from kan_md.tasks.choose import task_of
 
 DISPLACEMENT = 0.05
 """Å, standard deviation of the displacements in reference frames: forces of a perfect crystal
@@ -69,10 +67,6 @@ def make_untrained(
         copy = atoms.copy()
         copy.positions += rng.normal(0.0, DISPLACEMENT, copy.positions.shape)
         frames.append(copy)
-    if is_tensor_backbone(backbone):
-        reference = make_tensor_frames(model, parse_tensors(config.get("tensors")), frames)
-    else:
-        reference = make_reference_frames(model, frames)
     return Checkpoint(
         backbone=backbone,
         config={"model": config},
@@ -80,7 +74,7 @@ def make_untrained(
         r_max=float(r_max),
         state_dict=model.state_dict(),
         statistics={"avg_num_neighbors": config["avg_num_neighbors"]},
-        reference_frames=reference,
+        reference_frames=task_of(backbone, config).reference_frames(model, frames),
         training_summary={"trained": False, "readouts": describe_readouts(model, backbone)},
     )
 

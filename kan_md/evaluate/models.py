@@ -1,0 +1,105 @@
+"""Trained and deployed models behind one call on a structure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from ase import Atoms
+
+from kan_md.contract import Kind
+from kan_md.errors import user_error
+from kan_md.model.checkpoint import load_checkpoint
+from kan_md.model.device import check_device
+from kan_md.model.file_kind import DEPLOYED, recognise
+from kan_md.tasks.choose import task_of_checkpoint
+from kan_md.tasks.task import Task, refuse_other_kind
+
+if TYPE_CHECKING:
+    from kan_md_deploy.runtime import DeployedModel
+
+
+class Model(Protocol):
+    """What says something of structures.
+
+    Attributes:
+        task: what that is.
+        type_names: element symbols that it knows.
+        r_max: cutoff, Å.
+    """
+
+    task: Task
+    type_names: tuple[str, ...]
+    r_max: float
+
+    def predict(self, atoms: Atoms) -> dict[str, np.ndarray]:
+        """Evaluate a structure, see :class:`kan_md.tasks.task.Task`."""
+
+
+class TrainedModel:
+    """The eager model of a model.pth.
+
+    Args:
+        path: of the file.
+        kind: the one kind that will do; any where ``None``.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``float32`` or ``float64``; the trained one where ``None``.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        kind: Kind | None = None,
+        device: str = "cpu",
+        dtype: str | None = None,
+    ) -> None:
+        checkpoint = load_checkpoint(path, wanted="usable")
+        self.task = task_of_checkpoint(checkpoint)
+        refuse_other_kind(path, self.task, kind)
+        self.type_names = tuple(checkpoint.type_names)
+        self.r_max = float(checkpoint.r_max)
+        self._model = checkpoint.build(dtype).to(device)
+
+    def predict(self, atoms: Atoms) -> dict[str, np.ndarray]:
+        """See :class:`Model`."""
+        return self.task.predict(self._model, atoms)
+
+
+def is_deployed(path: str | Path) -> bool:
+    """Whether a file is one that `kan-md deploy` wrote."""
+    return recognise(path).name in DEPLOYED
+
+
+def load_model(
+    path: str | Path,
+    *,
+    kind: Kind | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+) -> TrainedModel | DeployedModel:
+    """Load a model.pth or a deployed file, whichever it is.
+
+    Args:
+        path: of the file.
+        kind: ``potential`` or ``tensor``, where only one of them will do.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``float32`` or ``float64`` for a model.pth; what it was trained in where ``None``.
+
+    Raises:
+        KanMdError: the file is neither, it is damaged, of another kind, or the device is absent.
+    """
+    check_device(device)
+    if not is_deployed(path):
+        return TrainedModel(path, kind=kind, device=device, dtype=dtype)
+    if dtype is not None:
+        raise user_error(
+            f"dtype of the deployed file {path}",
+            found=dtype,
+            allowed="what it was deployed with",
+            remedy=f"run `kan-md deploy --dtype {dtype}`",
+        )
+    from kan_md_deploy.runtime import load_deployed
+
+    return load_deployed(path, device, kind=kind)
