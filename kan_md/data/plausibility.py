@@ -14,8 +14,8 @@ import numpy as np
 from ase import Atoms, units
 from ase.geometry import find_mic
 
-from kan_md.data.targets import ENERGY, FORCES, STRESS
 from kan_md.model.cells import has_volume
+from kan_md.tasks.targets import ENERGY, FORCES, STRESS
 
 FEWEST = 6
 """Structures, or pairs of them, below which nothing is said."""
