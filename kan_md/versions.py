@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-from kan_md.lammps.toolchain import find_torch_version
+from kan_md.builds.toolchain import find_torch_version
 
 PACKAGES = ("torch", "nequip", "nequip-allegro", "mace-torch", "e3nn", "lammps", "mpich", "ase")
 

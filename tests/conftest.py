@@ -195,7 +195,7 @@ def emulated_device() -> Path:
 @pytest.fixture(scope="session")
 def failing_new(tmp_path_factory) -> Path:
     """Library that takes memory away from threads (tests/cpp/failing_new.cpp), for LD_PRELOAD."""
-    from kan_md.lammps.toolchain import find_compiler
+    from kan_md.builds.toolchain import find_compiler
 
     library = tmp_path_factory.mktemp("failing_new") / "libfailing_new.so"
     source = ROOT / "tests" / "cpp" / "failing_new.cpp"

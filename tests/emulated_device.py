@@ -16,8 +16,8 @@ import time
 import types
 from pathlib import Path
 
-from kan_md.lammps.cache import cache_dir
-from kan_md.lammps.toolchain import find_compiler, find_toolchain
+from kan_md.builds.cache import cache_dir
+from kan_md.builds.toolchain import find_compiler, find_toolchain
 
 SOURCES = Path(__file__).parent / "cpp" / "emulated_device"
 INTERFACE = "include/ATen/core/GraphImplInterface.h"

@@ -25,8 +25,8 @@ def build(
 
     Example: kan-md build
     """
+    from kan_md.builds.toolchain import find_toolchain, missing_cuda_headers
     from kan_md.lammps.build import build_plugin
-    from kan_md.lammps.toolchain import find_toolchain, missing_cuda_headers
 
     missing = missing_cuda_headers(find_toolchain())
     if missing:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kan_md.builds.cache import RECORD, cache_dir, file_digest, is_whole
+from kan_md.builds.find import build_folder, environment_text, operator_sources, plugin_sources
+from kan_md.builds.toolchain import Toolchain, find_compiler, find_program, find_toolchain
 from kan_md.children import child
 from kan_md.errors import KanMdError, user_error
 from kan_md.files import write_text
-from kan_md.lammps.cache import RECORD, cache_dir, file_digest, is_whole
-from kan_md.lammps.find import build_folder, environment_text, operator_sources, plugin_sources
 from kan_md.lammps.ranks import is_first_rank
-from kan_md.lammps.toolchain import Toolchain, find_compiler, find_program, find_toolchain
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) while compiling."""

@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from kan_md.builds.cache import PLUGIN_NAME, cache_dir
+from kan_md.builds.find import find_build
+from kan_md.builds.toolchain import find_mpi
 from kan_md.errors import KanMdError
-from kan_md.lammps.cache import PLUGIN_NAME, cache_dir
-from kan_md.lammps.find import find_build
 from kan_md.lammps.ranks import is_first_rank, launcher
-from kan_md.lammps.toolchain import find_mpi
 from kan_md.waiting import num_threads, patience
 
 _VARIABLE = "LAMMPS_PLUGIN_PATH"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from kan_md import children
+from kan_md.builds.toolchain import find_program, find_toolchain
 from kan_md.errors import user_error
 from kan_md.lammps.build import build_plugin
 from kan_md.lammps.ranks import Launcher, launcher, without_other_launchers
-from kan_md.lammps.toolchain import find_program, find_toolchain
 from kan_md.waiting import num_threads, patience
 
 PLUGIN_VARIABLE = "LAMMPS_PLUGIN_PATH"

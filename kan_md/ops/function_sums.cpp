@@ -1,9 +1,10 @@
-// Sums of univariate functions with small tables, for training. kan_md/kan/kernels.py says which
-// functions there are; its plain torch kernels define what these two compute.
+// Sums of univariate functions with small tables, for training. kan_md/ops/function_sums.py says
+// which functions there are; its plain torch kernels define what these compute.
 //
-// A vector holds neighbouring inputs of one point; rows and tables are padded to whole vectors. The rows R_r of a family come one after the other
-// out of registers; those of a B-spline are masks of its cells. Multiplying by every mask is faster
-// than gathering the coefficients of one cell, up to a few tens of cells.
+// A vector holds neighbouring inputs of one point; rows and tables are padded to whole vectors. The
+// rows R_r of a family come one after the other out of registers; those of a B-spline are masks of its
+// cells. Multiplying by every mask is faster than gathering the coefficients of one cell, up to a few
+// tens of cells.
 
 #include "activation.h"
 #include "basis.h"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from kan_md.builds.cache import cache_dir
+from kan_md.builds.find import find_build
 from kan_md.errors import KanMdError
-from kan_md.lammps.cache import cache_dir
-from kan_md.lammps.find import find_build
 from kan_md.ops import function_sums
 
 LIBRARY_NAME = "libkan_md_ops.so"

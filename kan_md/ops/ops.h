@@ -93,7 +93,7 @@ std::tuple<at::Tensor, at::Tensor> local_mace(const at::Tensor &edge_vectors,
                                               const at::Tensor &atom_types, at::TensorList weights,
                                               c10::IntArrayRef shape);
 
-// Sums of univariate functions phi_i(scale_i x_i) with small tables, see kan_md/kan/kernels.py.
+// Sums of univariate functions phi_i(scale_i x_i) with small tables, see kan_md/ops/function_sums.py.
 //
 //   x, scale     [points, inputs], float32 or float64, and [inputs]
 //   g            weights of the functions, [points, inputs] or [points, 1]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kan_md.builds.toolchain import find_compiler, find_toolchain
 from kan_md.contract import Manifest
-from kan_md.lammps.toolchain import find_compiler, find_toolchain
 
 CORE = ("graph", "images", "manifest", "memory", "sha256", "tensor_output", "zip_directory")
 

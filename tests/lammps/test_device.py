@@ -1,7 +1,7 @@
 """Steps that stay on a device: the neighbour list is sent when it changes, a step is replayed.
 
 Everything is compared with the same model on the processor. Without a GPU an emulated device takes
-its place (tests/cpp/emulated_device.cpp): memory of its own, and recordings that refuse what those
+its place (tests/cpp/emulated_device/): memory of its own, and recordings that refuse what those
 of a GPU refuse.
 """
 

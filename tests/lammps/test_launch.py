@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kan_md.lammps.find import find_build
+from kan_md.builds.find import find_build
 from kan_md.lammps.run import lammps_environment, mpiexec
 from kan_md.waiting import PATIENT_RANKS
 

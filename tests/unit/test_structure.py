@@ -22,6 +22,7 @@ LAYERS = {
     "kan_md.files": 0,
     "kan_md.contract": 0,
     "kan_md.upstream_file": 0,
+    "kan_md.builds": 0,
     "kan_md.ops": 1,
     "kan_md.kan": 2,
     "kan_md.backbones": 3,
@@ -30,6 +31,7 @@ LAYERS = {
     "kan_md.config": 6,
     "kan_md.data": 6,
     "kan_md_deploy": 6,
+    "kan_md.lammps": 7,
     "kan_md.train": 7,
     "kan_md.evaluate": 8,
     "kan_md.calculator": 8,
@@ -38,6 +40,7 @@ LAYERS = {
 }
 TORCH_FREE = (
     "kan_md.benchmark",
+    "kan_md.builds",
     "kan_md.lammps",
     "kan_md.contract",
     "kan_md.upstream_file",
@@ -147,3 +150,80 @@ def test_only_tasks_know_whether_a_model_is_a_potential():
         for found in told.finditer(path.read_text())
     ]
     assert not wrong, "\n".join(wrong)
+
+
+PROSE = (".py", ".h", ".cpp", ".md", ".txt", ".in", ".sh")
+PATH = re.compile(
+    r"\b(?:kan_md|kan_md_deploy|deploy|pair_styles|lammps_inputs|tests|results/experiments)"
+    r"/[\w./-]*\.(?:py|h|cpp|sh|in|yaml|txt)\b"
+)
+CROSS_REFERENCE = re.compile(r":(?:mod|class|func|meth|data|attr):`~?((?:kan_md|results)[\w.]*)`")
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Names and contents of the files that name others."""
+    for folder in ("kan_md", "deploy", "pair_styles", "tests", "results/experiments"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in PROSE and path.is_file():
+                yield str(path.relative_to(ROOT)), path.read_text()
+    for name in ("README.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"):
+        yield name, (ROOT / name).read_text()
+
+
+def test_files_that_are_named_are_there():
+    gone = [
+        f"{name} names {found}"
+        for name, text in texts()
+        for found in PATH.findall(text)
+        if not is_there(found.replace("kan_md_deploy/", "deploy/"))
+    ]
+    assert not gone, "\n".join(gone)
+
+
+def is_there(path: str) -> bool:
+    """Words in capitals, as in demo_BACKBONE.yaml, stand for anything."""
+    return any(ROOT.glob(re.sub(r"[A-Z]{2,}", "*", path)))
+
+
+def test_comments_of_the_sources_name_files_that_are_there():
+    """Without their folders: `see ops.h`."""
+    known = {path.name for top in ("kan_md", "deploy", "pair_styles", "tests")
+             for path in (ROOT / top).rglob("*.*")}  # fmt: skip
+    gone = [
+        f"{name} names {found}"
+        for name, text in texts()
+        if name.endswith((".h", ".cpp"))
+        for comment in re.findall(r"//(.*)", text)
+        for found in re.findall(r"\b\w+\.(?:py|h|cpp)\b", comment)
+        if found not in known | {"lammpsplugin.h"}  # of LAMMPS
+    ]
+    assert not gone, "\n".join(gone)
+
+
+def test_cross_references_lead_somewhere():
+    modules = {module: path for module, path in sources()}
+    gone = []
+    for name, text in texts():
+        for found in CROSS_REFERENCE.findall(text):
+            module = found
+            while module not in modules and "." in module:
+                module = module.rpartition(".")[0]
+            member = found[len(module) + 1 :].partition(".")[0]
+            if module not in modules or (member and member not in names_of(modules[module])):
+                gone.append(f"{name} names {found}")
+    assert not gone, "\n".join(gone)
+
+
+def names_of(path: Path) -> set[str]:
+    """What a module defines or imports at its top level."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names

@@ -28,7 +28,7 @@ _INSIDE = 1e-9
 
 @dataclass(frozen=True)
 class Fit:
-    """Piecewise polynomials of one layer, see :class:`kan_md_deploy.passes.piecewise.PiecewiseSum`.
+    """What :class:`kan_md_deploy.passes.tables.piecewise_sum.PiecewiseSum` takes, for one output.
 
     Attributes:
         coefficients: [in, num_cells, 6] float64.

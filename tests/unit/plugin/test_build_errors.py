@@ -8,12 +8,12 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
+from kan_md.builds import find, toolchain
+from kan_md.builds.cache import PLUGIN_NAME
 from kan_md.cli.main import main
 from kan_md.errors import KanMdError
 from kan_md.lammps import build as build_module
-from kan_md.lammps import find, toolchain
 from kan_md.lammps.build import build_plugin
-from kan_md.lammps.cache import PLUGIN_NAME
 
 
 def program(path, text):

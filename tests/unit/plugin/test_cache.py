@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from kan_md.builds import find
+from kan_md.builds.cache import PLUGIN_NAME, RECORD, is_whole
+from kan_md.builds.toolchain import Toolchain
 from kan_md.errors import KanMdError
-from kan_md.lammps import build, find
+from kan_md.lammps import build
 from kan_md.lammps.build import build_plugin
-from kan_md.lammps.cache import PLUGIN_NAME, RECORD, is_whole
-from kan_md.lammps.toolchain import Toolchain
 from kan_md.ops import library
 
 OPERATORS = library.LIBRARY_NAME

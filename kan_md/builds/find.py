@@ -12,9 +12,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from kan_md.builds.cache import cache_dir, is_whole, processor_key
+from kan_md.builds.toolchain import Toolchain, find_toolchain, torch_version_file
 from kan_md.errors import KanMdError
-from kan_md.lammps.cache import cache_dir, is_whole, processor_key
-from kan_md.lammps.toolchain import Toolchain, find_toolchain, torch_version_file
 
 SOURCE_SUFFIXES = (".cpp", ".h", ".txt", ".cu")
 
