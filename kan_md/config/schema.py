@@ -113,7 +113,8 @@ class DataConfig(Section):
     """Structures with labels.
 
     Attributes:
-        train: extended XYZ, anything else that ASE reads, or nequip's LMDB; one file or a list.
+        train: extended XYZ, anything else that ASE reads, or nequip's LMDB; one file, a list, or a
+            pattern like ``data/*.xyz``.
             Relative paths start at the folder of the configuration file.
         val: likewise; otherwise taken from ``train`` by ``split``.
         test: likewise.

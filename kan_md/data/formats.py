@@ -13,6 +13,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
+from ase.data import atomic_numbers
 from ase.io.extxyz import key_val_str_to_dict
 from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 
@@ -22,6 +23,9 @@ from kan_md.model.file_kind import MODELS, recognise
 
 _PREFIX = "kan_md:"
 _SPECIAL = re.compile(r"(?<!\S)(stress|virial)(?=\s*=)")
+_HEADINGS = re.compile(r"(?<!\S)(lattice|properties|pbc)(?=\s*=)", re.IGNORECASE)
+_NAMES = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
+"""Entries that say what a frame is; other programs do not mind capitals."""
 _LENGTHS = {"", "ang", "angstrom", "å", "a"}
 _ENERGIES = {"", "ev"}
 _ARRAYS = {
@@ -96,12 +100,13 @@ def _read_extxyz(path: Path) -> Iterator[Atoms]:
     read = partial(ase.io.iread, index=slice(None), format="extxyz", properties_parser=_entries)
     number = 0
     try:
-        for atoms in read(path, do_not_split_by_at_sign=True):
-            yield _with_plain_names(atoms)
-            number += 1
-        return
+        with _open_text(path) as file:
+            for atoms in read(file):
+                yield _with_plain_names(atoms)
+                number += 1
+            return
     except ValueError as error:
-        with open_with_compression(str(path), "rt") as file:
+        with _open_text(path) as file:
             text = file.read()
         changed = fortran_to_c(text)
         if changed == text:
@@ -110,9 +115,21 @@ def _read_extxyz(path: Path) -> Iterator[Atoms]:
         yield _with_plain_names(atoms)
 
 
+def _open_text(path: Path) -> io.TextIOWrapper:
+    """A text file in UTF-8 whatever the locale, packed or not, without the mark at its beginning.
+
+    Letters of other encodings, which only comments have, become question marks.
+    """
+    packed = open_with_compression(str(path), "rb")
+    return io.TextIOWrapper(packed, encoding="utf-8-sig", errors="replace")
+
+
 def _entries(line: str) -> dict[str, object]:
     """The comment line, with names that keep ASE from judging the values of labels."""
+    line = _HEADINGS.sub(lambda found: _NAMES[found[1].lower()], line)
     entries = key_val_str_to_dict(_SPECIAL.sub(_PREFIX + r"\1", line))
+    if "cell" in {name.lower() for name in entries} and "Lattice" not in entries:
+        raise ValueError("a frame has an entry `cell`, but its cell must be called Lattice")
     return {
         _PREFIX + name if name in all_properties else name: value for name, value in entries.items()
     }
@@ -147,6 +164,13 @@ def _read_npz(path: Path) -> Iterator[Atoms]:
             if (found := next((other for other in names if other in file.files), None))
         }
         names = ", ".join(file.files)
+        if "e_unit" not in file.files and {"E", "old_energies"} & set(file.files):
+            raise user_error(
+                f"unit of the energies in {path}",
+                found="none, and MD17 and rMD17 are in kcal/mol",
+                allowed="e_unit",
+                remedy="convert energies and forces to eV and add e_unit='eV' to the file",
+            )
     for name in ("numbers", "positions"):
         if name not in arrays:
             allowed = " or ".join(_ARRAYS[name])
@@ -191,6 +215,8 @@ def _unreadable(path: Path, number: int, error: Exception) -> KanMdError:
             remedy="give a model where a model is asked for, before the data",
         )
     text = " ".join(str(error).split())
+    if isinstance(error, KeyError) and error.args[0] not in atomic_numbers:
+        error, text = ValueError(), f"no element is called {text}"
     place = f" after {number} structures" if number else ""
     if isinstance(error, (EOFError, StopIteration)) and not text:
         text = "the file ends early"

@@ -17,6 +17,7 @@ class LabelReport:
         names: of all entries and columns of all structures.
         renamed: structures by label and the name that it was read from.
         doubled: structures by label, name that was read, and another one with other numbers.
+        contradicting: structures by how their virial is not -volume times their stress.
         dropped: structures by label and the reason why it does not count.
         examples: the first structure of each entry of ``dropped``.
         notes: further remarks.
@@ -25,6 +26,7 @@ class LabelReport:
     names: set[str] = field(default_factory=set)
     renamed: Counter[tuple[str, str]] = field(default_factory=Counter)
     doubled: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    contradicting: Counter[str] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -44,6 +46,11 @@ class LabelReport:
             f"{label} is read from {name}; {other} differs in {structures(count)} "
             f"(data.keys.{label}: {other} reads that)"
             for (label, name, other), count in self.doubled.items()
+        ]
+        lines += [
+            f"stress is read from stress; virial {how} in {structures(count)} (-volume times the "
+            "stress)"
+            for how, count in self.contradicting.items()
         ]
         alike: dict[tuple[int, str, str], list[str]] = {}
         for (label, reason), count in self.dropped.items():

@@ -74,14 +74,25 @@ class LabelSearch:
     def stress(self) -> tuple[np.ndarray | None, Sequence[str]]:
         """ASE's xx, yy, zz, yz, xz, xy, from a stress or a virial; the names of its weight."""
         names = WEIGHT_KEYS["stress"]
+        volume = self.atoms.get_volume() if has_volume(self.atoms) else None
         stress = self._find("stress", self.places, sizes=[6, 9])
+        # Beside a stress a virial is looked at where there is a volume to compare with.
+        virial = None
+        if stress is None or volume is not None:
+            virial = self._find("virial", self.places, sizes=[6, 9], quiet=stress is not None)
         if stress is not None:
+            if virial is not None:
+                self._compare(_voigt(stress), _voigt(-virial / volume))
             return _voigt(stress), names
-        virial = self._find("virial", self.places, sizes=[6, 9])
         if virial is None:
             return None, names
-        volume = self.atoms.get_volume() if has_volume(self.atoms) else 1.0
-        return _voigt(-virial / volume), (*VIRIAL_WEIGHT_KEYS, *names)
+        return _voigt(-virial / (volume or 1.0)), (*VIRIAL_WEIGHT_KEYS, *names)
+
+    def _compare(self, stress: np.ndarray, other: np.ndarray) -> None:
+        """Count a structure whose virial is not that of its stress."""
+        if np.abs(stress - other).max() > 0.02 * np.abs(stress).max() + 1e-4:
+            opposite = np.allclose(stress, -other, rtol=0.02, atol=1e-4)
+            self.report.contradicting["has the other sign" if opposite else "differs"] += 1
 
     def keep_weights(self, names_of: Mapping[str, Sequence[str]]) -> None:
         """Put the weights into ``info`` as numbers, those of single labels under the first name."""
@@ -110,25 +121,40 @@ class LabelSearch:
         return float(numbers[0])
 
     def _find(
-        self, label: str, places: Sequence[Mapping], *, sizes: Sequence[int]
+        self,
+        label: str,
+        places: Sequence[Mapping],
+        *,
+        sizes: Sequence[int],
+        quiet: bool = False,
     ) -> np.ndarray | None:
-        """The label as a flat array, or None where there is none or it is nothing."""
+        """The label as a flat array, or None where there is none or it is nothing.
+
+        Args:
+            label: which.
+            places: where to look.
+            sizes: numbers that it may have.
+            quiet: it is only compared with; nothing of it is told.
+        """
         taken, nothing = None, False
         for name, value in self._candidates(label, places):
-            numbers = self._numbers(label, name, value, sizes)
+            guessed = quiet or name != self.keys[label]
+            numbers = self._numbers(label, value, sizes, guessed=guessed)
             if numbers is None:
                 nothing |= name == self.keys[label]
             elif taken is None:
                 taken = name, numbers
+            elif quiet:
+                break
             elif name.lower() not in (taken[0].lower(), "free_energy") and not np.allclose(
                 taken[1], numbers, rtol=1e-6, atol=1e-8, equal_nan=True
             ):
                 self.report.doubled[label, taken[0], name] += 1
         if taken is None:
-            if nothing:
+            if nothing and not quiet:
                 self.report.drop(label, "NaN or none", self.atoms)
             return None
-        if taken[0] != self.keys[label]:
+        if taken[0] != self.keys[label] and not quiet:
             self.report.renamed[label, taken[0]] += 1
         return taken[1]
 
@@ -151,10 +177,9 @@ class LabelSearch:
                 )
 
     def _numbers(
-        self, label: str, name: str, value: object, sizes: Sequence[int]
+        self, label: str, value: object, sizes: Sequence[int], *, guessed: bool
     ) -> np.ndarray | None:
         """A candidate as numbers; None where it is nothing, or guessed and of another kind."""
-        guessed = name != self.keys[label]
         try:
             numbers = as_numbers(value)
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def read_frames(
     """Read structures with whatever labels they have.
 
     Args:
-        paths: one file or several: extended XYZ, another format of ASE, npz, or nequip's LMDB.
+        paths: one file or several, or patterns like ``data/*.xyz``: extended XYZ, another format
+            of ASE, npz, or nequip's LMDB.
         keys: names of ``energy``, ``forces``, ``stress``, ``virial`` and ``weight`` in the files.
         report: gets what was noticed about the labels.
 
@@ -34,11 +36,12 @@ def read_frames(
     Raises:
         KanMdError: a file is missing, empty or unreadable, or a label is no number.
     """
-    names = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    files = [path for name in given for path in _files_of(Path(name))]
     keys = {**LABEL_KEYS, **(keys or {})}
     report = LabelReport() if report is None else report
     frames = []
-    for path in map(Path, names):
+    for path in files:
         before = len(frames)
         for index, atoms in enumerate(read_structures(path)):
             atoms.info["source"] = f"{path.name}, frame {index}"
@@ -52,3 +55,18 @@ def read_frames(
                 remedy="give a file with structures",
             )
     return frames
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The file, or those that a pattern means, by name."""
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - no hidden files
+    if not found:
+        raise user_error(
+            f"data files {path}",
+            found="none of that pattern",
+            allowed=None,
+            remedy="check the path",
+        )
+    return [Path(name) for name in found]

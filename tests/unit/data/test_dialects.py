@@ -340,3 +340,90 @@ def test_numbers_are_read_as_they_are_written(value, numbers):
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(ValueError, match=r"could not convert|is no number"):
         as_numbers(value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("Lattice=", "lattice=").replace("pbc=", "PBC="),
+        lambda text: text.replace("Properties=", "properties=").replace("Lattice=", "LATTICE="),
+        lambda text: text.replace("energy=1", 'energy=1 author="Å"'),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_frame_is_the_same_however_other_programs_write_it(tmp_path, change, encoding):
+    plain = write(tmp_path / "a.xyz", f"energy=1 stress={flat(FULL)}", frames=2)
+    text = change(plain.read_text())
+    other = tmp_path / "b.xyz"
+    other.write_bytes(text.encode("utf-8" if text.startswith("\ufeff") else encoding))
+    for one, two in zip(read_frames(plain), read_frames(other), strict=True):
+        assert (one.numbers == two.numbers).all() and (one.pbc == two.pbc).all()
+        np.testing.assert_array_equal(one.positions, two.positions)
+        np.testing.assert_array_equal(one.cell, two.cell)
+        for name in ("energy", "forces", "stress"):
+            np.testing.assert_array_equal(one.calc.results[name], two.calc.results[name])
+
+
+def test_a_cell_under_another_name_is_refused(tmp_path):
+    path = write(tmp_path / "a.xyz", "energy=1")
+    path.write_text(path.read_text().replace("Lattice=", "cell="))
+    with pytest.raises(KanMdError, match="its cell must be called Lattice"):
+        read_frames(path)
+
+
+def test_an_element_that_is_none_is_named(tmp_path):
+    path = write(tmp_path / "a.xyz", "energy=1", row="Cu1 0 0 0 0 0 0")
+    with pytest.raises(KanMdError, match="no element is called 'Cu1'"):
+        read_frames(path)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (-VOLUME, []),
+        (VOLUME, ["virial has the other sign in 2 structures"]),
+        (-VOLUME * 160.2, ["virial differs in 2 structures"]),
+    ],
+)
+def test_a_virial_beside_a_stress_has_to_be_its_own(tmp_path, factor, said):
+    report = LabelReport()
+    path = write(
+        tmp_path / "a.xyz", f"energy=1 stress={flat(FULL)} virial={flat(factor * FULL)}", frames=2
+    )
+    (first, _) = read_frames(path, report=report)
+    np.testing.assert_allclose(first.get_stress(), VOIGT, atol=1e-6)
+    assert len(report.lines()) == len(said)
+    assert all(words in line for words, line in zip(said, report.lines(), strict=True))
+
+
+def test_a_virial_that_is_none_does_no_harm_beside_a_stress(tmp_path):
+    report = LabelReport()
+    path = write(tmp_path / "a.xyz", f'energy=1 stress={flat(FULL)} virial="in kbar"')
+    np.testing.assert_allclose(read_frames(path, report=report)[0].get_stress(), VOIGT, atol=1e-6)
+    assert report.lines() == []
+
+
+@pytest.mark.parametrize("names", [("z", "R", "E", "F"), ("nuclear_charges", "coords", "energies")])
+def test_energies_of_md17_need_their_unit(tmp_path, names):
+    rng = np.random.default_rng(0)
+    values = [np.array([8, 1, 1]), rng.normal(size=(2, 3, 3)), np.arange(2.0), np.zeros((2, 3, 3))]
+    arrays = dict(zip(names, values, strict=False))
+    if "energies" in arrays:
+        arrays |= {"forces": values[3], "old_energies": values[2]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(KanMdError, match="MD17 and rMD17 are in kcal/mol; allowed: e_unit"):
+        read_frames(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", **arrays, e_unit="eV")
+    assert [atoms.get_potential_energy() for atoms in read_frames(tmp_path / "b.npz")] == [0, 1]
+
+
+def test_a_pattern_names_files_in_their_order(tmp_path):
+    for name in ("b", "a", "[c]"):
+        write(tmp_path / f"{name}.xyz", f"energy={ord(name[0])}")
+    energies = [atoms.get_potential_energy() for atoms in read_frames(tmp_path / "?.xyz")]
+    assert energies == [97, 98]
+    assert len(read_frames(tmp_path / "[c].xyz")) == 1  # a file of that name is itself
+    with pytest.raises(KanMdError, match="got none of that pattern; check the path"):
+        read_frames(tmp_path / "*.extxyz")
