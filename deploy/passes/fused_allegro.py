@@ -19,22 +19,23 @@ import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 
+from kan_md.forms.allegro import FactoredAllegro, Layer, Radial
+from kan_md.forms.harmonics import HarmonicsChain
+from kan_md.forms.networks import Contributions
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md.ops import is_built
 from kan_md.ops.interval_tables import IntervalTable
 from kan_md.ops.tables import BoundNotReachedError
 from kan_md_deploy.manifest import pair_cutoffs
-from kan_md_deploy.passes.allegro.harmonics import HarmonicsChain
 from kan_md_deploy.passes.allegro.latents import (
     LatentNetwork,
     latent_network,
     perceptron_matrices,
     read_latent_body,
 )
-from kan_md_deploy.passes.allegro.networks import Contributions
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.centre_factored import EDGES, FactoredAllegro, Layer, Radial
+from kan_md_deploy.passes.centre_factored import EDGES
 from kan_md_deploy.passes.operator_weights import ModelOnOperator, OperatorWeights
 from kan_md_deploy.passes.radial_tables import Functions, exact_functions, vanishes
 from kan_md_deploy.passes.tables.kan_fit import silu_tail

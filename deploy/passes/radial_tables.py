@@ -16,11 +16,11 @@ import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 
+from kan_md.forms.allegro import FactoredAllegro, Radial
+from kan_md.forms.networks import Contributions
 from kan_md.ops.tables import BoundNotReachedError, hermite_powers, make_table
 from kan_md_deploy.manifest import pair_cutoffs
-from kan_md_deploy.passes.allegro.networks import Contributions
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.centre_factored import FactoredAllegro, Radial
 
 _SAMPLES = 1200
 """Distances at which the space of the functions is found."""

@@ -437,6 +437,8 @@ class TrainingConfig(Section):
         stages: later phases.
         seed: of weights and the order of the frames.
         device: ``auto``, ``cpu`` or ``cuda``.
+        form: how energies are evaluated: ``fast``, with products of weights that are formed once
+            per step, ``upstream``, or ``auto``: ``fast`` where it is known. The same numbers.
         init_from: model.pth whose weights are taken over; section model must describe that model,
             but readouts may differ, and those that do start fresh.
         fresh_readout: start the readout fresh even where its shape fits ``init_from``.
@@ -458,6 +460,7 @@ class TrainingConfig(Section):
     stages: list[StageConfig] = []
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    form: Literal["auto", "fast", "upstream"] = "auto"
     init_from: Path | None = None
     fresh_readout: bool = False
     freeze: Literal["none", "backbone"] = "none"

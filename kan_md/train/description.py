@@ -41,6 +41,7 @@ def describe(
     idle = idle_hyperparameters(config.model.backbone, config.readout.architecture, given)
     for line in readout_lines(built, idle=idle):
         console.print(f"  {line}", highlight=False)
+    console.print(f"  form {module.form}", highlight=False, soft_wrap=True)
     data.notes[:] = grouped([*data.notes, *_own_notes(config, data, module.transfer)])
     for line in note_lines(data.notes):
         console.print(line, highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from nequip.train import EMALightningModule, NequIPLightningModule
 
 from kan_md.backbones.build import build_model
 from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts
+from kan_md.forms.choice import Form, Wanted
 from kan_md.kan.regularize import regularization
 from kan_md.train.finetune import take_weights
 
@@ -23,19 +24,32 @@ class _KanModel:
     """What both modules below add to nequip's.
 
     ``model`` are the arguments of :func:`build_for_training`; ``regularization`` has weights ``l1``
-    and ``entropy``.
+    and ``entropy``; ``form`` says how the model is evaluated.
 
     Attributes:
         transfer: what was taken over from another model, if any.
+        form: what evaluates the model in training, validation and test; it owns nothing.
     """
 
-    def __init__(self, *, regularization: Mapping[str, float] | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        regularization: Mapping[str, float] | None = None,
+        form: Wanted = "auto",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
+        self.form = Form(self.model[MODEL_KEY], form)
         self.penalties = dict(regularization or {})
 
     def _build_model(self, model_config: Mapping[str, Any]) -> GraphModel:
         model, self.transfer = build_for_training(**model_config)
         return model
+
+    def forward(self, inputs: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Evaluate a batch; forces are derivatives, in validation too."""
+        with torch.enable_grad():
+            return self.form(inputs)
 
     def training_step(self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0):
         """Add the penalties on KAN layers to nequip's loss."""

@@ -173,6 +173,7 @@ def _train(
                 data,
                 module.model,
                 budget,
+                form=str(module.form),
                 epochs=trainer.current_epoch if reason is None else saved.epochs,
                 best=best,
                 errors=final_errors(trainer, module, data, config.training.val_batch_size),

@@ -62,6 +62,7 @@ RESUME: dict[str, Effect] = {
     "training.stages": "steps",
     "training.seed": "refused",
     "training.device": "speed",
+    "training.form": "speed",
     "training.init_from": "content",
     "training.fresh_readout": "refused",
     "training.freeze": "steps",

@@ -100,6 +100,7 @@ def make_module(
         "val_metrics": monitor_manager(config, data.targets, data.shown),
         "test_metrics": error_manager(data.targets, data.shown),
         "regularization": training.regularization.model_dump(),
+        "form": training.form,
     }
     if training.ema is None:
         return PlainModule(**options)

@@ -26,6 +26,7 @@ LAYERS = {
     "kan_md.ops": 1,
     "kan_md.kan": 2,
     "kan_md.backbones": 3,
+    "kan_md.forms": 4,
     "kan_md.model": 4,
     "kan_md.tasks": 5,
     "kan_md.config": 6,

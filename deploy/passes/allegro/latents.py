@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from nequip.nn.mlp import ScalarLinearLayer
 
+from kan_md.forms.allegro import FactoredAllegro, Layer
+from kan_md.forms.networks import Linear, followed_by, linear_weight
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
-from kan_md_deploy.passes.allegro.networks import Linear, followed_by, linear_weight
-from kan_md_deploy.passes.centre_factored import FactoredAllegro, Layer
 
 PERCEPTRON, KAN_LATENT, PROJECTED_KAN = 0, 1, 2  # enum Latent in allegro_plan.h
 

@@ -19,11 +19,11 @@ import torch
 from e3nn import o3
 
 from kan_md.backbones.mace_modules import MACEEdgeEmbedding, MACELayer, MACEReadout
+from kan_md.forms.networks import split_function
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md.ops.tables import RadialFunction
 from kan_md_deploy.passes.allegro.latents import perceptron_matrices
-from kan_md_deploy.passes.allegro.networks import split_function
 from kan_md_deploy.passes.message_passing.linear_maps import (
     channel_slices,
     in_float64,

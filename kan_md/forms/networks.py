@@ -75,28 +75,31 @@ def _perceptron_layers(function: torch.nn.Module) -> list[torch.nn.Module] | Non
 
 
 def linear_weight(layer: torch.nn.Module) -> torch.Tensor:
-    """Matrix [in, out] float64 of one of upstream's linear maps, its scale included."""
+    """Matrix [in, out] float64 of one of upstream's linear maps, its scale included.
+
+    Differentiable in the map's own parameters, like everything here but :func:`followed_by`.
+    """
     if isinstance(layer, ScalarMLPFunction):
         assert not layer.is_nonlinear, "upstream makes this map linear"
         (layer,) = layer.mlp if not isinstance(layer.mlp, DeepLinearMLP) else (layer.mlp,)
     if isinstance(layer, DeepLinearMLP):
-        product = layer.weights[0].detach().double()
+        product = layer.weights[0].double()
         for weight in list(layer.weights)[1:]:
-            product = product @ weight.detach().double()
+            product = product @ weight.double()
         return product * layer.alpha.double()
-    return layer.weight.detach().double() * layer.alpha.double()
+    return layer.weight.double() * layer.alpha.double()
 
 
 def part_of_layer(layer: KANLayer, inputs: slice) -> KANLayer:
-    """The terms of a KAN layer that belong to some of its inputs."""
-    part = copy.deepcopy(layer)
-    part.coefficients = torch.nn.Parameter(layer.coefficients.detach()[:, inputs].clone())
-    if layer.base_weight is not None:
-        part.base_weight = torch.nn.Parameter(layer.base_weight.detach()[:, inputs].clone())
-    if layer.input_gain is not None:
-        part.input_gain = torch.nn.Parameter(layer.input_gain.detach()[inputs].clone())
-    part.grid_step = layer.grid_step[inputs].clone()
-    part.grid_zero = layer.grid_zero[inputs].clone()
+    """The terms of a KAN layer that belong to some of its inputs, as a function of its weights."""
+    part = copy.copy(layer)
+    names = (*layer._parameters, *layer._buffers)
+    part._parameters, part._buffers = {}, {}
+    for name in names:
+        tensor = getattr(layer, name)
+        if tensor is not None:  # coefficients [out, in, basis], base_weight [out, in], others [in]
+            tensor = (tensor[:, inputs] if tensor.dim() > 1 else tensor[inputs]).clone()
+        part.register_buffer(name, tensor)
     part.in_features = part.grid_step.numel()
     return part
 

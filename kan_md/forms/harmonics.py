@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from e3nn.o3 import Irreps, SphericalHarmonics, spherical_harmonics
 
@@ -15,23 +17,15 @@ class HarmonicsChain(torch.nn.Module):
     Args:
         l_max: highest degree.
         dtype: of the result.
+        device: of the vectors; the processor where None.
     """
 
-    def __init__(self, l_max: int, *, dtype: torch.dtype):
+    def __init__(self, l_max: int, *, dtype: torch.dtype, device: torch.device | None = None):
         super().__init__()
-        steps = []
-        generator = torch.Generator().manual_seed(0)
-        points = torch.randn(64 * (l_max + 1), 3, generator=generator, dtype=torch.float64)
-        unit = torch.nn.functional.normalize(points, dim=1)
-        lower = torch.ones(len(unit), 1, dtype=torch.float64)
-        for degree in range(1, l_max + 1):
-            exact = spherical_harmonics(degree, unit, normalize=True, normalization="component")
-            outer = (lower.unsqueeze(2) * unit.unsqueeze(1)).flatten(1)
-            matrix = torch.linalg.lstsq(outer, exact, driver="gelsd").solution
-            steps.append(_Raise(matrix.to(dtype)))
-            lower = exact
-        self.steps = torch.nn.ModuleList(steps)
-        self.register_buffer("one", torch.ones(1, 1, dtype=dtype))
+        self.steps = torch.nn.ModuleList(
+            _Raise(matrix.to(device, dtype)) for matrix in _raising_matrices(l_max)
+        )
+        self.register_buffer("one", torch.ones(1, 1, dtype=dtype, device=device))
 
     def forward(self, unit: torch.Tensor) -> torch.Tensor:
         """Evaluate [num_edges, (l_max + 1)²] for unit vectors [num_edges, 3]."""
@@ -41,6 +35,22 @@ class HarmonicsChain(torch.nn.Module):
             lower = raise_degree(lower, unit)
             pieces.append(lower)
         return torch.cat(pieces, dim=1)
+
+
+@cache
+def _raising_matrices(l_max: int) -> tuple[torch.Tensor, ...]:
+    """Y_(l-1) ⊗ Y_1 -> Y_l for l = 1 .. l_max, [3 (2 l - 1), 2 l + 1] float64 each."""
+    matrices = []
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(64 * (l_max + 1), 3, generator=generator, dtype=torch.float64)
+    unit = torch.nn.functional.normalize(points, dim=1)
+    lower = torch.ones(len(unit), 1, dtype=torch.float64)
+    for degree in range(1, l_max + 1):
+        exact = spherical_harmonics(degree, unit, normalize=True, normalization="component")
+        outer = (lower.unsqueeze(2) * unit.unsqueeze(1)).flatten(1)
+        matrices.append(torch.linalg.lstsq(outer, exact, driver="gelsd").solution)
+        lower = exact
+    return tuple(matrices)
 
 
 class _Raise(torch.nn.Module):

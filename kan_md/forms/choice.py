@@ -1,0 +1,98 @@
+"""Which form a model is evaluated in."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal, get_args
+
+import torch
+from nequip.data import AtomicDataDict
+from nequip.nn import ForceStressOutput, GraphModel
+
+from kan_md.errors import user_error
+from kan_md.forms import allegro
+
+Wanted = Literal["auto", "fast", "upstream"]
+WANTED: tuple[str, ...] = get_args(Wanted)
+
+
+class Form:
+    """A model as a function of nequip's dictionary, in the form that was chosen.
+
+    It owns nothing: parameters, buffers, mode and hooks are the model's, read at every call.
+
+    Args:
+        model: any model.
+        wanted: ``upstream``; ``fast``, an error where there is no other form of the model; or
+            ``auto``, that form where there is one.
+
+    Raises:
+        KanMdError: an unknown word, or no other form where one is wanted.
+
+    Attributes:
+        name: ``fast`` or ``upstream``.
+        reason: why, in a few words.
+    """
+
+    def __init__(self, model: GraphModel, wanted: Wanted = "auto"):
+        if wanted not in WANTED:
+            raise user_error(
+                "training.form",
+                found=wanted,
+                allowed=", ".join(WANTED),
+                remedy="set training.form",
+            )
+        self._model = model
+        missing = why_upstream(model)
+        if wanted == "fast" and missing is not None:
+            raise user_error(
+                "no fast form of this model",
+                found=missing,
+                allowed="training.form auto, upstream",
+                remedy="leave training.form out",
+            )
+        if wanted == "upstream":
+            missing = "as asked for"
+        self.name = "fast" if missing is None else "upstream"
+        self.reason = missing or "products of weights are formed once per step"
+        self._energy = allegro.AllegroForm(model.model.func) if missing is None else None
+
+    def __str__(self) -> str:
+        """Name and reason."""
+        return f"{self.name}: {self.reason}"
+
+    def __call__(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Do what the model does. While somebody watches its modules, they are what is called."""
+        if self._energy is None or _is_watched(self._model):
+            return self._model(data)
+        derivatives = _with_module(self._model.model, "func", self._energy)
+        return _with_module(self._model, "model", derivatives)(data)
+
+
+def why_upstream(model: torch.nn.Module) -> str | None:
+    """Why a model is evaluated as upstream does it; None where it has a faster form."""
+    if not isinstance(model, GraphModel) or not isinstance(model.model, ForceStressOutput):
+        return "forms are for potentials"
+    energy = model.model.func
+    if "allegro" not in dict(energy.named_children()):
+        return "the faster form is for Allegro"
+    return allegro.why_not(energy)
+
+
+def _is_watched(model: torch.nn.Module) -> bool:
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in model.modules()
+    )
+
+
+def _with_module(
+    module: torch.nn.Module, name: str, replacement: torch.nn.Module
+) -> torch.nn.Module:
+    """The same module, sharing all that it owns, but for one of those inside."""
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, name: replacement}
+    return twin

@@ -1,0 +1,219 @@
+"""The fast form is upstream's model: values, derivatives, all parameters' gradients, in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from nequip.data import AtomicDataDict
+
+from kan_md.backbones.build import build_model
+from kan_md.backbones.scope import nequip_scope
+from kan_md.errors import KanMdError
+from kan_md.forms.choice import Form
+from kan_md.model.reference import model_input
+from kan_md.ops import operators_in_layers
+
+R_MAX = 3.4
+TYPES = ("Cu", "Au")
+SIZES = {
+    "num_layers": 1,
+    "num_scalar_features": 6,
+    "num_tensor_features": 3,
+    "scalar_embed_mlp_hidden_layers_width": 5,
+    "allegro_mlp_hidden_layers_width": 5,
+    "readout_mlp_hidden_layers_width": 4,
+    "avg_num_neighbors": 12.0,
+    "per_type_energy_shifts": {"Cu": -3.0, "Au": -2.0},
+    "per_type_energy_scales": 1.3,
+}
+ZBL = {
+    "_target_": "nequip.nn.pair_potential.ZBL",
+    "units": "metal",
+    "chemical_species": list(TYPES),
+}
+KANS = [
+    pytest.param(
+        {"l_max": l_max, "num_layers": 1 + l_max % 2, "readout": {"sites": [site], "basis": basis}},
+        id=f"{site} {basis} l {l_max}",
+    )
+    for (site, basis), l_max in zip(
+        itertools.product(
+            ("output", "two_body", "latent", "all"), ("gaussian", "bspline", "fourier")
+        ),
+        itertools.cycle((0, 1, 2, 3, 1)),
+        strict=False,
+    )
+]
+OTHERS = [
+    pytest.param({"readout": "mlp", "num_layers": 3}, id="mlp, three layers"),
+    pytest.param({"readout": "linear", "l_max": 2, "parity": False}, id="linear, no parity"),
+    pytest.param({"readout": {"projection": 2}, "num_layers": 2}, id="projection"),
+    pytest.param({"readout": {"hidden": [3]}, "num_layers": 2}, id="two KAN layers"),
+    pytest.param({"pair_potential": ZBL}, id="pair potential"),
+    pytest.param({"tp_path_channel_coupling": False, "num_layers": 2}, id="shared paths"),
+    pytest.param({"weight_individual_irreps": False, "l_max": 2}, id="one weight of all degrees"),
+    pytest.param({"allegro_mlp_hidden_layers_depth": 0, "num_layers": 2}, id="linear latents"),
+    pytest.param(
+        {"allegro_mlp_nonlinearity": None, "allegro_mlp_hidden_layers_depth": 2},
+        id="deep linear latents",
+    ),
+    pytest.param({"allegro_mlp_nonlinearity": "mish"}, id="mish"),
+    pytest.param({"avg_num_neighbors": {"Cu": 12.0, "Au": 24.0}}, id="norm per type"),
+    pytest.param({"per_edge_type_cutoff": {"Cu": 2.9, "Au": {"Cu": 3.1, "Au": 3.4}}}, id="cutoffs"),
+    pytest.param(
+        {"per_type_energy_shifts_trainable": True, "per_type_energy_scales_trainable": True},
+        id="trained shifts",
+    ),
+    pytest.param(
+        {"radial_chemical_embed": {"_target_": "allegro.nn.TwoBodySplineScalarEmbed"}},
+        id="splines",
+    ),
+]
+
+
+def make_model(dtype="float64", **changes):
+    with nequip_scope():
+        model = build_model(
+            "allegro",
+            seed=1,
+            model_dtype=dtype,
+            type_names=list(TYPES),
+            r_max=R_MAX,
+            **{"l_max": 1, **SIZES, **changes},
+        )
+    return model.train()
+
+
+def cells():
+    """Cells of several sizes; a lone atom; a cell of one atom that is its own neighbour."""
+    rng = np.random.default_rng(3)
+    large, small = bulk("Cu", cubic=True) * (2, 1, 1), bulk("Cu", cubic=True)
+    large.symbols[[0, 3, 5]] = "Au"
+    small.symbols[1] = "Au"
+    for atoms in (large, small):
+        atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
+    strained = bulk("Au", a=4.0)
+    strained.set_cell(strained.cell @ (np.eye(3) + rng.normal(0, 0.05, (3, 3))), scale_atoms=True)
+    lone = Atoms("Cu", positions=[(1, 1, 1)], cell=np.eye(3) * 12, pbc=True)
+    return [small, lone, large, strained]
+
+
+def make_batch(frames):
+    """What training gives to a model."""
+    inputs = [model_input(atoms, R_MAX, TYPES) for atoms in frames]
+    return AtomicDataDict.batched_from_list([AtomicDataDict.with_batch_(data) for data in inputs])
+
+
+def results(call, model, batch):
+    """Energies, forces, stresses, and the gradients of a loss in all three."""
+    model.zero_grad()
+    out = call({name: tensor.clone() for name, tensor in batch.items()})
+    keys = ("total_energy", "atomic_energy", "forces", "stress")
+    values = {key: out[key] for key in keys}
+    generator = torch.Generator().manual_seed(0)
+    loss = 0.0
+    for value in values.values():
+        target = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        loss = loss + (value - target).square().mean()
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert all(gradient is not None for gradient in gradients.values())
+    return {name: value.detach().clone() for name, value in (values | gradients).items()}
+
+
+def assert_same(actual, expected, tolerance=1e-10):
+    """Each quantity relative to its own largest number; rounding of a vanishing one aside."""
+    for name, value in expected.items():
+        scale = max(float(value.abs().max()), 1e-6)
+        error = float((actual[name] - value).abs().max()) / scale
+        assert error < tolerance, f"{name}: {error:.1e}"
+    assert actual.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("changes", [*KANS, *OTHERS])
+def test_fast_form_is_upstreams_model_with_all_gradients(changes):
+    model = make_model(**changes)
+    form, batch = Form(model, "fast"), make_batch(cells())
+    assert form.name == "fast"
+    with operators_in_layers():
+        assert_same(results(form, model, batch), results(model, model, batch))
+
+
+@pytest.mark.parametrize("frames", [slice(1, 2), slice(3, 4), slice(0, 1)], ids=str)
+def test_fast_form_of_one_frame_with_and_without_edges(frames):
+    model, batch = make_model(num_layers=2), make_batch(cells()[frames])
+    assert_same(results(Form(model), model, batch), results(model, model, batch))
+
+
+def test_fast_form_takes_edges_in_any_order():
+    model, batch = make_model(num_layers=2), make_batch(cells())
+    expected = results(model, model, batch)
+    order = torch.randperm(batch["edge_index"].shape[1], generator=torch.Generator().manual_seed(0))
+    shuffled = batch | {
+        "edge_index": batch["edge_index"][:, order],
+        "edge_cell_shift": batch["edge_cell_shift"][order],
+    }
+    assert_same(results(Form(model), model, shuffled), expected)
+
+
+def test_fast_form_follows_the_parameters_and_owns_none():
+    model, batch = make_model(), make_batch(cells()[:1])
+    form, names = Form(model), set(model.state_dict())
+    before = form(dict(batch))["total_energy"]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    after = form(dict(batch))["total_energy"]
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, model(dict(batch))["total_energy"], rtol=1e-12, atol=1e-12)
+    assert set(model.state_dict()) == names
+
+
+def test_forces_of_the_fast_form_carry_no_graph_in_evaluation():
+    model, batch = make_model(), make_batch(cells()[:1])
+    form = Form(model)
+    assert form(dict(batch))["forces"].requires_grad
+    model.eval()
+    assert not form(dict(batch))["forces"].requires_grad
+
+
+def test_fast_form_in_float32_is_as_close_to_float64_as_upstreams():
+    exact, single = make_model(num_layers=2, l_max=2), make_model("float32", num_layers=2, l_max=2)
+    single.load_state_dict({k: v.float() for k, v in exact.state_dict().items()}, strict=False)
+    batch = make_batch(cells())
+    expected = exact(dict(batch))["forces"]
+    errors = [
+        float((call(dict(batch))["forces"] - expected).detach().abs().max())
+        for call in (Form(single), single)
+    ]
+    assert errors[0] < 3 * errors[1] + 1e-7
+
+
+def test_watched_layers_are_called_with_all_that_they_see():
+    model, batch = make_model(), make_batch(cells()[:1])
+    layer = next(m for name, m in model.named_modules() if name.endswith("layers.0"))
+    seen = []
+    handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    form = Form(model)
+    form(dict(batch))
+    assert seen == [(batch["edge_index"].shape[1], layer.in_features)]
+    handle.remove()
+    form(dict(batch))
+    assert len(seen) == 1
+
+
+def test_model_without_a_fast_form_is_told_and_left_alone():
+    model = make_model()
+    model.model.func.edge_readout.mlp_module = torch.nn.Linear(12, 1)
+    form = Form(model)
+    assert str(form) == "upstream: its readout is no perceptron without bias and no KAN"
+    with pytest.raises(
+        KanMdError, match=r"no fast form .* its readout .* leave training\.form out"
+    ):
+        Form(model, "fast")
+    with pytest.raises(KanMdError, match=r"training\.form, got quick; allowed: auto, fast"):
+        Form(model, "quick")
+    assert Form(model, "upstream").reason == "as asked for"
