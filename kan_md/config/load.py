@@ -146,7 +146,9 @@ def _has_key(section: str, name: str) -> bool:
 
 def _is_union_branch(part: object) -> bool:
     """Whether pydantic put the name of a type, not of a key, into the path of an error."""
-    return isinstance(part, str) and ("[" in part or part in {"float", "int", "constrained-float"})
+    return isinstance(part, str) and (
+        "[" in part or part in {"float", "int", "constrained-float", "constrained-int"}
+    )
 
 
 def _same_key(one: tuple, other: tuple) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PositiveFloat,
+    FiniteFloat,
     PositiveInt,
     model_validator,
 )
@@ -35,7 +36,8 @@ def _as_list(value: object) -> object:
 
 
 Paths = Annotated[list[Path], BeforeValidator(_as_list), Field(min_length=1)]
-Duration = Annotated[PositiveFloat, BeforeValidator(parse_duration)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Duration = Annotated[Positive, BeforeValidator(parse_duration)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -134,7 +136,7 @@ class DataConfig(Section):
     split: SplitConfig = SplitConfig()
     keys: KeysConfig = KeysConfig()
     missing_stress: Literal["error", "mask"] = "mask"
-    max_force: PositiveFloat | None = None
+    max_force: Positive | None = None
     isolated_atoms: Literal["reference", "train"] = "reference"
 
     @model_validator(mode="after")
@@ -172,6 +174,9 @@ def _as_references(value: object) -> object:
     if isinstance(value, str):
         return _REFERENCE_WORDS.get(value.lower(), value)
     if isinstance(value, Mapping):
+        for key, energy in value.items():
+            if not isinstance(energy, (int, float)) or not math.isfinite(energy):
+                raise ValueError(f"the energy of {key} must be a finite number in eV")
         return {
             chemical_symbols[int(key)]
             if str(key).isdigit() and int(key) < len(chemical_symbols)
@@ -202,15 +207,15 @@ class ModelConfig(Section):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     backbone: Literal["allegro", "nequip", "mace", "etgnn"]
-    r_max: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    r_max: Positive
     type_names: list[str] | None = None
     dtype: Literal["float32", "float64"] = "float32"
     per_type_energy_shifts: Annotated[
-        Literal["auto", "isolated", "least_squares", "zero"] | dict[str, float],
+        Literal["auto", "isolated", "least_squares", "zero"] | dict[str, FiniteFloat],
         BeforeValidator(_as_references),
     ] = "auto"
-    per_type_energy_scales: Literal["forces_rms"] | PositiveFloat = "forces_rms"
-    avg_num_neighbors: Literal["auto"] | PositiveFloat | dict[str, float] = "auto"
+    per_type_energy_scales: Literal["forces_rms"] | Positive = "forces_rms"
+    avg_num_neighbors: Literal["auto"] | Positive | dict[str, FiniteFloat] = "auto"
 
     @model_validator(mode="before")
     @classmethod
@@ -315,7 +320,7 @@ class LossConfig(Section):
     forces: Weight | Balanced = "balanced"
     stress: Weight | Balanced = "balanced"
     function: Literal["mse", "huber", "mae"] = "mse"
-    delta: PositiveFloat = 0.01
+    delta: Positive = 0.01
     energy_per: Literal["atom", "structure"] = "atom"
 
     @model_validator(mode="before")
@@ -356,7 +361,7 @@ class OptimizerConfig(Section):
     """
 
     name: Literal["adamw", "adam", "radam", "sgd"] = "adamw"
-    lr: PositiveFloat = 0.005
+    lr: Positive = 0.005
     weight_decay: Weight = 0.0
 
 
@@ -415,7 +420,7 @@ class StageConfig(Section):
 
     start: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.75
     loss: LossConfig
-    lr: PositiveFloat | None = None
+    lr: Positive | None = None
 
 
 class TrainingConfig(Section):
@@ -455,7 +460,7 @@ class TrainingConfig(Section):
     max_time: Duration | None = None
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = 0.99
     early_stop: EarlyStopConfig | None = None
-    gradient_clip: PositiveFloat | None = None
+    gradient_clip: Positive | None = None
     regularization: RegularizationConfig = RegularizationConfig()
     stages: list[StageConfig] = []
     seed: Annotated[int, Field(ge=0)] = 0

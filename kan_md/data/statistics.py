@@ -62,13 +62,16 @@ class EnergyScale:
     of: Literal["forces", "energies"] = "forces"
 
 
-def energy_scale(frames: Sequence[Atoms], residuals: np.ndarray) -> EnergyScale:
+def energy_scale(
+    frames: Sequence[Atoms], residuals: np.ndarray, *, used: bool = True
+) -> EnergyScale:
     """Size of the forces, or where there are none of the energies.
 
     Args:
         frames: training set.
         residuals: [num_structures], energies per atom without reference energies, eV; NaN where
             there is none.
+        used: whether a model is to have it; without, zero forces are no hindrance.
 
     Raises:
         KanMdError: all forces are zero.
@@ -84,7 +87,7 @@ def energy_scale(frames: Sequence[Atoms], residuals: np.ndarray) -> EnergyScale:
     plain = _rms(np.concatenate(labels))
     kept = [label for index, label in enumerate(labels) if index not in set(outliers)]
     value = _rms(np.concatenate(kept))
-    if value < 1e-6:
+    if value < 1e-6 and used:
         raise user_error(
             "forces of the training set are zero",
             found=f"RMS {value:.1e} eV/Å",

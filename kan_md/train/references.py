@@ -35,7 +35,10 @@ def potential_statistics(
             or all forces are zero.
     """
     found = _references(config, parts, dataset)
-    scale = energy_scale(parts.frames["train"], found.residuals)
+    worked_out = (
+        config.model.per_type_energy_scales == "forces_rms" and config.training.init_from is None
+    )
+    scale = energy_scale(parts.frames["train"], found.residuals, used=worked_out)
     energies, sources = _used(config, found)
     statistics = {
         "reference_energies": energies,

@@ -96,6 +96,7 @@ def test_the_energy_scale_is_the_rms_of_the_forces_and_not_zero():
     still.calc.results["forces"] = np.zeros((2, 3))
     with pytest.raises(KanMdError, match="are zero"):
         energy_scale([still], np.zeros(1))
+    assert energy_scale([still], np.zeros(1), used=False).value == 0.0  # another number is given
 
 
 def test_neighbours_of_fcc_silver():
