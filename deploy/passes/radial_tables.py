@@ -18,7 +18,8 @@ from nequip.nn import GraphModel
 
 from kan_md.forms.allegro import FactoredAllegro, Radial
 from kan_md.forms.networks import Contributions
-from kan_md.ops.tables import BoundNotReachedError, hermite_powers, make_table
+from kan_md.ops.quintics import hermite_powers
+from kan_md.ops.tables import BoundNotReachedError, make_table
 from kan_md_deploy.manifest import pair_cutoffs
 from kan_md_deploy.passes.base import PassContext
 

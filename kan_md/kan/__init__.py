@@ -5,21 +5,13 @@ from kan_md.kan.grids import GridFit, fit_grids, fit_layer
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md.kan.regularize import regularization
-from kan_md.kan.univariate import (
-    PiecewisePolynomials,
-    piecewise_polynomials,
-    univariate_functions,
-)
 
 __all__ = [
     "BASES",
     "KAN",
     "GridFit",
     "KANLayer",
-    "PiecewisePolynomials",
     "fit_grids",
     "fit_layer",
-    "piecewise_polynomials",
     "regularization",
-    "univariate_functions",
 ]

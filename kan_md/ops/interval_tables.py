@@ -14,13 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from kan_md.ops.tables import (
-    BoundNotReachedError,
-    RadialFunction,
-    derivative,
-    hermite_powers,
-    two_derivatives,
-)
+from kan_md.ops.quintics import extrapolate, hermite_powers, values_and_slopes
+from kan_md.ops.tables import BoundNotReachedError, RadialFunction, derivative, two_derivatives
 
 _FEWEST_INTERVALS, MOST_INTERVALS = 32, 8192
 _CELLS_PER_INTERVAL = 2
@@ -177,8 +172,7 @@ def _ends(
     end = torch.cat([low, high])
     value, slope, curvature = two_derivatives(function, end + away)
     away = away.unsqueeze(1)
-    value = value - away * (slope - away / 2 * curvature)
-    slope = slope - away * curvature
+    value, slope = extrapolate(value, slope, curvature, -away)
     found = torch.stack([value, slope, curvature], dim=1)
     found[end == cutoff] = 0.0
     return found[: len(low)], found[len(low) :]
@@ -214,11 +208,8 @@ def _errors(
     width = (high - low).unsqueeze(1)
     lengths = low.unsqueeze(1) + width * place  # [intervals, places]
     exact, exact_slope = derivative(function, lengths.flatten())
-    order = torch.arange(6, dtype=torch.float64)
-    at = place.unsqueeze(1) ** order
-    along = order * place.unsqueeze(1) ** (order - 1).clamp_min(0.0)
-    found = torch.einsum("tp,ipf->itf", at, powers)
-    found_slope = torch.einsum("tp,ipf->itf", along, powers) / width.unsqueeze(2)
+    found, found_slope = values_and_slopes(powers, place)
+    found_slope = found_slope / width.unsqueeze(2)
     counted = (lengths > NEAREST * cutoff).unsqueeze(2)
     exact, exact_slope = (x.view_as(found) * counted for x in (exact, exact_slope))
     wrong = (found * counted - exact).abs().amax((1, 2))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kan_md.errors import KanMdError
+from kan_md.ops.quintics import extrapolate, hermite_powers, values_and_slopes
 
 
 class BoundNotReachedError(KanMdError):
@@ -20,29 +21,6 @@ RadialFunction = Callable[[torch.Tensor], torch.Tensor]
 FEWEST_KNOTS, MOST_KNOTS = 65, 4097
 _TESTED = (0.27, 0.5, 0.81)
 """Places between two knots where errors are measured."""
-
-_HERMITE = [  # of f, h f', h² f'' at both ends, in powers of the place between them
-    [1.0, 0.0, 0.0, -10.0, 15.0, -6.0],
-    [0.0, 1.0, 0.0, -6.0, 8.0, -3.0],
-    [0.0, 0.0, 0.5, -1.5, 1.5, -0.5],
-    [0.0, 0.0, 0.0, 10.0, -15.0, 6.0],
-    [0.0, 0.0, 0.0, -4.0, 7.0, -3.0],
-    [0.0, 0.0, 0.0, 0.5, -1.0, 0.5],
-]
-
-
-def hermite_powers(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Quintics with given ends as powers of the place between them, 0 to 1.
-
-    Args:
-        left: [..., 3, n] of f, h f', h² f'' where the place is 0.
-        right: the same where it is 1.
-
-    Returns:
-        [..., 6, n].
-    """
-    ends = torch.cat([left, right], dim=-2)
-    return torch.einsum("wp,...wf->...pf", torch.tensor(_HERMITE, dtype=ends.dtype), ends)
 
 
 @dataclass(frozen=True)
@@ -102,8 +80,7 @@ def _sample(functions: list[RadialFunction], cutoffs: list[float], num_knots: in
         # formula. Closer than this, cancellation spoils their second derivative.
         knots[0] = 2e-4 * cutoff
         value, slope, curvature = two_derivatives(function, knots)
-        value[0] -= knots[0] * (slope[0] - knots[0] / 2 * curvature[0])
-        slope[0] -= knots[0] * curvature[0]
+        value[0], slope[0] = extrapolate(value[0], slope[0], curvature[0], -knots[0])
         curve = torch.stack([value, step * slope, step**2 * curvature], dim=1)  # [knots, 3, k]
         curve[-1] = 0.0
         rows.append(curve)
@@ -120,11 +97,9 @@ def _errors(function: RadialFunction, curve: torch.Tensor, cutoff: float) -> tup
     """
     step = cutoff / (curve.size(0) - 1)
     place = torch.tensor(_TESTED, dtype=torch.float64)
-    at = place.unsqueeze(1) ** torch.arange(6)
-    along = torch.arange(6) * place.unsqueeze(1) ** (torch.arange(6) - 1).clamp_min(0)
     powers = hermite_powers(curve[:-1], curve[1:])
-    found = torch.einsum("tp,kpf->ktf", at, powers).flatten(0, 1)
-    found_slope = torch.einsum("tp,kpf->ktf", along, powers).flatten(0, 1) / step
+    found, found_slope = (x.flatten(0, 1) for x in values_and_slopes(powers, place))
+    found_slope = found_slope / step
     lengths = (step * (torch.arange(len(powers)).unsqueeze(1) + place)).flatten()
     counted = lengths > 0.01 * cutoff
     found, found_slope = found[counted], found_slope[counted]

@@ -17,7 +17,7 @@ import torch
 
 from kan_md.errors import KanMdError
 from kan_md.kan.layer import KANLayer
-from kan_md.ops.tables import hermite_powers
+from kan_md.ops.quintics import hermite_powers, monomials
 
 _FEWEST_CELLS, _MOST_CELLS = 2, 512
 """Cells per step of the KAN's grid. Two: a zero-preserving B-spline has x = 0 on a knot or half-way
@@ -197,10 +197,10 @@ def _errors(
     places = torch.cat([places, first - beyond, last + beyond])
     exact, exact_slope, _ = (f[:, used] for f in functions(places / cells))
     cell = places.floor().clamp(first - 1, last)
-    u = (places - cell).view(-1, 1, 1) ** torch.arange(6)
+    at, along = (factors.unsqueeze(1) for factors in monomials(places - cell))
     c = coefficients[:, (cell - first + 1).long()].transpose(0, 1)  # [points, in, 6]
-    found = (c * u).sum(2)
-    found_slope = cells * (c[..., 1:] * u[..., :-1] * torch.arange(1, 6)).sum(2)
+    found = (c * at).sum(2)
+    found_slope = cells * (c * along).sum(2)
     slope_scale = exact_slope.abs().max().clamp_min(1e-300)
     return (
         ((found - exact).abs().max() / scale).item(),

@@ -51,6 +51,18 @@ def test_splines_are_exact(order):
     torch.testing.assert_close(pieces_of(fit)(x), layer(x), rtol=0, atol=1e-10)
 
 
+def test_layers_that_keep_their_value_at_zero_and_lopsided_grids():
+    """x = 0 is on no knot there: spline pieces end inside those of the table."""
+    layer = KANLayer(
+        5, 1, basis="bspline", zero_preserving=False, base="none", grid_range=(-1.2, 2.1)
+    ).double()
+    x = 3 * torch.randn(400, 5, dtype=torch.float64)
+    found = pieces_of(fit_layer(layer, bound=1e-4))(x)
+    spread = layer.univariate(x).squeeze(2)
+    span = (spread.amax(0) - spread.amin(0)).max().item()
+    torch.testing.assert_close(found, layer(x), rtol=0, atol=5e-4 * span)
+
+
 @pytest.mark.parametrize(("basis", "order"), LAYERS)
 def test_zero_stays_exactly_zero(basis, order):
     fit = fit_layer(layer_of(basis, order, "silu"), bound=1e-6)

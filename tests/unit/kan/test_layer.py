@@ -125,6 +125,23 @@ def test_far_outside_the_grid_the_function_grows_no_faster_than_linearly(basis):
         torch.testing.assert_close(far[2] - far[1], far[1] - far[0], rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("base", ["silu", "none"])
+@pytest.mark.parametrize("basis", BASES)
+def test_functions_taken_out_add_up_to_the_layer_with_its_slopes(basis, base):
+    layer = KANLayer(3, 2, basis=basis, base=base, generator=seeded()).double()
+    with torch.no_grad():
+        layer.input_gain.copy_(torch.tensor([0.8, -1.4, 0.3]))
+    x = torch.linspace(-4, 4, 31, dtype=torch.float64).unsqueeze(1).repeat(1, 3).requires_grad_()
+    functions, y = layer.univariate(x), layer(x)  # [31, 3, 2] and [31, 2]
+    torch.testing.assert_close(functions.sum(1), y, atol=1e-13, rtol=0)
+    for output in range(2):
+        slopes, expected = (
+            torch.autograd.grad(f[..., output].sum(), x, retain_graph=True)[0]
+            for f in (functions, y)
+        )
+        torch.testing.assert_close(slopes, expected, atol=1e-13, rtol=0)
+
+
 def test_one_layer_is_a_sum_of_univariate_functions():
     kan = KAN([2, 1], basis="bspline", generator=seeded()).double()
     a, b = torch.randn(2, 9, 1, generator=seeded(), dtype=torch.float64)
