@@ -226,6 +226,13 @@ def _check_targets(config: TrainConfig) -> None:
             allowed="tensors for etgnn, nothing for potentials",
             remedy="add targets, e.g. [{name: bec}]" if is_tensor_model else "remove targets",
         )
+    if is_tensor_model and not any(target.weight for target in config.targets):
+        raise user_error(
+            "weights of all targets",
+            found="0",
+            allowed="at least one > 0",
+            remedy="change targets[].weight",
+        )
 
 
 def _resolve_paths(config: TrainConfig, base: Path) -> TrainConfig:

@@ -9,6 +9,7 @@ from kan_md.backbones.build import idle_hyperparameters
 from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.readout_report import describe_readouts, readout_lines
 from kan_md.backbones.transfer import Transfer
+from kan_md.config.idle import idle_settings
 from kan_md.config.schema import TrainConfig
 from kan_md.data.statistics import types_of
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
@@ -48,8 +49,10 @@ def describe(
 
 
 def _own_notes(config: TrainConfig, data: PreparedData, transfer: Transfer | None) -> list[Note]:
-    """Types that nothing trains, and what another model gives."""
+    """Settings without effect, types that nothing trains, and what another model gives."""
     notes: list[Note] = []
+    if idle := idle_settings(config):
+        notes.append(("settings", f"without effect here: {', '.join(idle)}"))
     untrained = data.statistics["untrained_types"]
     if untrained:
         names = ", ".join(untrained)

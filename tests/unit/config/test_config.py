@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from kan_md.config import load_config, parse_config
+from kan_md.config.idle import idle_settings
 from kan_md.errors import KanMdError
 
 GOOD = {
@@ -161,3 +162,38 @@ def test_names_of_the_readme_are_keys_of_every_potential():
         parse_config({**GOOD, "model": {"backbone": backbone, **model, **widths}})
     with pytest.raises(KanMdError, match=r"model\.l_max and model\.max_ell of mace"):
         parse_config({**GOOD, "model": {"backbone": "mace", **model, "max_ell": 2}})
+
+
+def test_tensors_need_a_weight():
+    content = changed("model", {"backbone": "etgnn", "r_max": 3.0})
+    with pytest.raises(KanMdError, match="weights of all targets, got 0; allowed: at least one"):
+        parse_config({**content, "targets": [{"name": "bec", "weight": 0.0}]})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "idle"),
+    [
+        ("training.schedule", {"name": "cosine", "patience": 3}, ["training.schedule.patience"]),
+        ("training.schedule", {"name": "plateau", "patience": 3}, []),
+        ("training.schedule", {"name": "constant", "final": 0.5}, ["training.schedule.final"]),
+        ("training.loss", {"function": "mae", "delta": 0.1}, ["training.loss.delta"]),
+        ("training.loss", {"function": "huber", "delta": 0.1}, []),
+        ("training.fresh_readout", True, ["training.fresh_readout"]),
+        ("data.split", {"method": "random", "blocks": 4, "seed": 3}, ["data.split.blocks"]),
+        ("data.split", {"method": "block", "blocks": 4, "seed": 3}, ["data.split.seed"]),
+        ("model.per_type_energy_scales", 2.0, []),
+    ],
+)
+def test_settings_without_effect_are_known(key, value, idle):
+    assert idle_settings(parse_config(changed(key, value))) == idle
+
+
+def test_settings_of_potentials_are_idle_for_tensors():
+    content = changed("model", {"backbone": "etgnn", "r_max": 3.0, "E0s": {"Cu": 1.0}})
+    content["training"]["loss"] = {"energy": 10, "forces": 1, "function": "huber", "delta": 0.1}
+    content["data"] |= {"max_force": 5.0}
+    config = parse_config({**content, "targets": [{"name": "bec"}]})
+    assert set(idle_settings(config)) == {
+        "data.max_force", "model.per_type_energy_shifts",
+        "training.loss.energy", "training.loss.forces", "training.loss.stress",
+    }  # fmt: skip
