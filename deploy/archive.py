@@ -8,6 +8,7 @@ in it.
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 import zlib
 from dataclasses import replace
@@ -18,6 +19,11 @@ from kan_md.errors import KanMdError, user_error
 from kan_md.model.file_kind import DEPLOYED, recognise, wrong_file
 
 SEAL_KEY = "kan_md_seal"
+_CALLS = {
+    "code/": re.compile(rb"\bops\.kan_md\.(\w+)"),
+    "data/aotinductor/": re.compile(rb"\bkan_md::([a-z_0-9]+)"),
+}
+"""How TorchScript's code and AOTInductor's packages name the operators, by a part of their path."""
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -59,6 +65,17 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.from_text(text)
     except KanMdError as error:
         raise KanMdError(f"{path}: {error}") from error
+
+
+def operators_in(path: Path) -> tuple[str, ...]:
+    """Operators of the project's own that the compiled code of a file calls, with namespace."""
+    found: set[bytes] = set()
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            for part, call in _CALLS.items():
+                if part in name:
+                    found.update(call.findall(archive.read(name)))
+    return tuple(sorted(f"kan_md::{name.decode()}" for name in found))
 
 
 def seal(path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from kan_md.contract import Backend, Manifest
 from kan_md.errors import KanMdError, user_error
-from kan_md_deploy.archive import read_manifest, seal, sha256_of
+from kan_md_deploy.archive import operators_in, read_manifest, seal, sha256_of
 
 SUFFIX = {"torchscript": ".deployed.pth", "aotinductor": ".deployed.pt2"}
 
@@ -63,6 +64,8 @@ def write_judged(
 ) -> None:
     """Write a sealed file, judge the file itself, and write it again with what was found.
 
+    That is what judging measured, and which operators the compiled code calls.
+
     Args:
         path: file to write; left unfinished where ``judge`` raises.
         write: puts the compiled model into a file, with ``manifest``, a text.
@@ -71,6 +74,6 @@ def write_judged(
     """
     write(path, manifest=manifest.to_text())
     seal(path)
-    measured = judge(path)
+    measured = replace(judge(path), operators=operators_in(path))
     write(path, manifest=measured.to_text())
     seal(path)

@@ -112,7 +112,12 @@ def load_operators(manifest: Manifest) -> None:
     """Load the project's operators if a file calls them.
 
     Raises:
-        KanMdError: they were not built on this machine.
+        KanMdError: they were not built on this machine, or the library lacks one of them.
     """
-    if any(report.get("operator") for report in manifest.passes.values()):
+    called = manifest.operators
+    if called is None:  # a file of before, whose passes name one operator each
+        reports = manifest.passes.values()
+        called = tuple(report["operator"] for report in reports if report.get("operator"))
+    if called:
         ops.load()
+        ops.require(called)

@@ -23,12 +23,15 @@ heat flux are sums of ``edge_forces`` over edges:
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Literal, get_args
 
 from kan_md.errors import KanMdError
 
 CONTRACT_VERSION = 1
+"""Of the deployed function: its inputs and outputs."""
+FORMAT_VERSION = 1
+"""Of the manifest: raised where a key of before means something else, not where one is added."""
 MANIFEST_KEY = "kan_md_manifest"
 """Name of the TorchScript extra file and of the AOTInductor metadata entry."""
 
@@ -51,9 +54,12 @@ UNITS = {"length": "Å", "energy": "eV", "force": "eV/Å", "stress": "eV/Å³ (p
 class Manifest:
     """All that a deployed file says of itself, as ``key=value`` lines.
 
-    Matrices over type pairs are flattened row-major, centre type first.
+    Matrices over type pairs are flattened row-major, centre type first. Who reads it leaves keys
+    alone that it does not know, so that new ones may come; those with a default may be missing, as
+    they are in files of before.
 
     Attributes:
+        format_version: of the manifest; 0 of files that were written before it had one.
         contract_version: version of this page.
         kan_md_version: version that wrote the file.
         torch_version: torch that compiled the file.
@@ -80,6 +86,8 @@ class Manifest:
         static_shapes: whether no shape in the file depends on data, so that a GPU can replay it.
         tf32: whether a GPU may multiply float32 matrices with 10 bits of mantissa.
         threads: thread count an AOTInductor CPU file was exported for; 0 where it does not matter.
+        operators: of the project's own that the file calls, with their namespace; ``None`` in files
+            of before, which do not say.
         model_sha256: of the model.pth it was made from.
     """
 
@@ -107,7 +115,9 @@ class Manifest:
     static_shapes: bool = False
     tf32: bool = False
     threads: int = 0
+    operators: tuple[str, ...] | None = None
     model_sha256: str = ""
+    format_version: int = FORMAT_VERSION
     contract_version: int = CONTRACT_VERSION
 
     @property
@@ -121,17 +131,19 @@ class Manifest:
         return "tf32" if self.tf32 else self.dtype
 
     def to_text(self) -> str:
-        """Write one ``key=value`` line per attribute; lists are space-separated, dicts are
-        JSON, truth is 0 or 1.
+        """Write one ``key=value`` line per attribute that is known; lists are space-separated,
+        dicts are JSON, truth is 0 or 1.
         """
-        return "".join(f"{key}={_format(value)}\n" for key, value in asdict(self).items())
+        known = ((key, value) for key, value in asdict(self).items() if value is not None)
+        return "".join(f"{key}={_format(value)}\n" for key, value in known)
 
     @classmethod
     def from_text(cls, text: str) -> Manifest:
         """Read what :meth:`to_text` wrote.
 
         Raises:
-            KanMdError: a line, a key or the contract version is not what this version writes.
+            KanMdError: a line or a value is none, a key is missing, or the file is of a newer
+                format or of another contract.
         """
         raw: dict[str, str] = {}
         for line in text.splitlines():
@@ -145,11 +157,19 @@ class Manifest:
                 f"contract version of the file, got {version}; allowed: {CONTRACT_VERSION}; "
                 "deploy the model again with this version of kan-md"
             )
-        known = {f.name: f.type for f in fields(cls)}
-        if known.keys() != raw.keys():
-            odd = sorted(known.keys() ^ raw.keys())
-            raise KanMdError(f"manifest keys, got missing or unknown {odd}; deploy the model again")
-        return cls(**{key: _parse(key, str(known[key]), value) for key, value in raw.items()})
+        raw.setdefault("format_version", "0")
+        form = _parse("format_version", "int", raw["format_version"])
+        if form > FORMAT_VERSION:
+            raise KanMdError(
+                f"format of the file's manifest, got {form}; "
+                f"allowed: up to {FORMAT_VERSION}; install a newer kan-md"
+            )
+        needed = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
+        missing = sorted(needed - raw.keys())
+        if missing:
+            raise KanMdError(f"manifest keys, got none of {missing}; deploy the model again")
+        types = {f.name: str(f.type) for f in fields(cls) if f.name in raw}
+        return cls(**{key: _parse(key, types[key], raw[key]) for key in types})
 
 
 def _format(value: object) -> str:

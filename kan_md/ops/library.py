@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,23 @@ def load() -> None:
             f"operator library {path} does not fit torch {torch.__version__}, got {error}; "
             "run: kan-md build --force"
         ) from error
+
+
+def require(names: Sequence[str]) -> None:
+    """Refuse to go on without an operator.
+
+    Args:
+        names: with their namespace, of operators of the library that is loaded.
+
+    Raises:
+        KanMdError: the library is of an older version and lacks some.
+    """
+    missing = [name for name in names if not torch._C._jit_get_schemas_for_operator(name)]
+    if missing:
+        raise KanMdError(
+            f"operators that the file calls, got none of the name {', '.join(missing)} in "
+            f"{library_path()}; install the kan-md that made the file and run: kan-md build --force"
+        )
 
 
 @contextmanager

@@ -4,6 +4,8 @@
 #include "contract.h"
 #include "seal.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
+
 #include <dlfcn.h>
 
 #include <string>
@@ -16,8 +18,10 @@ namespace {
 void load_operator_library(const Archive &archive, const Manifest &manifest,
                            const DeviceRequest &request)
 {
-  const bool needed =
-      archive.mentions("code/", "ops.kan_md.") || archive.mentions("data/aotinductor/", "kan_md::");
+  // Files of before do not say which operators they call.
+  const bool needed = manifest.operators ? !manifest.operators->empty()
+                                         : archive.mentions("code/", "ops.kan_md.") ||
+                                               archive.mentions("data/aotinductor/", "kan_md::");
   if (!needed) return;
   const c10::Device device = choose_device(manifest.device, request);
   if (!device.is_cpu())
@@ -33,6 +37,11 @@ void load_operator_library(const Archive &archive, const Manifest &manifest,
   if (!failure.empty())
     throw Error("model file uses kan-md's operators, which need their library", failure, "",
                 "run kan-md build --force, or deploy the model with --portable");
+  for (const std::string &name : manifest.operators.value_or(std::vector<std::string>()))
+    if (!c10::Dispatcher::singleton().findSchema({name, ""}))
+      throw Error("model file calls an operator that this build does not have", name, "",
+                  "install the kan-md that made the file and run kan-md build --force, or deploy "
+                  "the model with --portable");
 }
 
 void refuse_other_files(const Archive &archive)

@@ -7,7 +7,8 @@
 
 namespace kan_md::contract {
 
-inline constexpr int version = 1;
+inline constexpr int version = 1;           // of the function
+inline constexpr int format_version = 1;    // of the manifest
 inline constexpr std::string_view manifest_key = "kan_md_manifest";
 
 // forward(edge_vectors, edge_index, atom_types, num_local)
@@ -27,33 +28,11 @@ inline constexpr std::array<std::string_view, 4> backbones = {"allegro", "nequip
 inline constexpr std::array<std::string_view, 2> backends = {"torchscript", "aotinductor"};
 inline constexpr std::array<std::string_view, 2> kinds = {"potential", "tensor"};
 
-inline constexpr std::array<std::string_view, 26> manifest_keys = {
-    "kan_md_version",
-    "torch_version",
-    "backend",
-    "device",
-    "dtype",
-    "backbone",
-    "r_max",
-    "num_layers",
-    "type_names",
-    "atomic_numbers",
-    "masses",
-    "cutoffs",
-    "isolated_energies",
-    "min_distances",
-    "kind",
-    "readout",
-    "passes",
-    "outputs",
-    "energy_error",
-    "force_error",
-    "num_reference_frames",
-    "static_shapes",
-    "tf32",
-    "threads",
-    "model_sha256",
-    "contract_version",
+// What every manifest has of that which is read here.
+inline constexpr std::array<std::string_view, 15> manifest_keys = {
+    "backend",       "device",  "backbone",          "r_max",         "num_layers", "type_names",
+    "masses",        "cutoffs", "isolated_energies", "min_distances", "kind",       "outputs",
+    "static_shapes", "tf32",    "threads",
 };
 
 }    // namespace kan_md::contract

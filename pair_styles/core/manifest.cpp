@@ -32,10 +32,6 @@ void check_keys(const Fields &fields)
   for (const auto key : contract::manifest_keys)
     if (!fields.count(std::string(key)))
       throw Error("manifest must have every key", "none named " + std::string(key), "", AGAIN);
-  for (const auto &[key, value] : fields)
-    if (std::find(contract::manifest_keys.begin(), contract::manifest_keys.end(), key) ==
-        contract::manifest_keys.end())
-      throw Error("manifest must have known keys only", key, "", AGAIN);
 }
 
 template <typename T> std::vector<T> list_of(const Fields &fields, const std::string &key)
@@ -106,15 +102,19 @@ Manifest Manifest::from_text(const std::string &text)
   const std::string found = version == fields.end() ? "none" : version->second;
   if (found != std::to_string(contract::version))
     throw Error("contract version of the file", found, std::to_string(contract::version), AGAIN);
+  if (fields.count("format_version")) {
+    const int format = number_of<int>(fields, "format_version");
+    if (format > contract::format_version)
+      throw Error("format of the file's manifest", std::to_string(format),
+                  "up to " + std::to_string(contract::format_version),
+                  "install a newer kan-md and run kan-md build");
+  }
   check_keys(fields);
 
   Manifest m;
-  m.kan_md_version = fields.at("kan_md_version");
-  m.torch_version = fields.at("torch_version");
   m.kind = one_of(fields, "kind", contract::kinds);
   m.backend = one_of(fields, "backend", contract::backends);
   m.device = fields.at("device");
-  m.dtype = fields.at("dtype");
   m.backbone = one_of(fields, "backbone", contract::backbones);
   m.r_max = number_of<double>(fields, "r_max");
   m.num_layers = number_of<int>(fields, "num_layers");
@@ -122,19 +122,16 @@ Manifest Manifest::from_text(const std::string &text)
   m.static_shapes = number_of<int>(fields, "static_shapes") != 0;
   m.tf32 = number_of<int>(fields, "tf32") != 0;
   m.type_names = list_of<std::string>(fields, "type_names");
-  m.atomic_numbers = list_of<int>(fields, "atomic_numbers");
   m.masses = list_of<double>(fields, "masses");
   m.cutoffs = list_of<double>(fields, "cutoffs");
   m.min_distances = list_of<double>(fields, "min_distances");
   m.isolated_energies = list_of<double>(fields, "isolated_energies");
-  m.readout = fields.at("readout");
-  m.passes = fields.at("passes");
   m.outputs = fields.at("outputs");
+  if (fields.count("operators")) m.operators = list_of<std::string>(fields, "operators");
 
   const std::size_t types = m.type_names.size();
   if (types == 0) throw Error("manifest entry type_names must name a type", "none", "", AGAIN);
   check_size(m.masses.size(), types, "masses");
-  check_size(m.atomic_numbers.size(), types, "atomic_numbers");
   check_size(m.cutoffs.size(), types * types, "cutoffs");
   check_size(m.min_distances.size(), types * types, "min_distances");
   if (m.kind == "potential") check_size(m.isolated_energies.size(), types, "isolated_energies");

@@ -174,13 +174,25 @@ void use_decimal_comma(bool in_c_too)
 void test_manifest_numbers(const std::string &path)
 {
   std::ifstream file(path, std::ios::binary);
-  const auto found =
-      kan_md::Manifest::from_text(std::string(std::istreambuf_iterator<char>(file), {}));
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  const auto found = kan_md::Manifest::from_text(text);
   expect(found.r_max == 4.25 && found.num_layers == 2, "numbers of the manifest");
   expect(found.masses == std::vector<double>({63.546, 196.967}), "masses");
   expect(found.cutoffs == std::vector<double>({4.25, 4.125, 4.0, 3.5}), "cutoffs");
   expect(found.isolated_energies == std::vector<double>({-1.5, -2e-05}), "energies");
   expect(found.min_distances == std::vector<double>({0.0, 2.125, 2.0, 1e-3}), "distances");
+  expect(found.operators == std::vector<std::string>({"kan_md::allegro"}), "operators");
+  const auto later = kan_md::Manifest::from_text(text + "colour=red\n");
+  expect(later.r_max == found.r_max, "a key of later is left alone");
+  const std::string line = "format_version=1\n";
+  const auto at = text.find(line);
+  expect(at != std::string::npos, "the format has a number");
+  const std::string before = text.substr(0, at), after = text.substr(at + line.size());
+  expect(kan_md::Manifest::from_text(before + after).r_max == 4.25, "a manifest of before");
+  const std::string said =
+      message_of([&] { kan_md::Manifest::from_text(before + "format_version=2\n" + after); });
+  expect(said.find("got 2; allowed: up to 1; install a newer kan-md") != std::string::npos,
+         "a newer format, got " + said);
 }
 
 // Two atoms 1 Å apart in a periodic box of 3 Å along x, with their images as ghosts.

@@ -134,6 +134,7 @@ def write_inputs(folder, level):
         cutoffs=(4.25, 4.125, 4.0, 3.5),
         isolated_energies=(-1.5, -2e-05),
         min_distances=(0.0, 2.125, 2.0, 1e-3),
+        operators=("kan_md::allegro",),
     )
     (folder / "manifest.txt").write_text(manifest.to_text())
 

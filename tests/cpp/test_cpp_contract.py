@@ -7,6 +7,7 @@ from importlib.resources import files
 from kan_md import contract
 
 HEADER = (files("kan_md_pair_styles") / "core" / "contract.h").read_text()
+SOURCE = (files("kan_md_pair_styles") / "core" / "manifest.cpp").read_text()
 
 
 def names_of(array: str) -> tuple[str, ...]:
@@ -17,6 +18,7 @@ def names_of(array: str) -> tuple[str, ...]:
 
 def test_version_and_key():
     assert f"int version = {contract.CONTRACT_VERSION};" in HEADER
+    assert f"int format_version = {contract.FORMAT_VERSION};" in HEADER
     assert f'manifest_key = "{contract.MANIFEST_KEY}"' in HEADER
 
 
@@ -27,5 +29,10 @@ def test_fields_backbones_and_backends():
     assert names_of("backends") == contract.BACKENDS
 
 
-def test_manifest_keys():
-    assert sorted(names_of("manifest_keys")) == sorted(f.name for f in fields(contract.Manifest))
+def test_manifest_keys_that_are_read_here_are_written_there():
+    keys = names_of("manifest_keys")
+    assert len(set(keys)) == len(keys)
+    assert set(keys) <= {f.name for f in fields(contract.Manifest)}
+    read = set(re.findall(r'fields, "(\w+)"|fields\.at\("(\w+)"\)', SOURCE))
+    optional = {"format_version", "operators", "contract_version"}
+    assert {name for pair in read for name in pair if name} - optional == set(keys)

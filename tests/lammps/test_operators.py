@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from engine import ZERO_STEPS, system
+from manifests import as_of_before, calling_another, with_manifest
 from structures import ELEMENTS, structures
 
 from kan_md_deploy import load_deployed
@@ -155,3 +156,25 @@ def test_a_trajectory_on_two_ranks_is_that_on_one(engine, files, tmp_path):
         np.testing.assert_allclose(
             two.atoms["v"][order_two], one.atoms["v"][order_one], atol=1e-4, err_msg=model
         )
+
+
+def test_files_of_before_run_and_unknown_operators_are_named(engine, files, tmp_path):
+    now = files["allegro"]
+    chosen = {
+        "now": now,
+        "before": with_manifest(now, tmp_path / "before.pth", as_of_before),
+        "later": with_manifest(now, tmp_path / "later.pth", calling_another),
+    }
+    jobs = [
+        {
+            "commands": [
+                *system(structures()["triclinic"], ELEMENTS, "allegro", file, folder=tmp_path),
+                *ZERO_STEPS,
+            ]
+        }
+        for file in chosen.values()
+    ]
+    new, old, unknown = engine.run(jobs)
+    assert new.error == old.error == ""
+    np.testing.assert_array_equal(old.forces, new.forces)
+    assert "operator that this build does not have, got kan_md::of_tomorrow; " in unknown.error
