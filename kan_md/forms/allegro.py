@@ -29,14 +29,18 @@ from allegro.nn._strided import Contracter
 from nequip.data import AtomicDataDict
 from nequip.nn import AvgNumNeighborsNorm, ScalarMLP, with_edge_vectors_
 
+from kan_md.forms.activation import twice_differentiable
 from kan_md.forms.harmonics import HarmonicsChain, is_plain_harmonics
 from kan_md.forms.networks import (
     Contributions,
     Linear,
+    Split,
     linear_weight,
     part_of_layer,
     split_function,
 )
+from kan_md.forms.pairs import PairBasis, knows_pair_embedding, pair_weights
+from kan_md.forms.stars import Stars, environment, projection
 from kan_md.kan.layer import KANLayer
 
 PARTS = (
@@ -50,7 +54,7 @@ PARTS = (
 )
 """Upstream's modules on edges, by their names in the energy model, in order."""
 
-Layout = Literal["slots", "edges"]
+Layout = Literal["slots", "edges", "stars"]
 
 
 def why_not(energy: torch.nn.Module) -> str | None:
@@ -111,20 +115,11 @@ class AllegroForm(torch.nn.Module):
         (energy,) = self._upstream
         rest = OrderedDict(energy.named_children())
         data = with_edge_vectors_(data, with_lengths=False)
-        centre = data[AtomicDataDict.EDGE_INDEX_KEY][0]
-        factored = FactoredAllegro(
-            {name: rest.pop(name) for name in PARTS},
-            layout="slots" if _is_sorted(centre) else "edges",
-        )
+        factored = FactoredAllegro({name: rest.pop(name) for name in PARTS}, layout="stars")
         data = factored(data)
         for part in rest.values():
             data = part(data)
         return data
-
-
-def _is_sorted(centre: torch.Tensor) -> bool:
-    """Whether there are edges, and those of each centre follow each other."""
-    return centre.numel() > 0 and bool((centre[1:] >= centre[:-1]).all())
 
 
 class Radial(torch.nn.Module):
@@ -209,7 +204,8 @@ class FactoredAllegro(torch.nn.Module):
     Args:
         parts: upstream's modules by their names in the energy model.
         layout: ``slots``, edges padded per centre, whose shape depends on the data; or ``edges``,
-            gathers and sums over edges, for compilers that need to know all shapes and fuse loops.
+            gathers and sums over edges, for compilers that need to know all shapes and fuse loops;
+            or ``stars``, the sums of :mod:`kan_md.forms.stars`, to be differentiated twice.
     """
 
     def __init__(self, parts: dict[str, torch.nn.Module], *, layout: Layout = "slots"):
@@ -222,6 +218,7 @@ class FactoredAllegro(torch.nn.Module):
         self.harmonics = _harmonics(embed, self.dtype, device)
         irreps = embed.irreps_out[embed.tensor_basis_out_field]
         self.num_irreps = len(irreps)
+        self.slices = irreps.slices()
         member = torch.zeros(len(irreps), irreps.dim, dtype=self.dtype, device=device)
         for number, components in enumerate(irreps.slices()):
             member[number, components] = 1.0  # component i is in irreps l
@@ -255,17 +252,22 @@ class FactoredAllegro(torch.nn.Module):
             )
 
         two_body = split_function(parts["scalar_embed_mlp"].mlp_module)
-        last = two_body.last_or_identity()
+        last, rest = two_body.last_or_identity(), []
+        if self.layout == "stars" and not _is_worth_folding(last, self._width_of_pairs(parts)):
+            last, rest = torch.eye(last.size(1)).to(last), [Linear(last.to(self.dtype))]
         projection = last @ linear_weight(allegro.first_layer_env_embed_projection)
         tensor = last @ linear_weight(parts["tensor_embed"].env_embed_linear)
         direct = [
             self._by_irrep(tensor, parts["tensor_embed"]._edge_weighter),
             self._by_irrep(projection[:, width:], allegro._env_weighter),
         ]
+        first, embed = two_body.first, parts["radial_chemical_embed"]
+        if self.layout == "stars" and knows_pair_embedding(embed, first):
+            embed, first = PairBasis(embed), pair_weights(embed, first)
         self.radial = Radial(
             parts["edge_norm"],
-            parts["radial_chemical_embed"],
-            function=torch.nn.Sequential(_module(two_body.first, self.dtype), two_body.body),
+            embed,
+            function=torch.nn.Sequential(_module(first, self.dtype), self._body(two_body), *rest),
             contributions=contributions(direct, projection[:, :width], 0),
         )
         layers = []
@@ -280,14 +282,26 @@ class FactoredAllegro(torch.nn.Module):
                 Layer(
                     _dense_weights(product).to(self.dtype),
                     _module(reads, self.dtype),
-                    body=latent.body,
+                    body=self._body(latent),
                     contributions=contributions(direct, last[:, :width], index + 1),
                 )
             )
         self.layers = torch.nn.ModuleList(layers)
         readout = readers[-1]
         last = [] if readout.last is None else [Linear(readout.last.to(self.dtype))]
-        self.readout = torch.nn.Sequential(readout.body, *last)
+        self.readout = torch.nn.Sequential(self._body(readout), *last)
+
+    def _width_of_pairs(self, parts: dict[str, torch.nn.Module]) -> int:
+        """Columns of all maps that read the pair embedding, multiplied out."""
+        allegro, width = parts["allegro"], parts["allegro"].num_scalar_features
+        readers = [split_function(m) for m in [*allegro.latents, parts["edge_readout"].mlp_module]]
+        linear = [r.first.size(1) for r in readers if isinstance(r.first, torch.Tensor)]
+        shared = width if len(linear) < len(readers) else 0
+        weights = allegro._env_weighter.weight_numel
+        return 2 * weights + sum(linear) + shared
+
+    def _body(self, split: Split) -> torch.nn.Module:
+        return twice_differentiable(split.body) if self.layout == "stars" else split.body
 
     def _by_irrep(self, weight: torch.Tensor, weighter: torch.nn.Module) -> torch.Tensor:
         """Reorder columns from upstream's (channel, irrep) to (irrep, channel)."""
@@ -302,7 +316,9 @@ class FactoredAllegro(torch.nn.Module):
         types = data[self._types].view(-1)
         centre = data[self._index][0]  # [num_edges], sorted
         energy = torch.zeros(types.size(0), 1, dtype=vectors.dtype, device=vectors.device)
-        if self.layout == "edges":
+        if self.layout == "stars":
+            edge_energy = self._on_stars(data, vectors, centre, types)
+        elif self.layout == "edges":
             edge_energy = self._on_edges(data, vectors, centre, types)
         elif vectors.size(0) == 0:
             edge_energy = vectors.sum(1, keepdim=True)  # keeps the gradient defined
@@ -383,6 +399,35 @@ class FactoredAllegro(torch.nn.Module):
             known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
         return self.readout(known[0])
 
+    @torch.jit.unused
+    def _on_stars(
+        self,
+        data: AtomicDataDict.Type,
+        vectors: torch.Tensor,
+        centre: torch.Tensor,
+        types: torch.Tensor,
+    ) -> torch.Tensor:
+        """Energies [num_edges, 1] of edges in any order."""
+        stars = Stars(centre, types.size(0), self.slices)
+        basis = self._basis(data, vectors)
+        norm = self._environment_norm(types).unsqueeze(2)
+        pieces = self.radial(data)
+        tensor_weights, edge_weights, known = pieces[0], pieces[1], pieces[2:]
+        matrices: list[torch.Tensor] = []
+        for number, layer in enumerate(self.layers):
+            around = environment(edge_weights, basis, stars) * norm
+            matrix = layer.matrix(around.permute(2, 0, 1))
+            factor = _chain(matrices, matrix).permute(1, 2, 0).contiguous()
+            matrices.append(matrix)
+            weighted = projection(basis, factor, stars) * tensor_weights
+            scalars = weighted.view(-1, self.num_irreps, self.channels).sum(1)
+            pieces = layer(known[0], scalars)
+            if number < len(self.layers) - 1:
+                edge_weights = pieces[0]
+                pieces = pieces[1:]
+            known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
+        return self.readout(known[0])
+
     def _basis(self, data: AtomicDataDict.Type, vectors: torch.Tensor) -> torch.Tensor:
         """Harmonics [num_edges, i]; leaves the lengths in the dict."""
         length = vectors.square().sum(1, keepdim=True).sqrt()
@@ -444,6 +489,12 @@ def _harmonics(embed: torch.nn.Module, dtype: torch.dtype, device: torch.device)
     if is_plain_harmonics(embed.sh):
         return HarmonicsChain(embed.sh.irreps_out.lmax, dtype=dtype, device=device)
     return embed.sh
+
+
+def _is_worth_folding(last: torch.Tensor, width: int) -> bool:
+    """Whether one map to ``width`` columns has fewer products than ``last`` and a map behind it."""
+    hidden, between = last.shape
+    return hidden * width <= hidden * between + between * width
 
 
 def _norm(module: AvgNumNeighborsNorm) -> torch.Tensor:
