@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_LOOP = re.compile(
-    r"^Loop time of (\S+) on (\d+) procs for (\d+) steps with \d+ atoms", re.MULTILINE
-)
-_CPU_USE = re.compile(r"^([\d.]+)% CPU use with", re.MULTILINE)
+_LOOP = re.compile(r"^Loop time of (\S+) on \d+ procs for (\d+) steps with \d+ atoms", re.MULTILINE)
+_CPU_USE = re.compile(r"^([\d.]+)% CPU use with (\d+) MPI tasks", re.MULTILINE)
 _SECTION = re.compile(r"^(\w+) *\|([^|]*)\|([^|]*)\|", re.MULTILINE)
 _ERROR = re.compile(r"^ERROR.*$", re.MULTILINE)
 SECTIONS = ("Pair", "Neigh", "Comm", "Output", "Modify", "Other")
@@ -50,12 +48,13 @@ def read_breakdown(text: str) -> Breakdown:
         if name in SECTIONS:
             # 'Other' leaves the minimum and maximum columns empty on every number of ranks.
             phases[name] = float(average)
-    loop_time, ranks = float(last[1]), int(last[2])
-    use = _CPU_USE.search(rest)  # of one rank, the mean over ranks
+    loop_time = float(last[1])
+    # Of one rank with its threads, the mean over ranks. The loop's line counts ranks times threads.
+    use = _CPU_USE.search(rest)
     return Breakdown(
         loop_time=loop_time,
-        steps=int(last[3]),
-        cpu_time=loop_time * ranks * float(use[1]) / 100 if use else 0.0,
+        steps=int(last[2]),
+        cpu_time=loop_time * int(use[2]) * float(use[1]) / 100 if use else 0.0,
         phases=phases,
     )
 

@@ -224,7 +224,9 @@ def speed() -> Section:
     ):
         for size, structure in sizes.items():
             for ranks, threads in layouts if size < max(sizes) else layouts[:1]:
-                models, peers, control = _compared(base, element, size=size, ranks=ranks)
+                models, peers, control = _compared(
+                    base, element, size=size, ranks=ranks, threads=threads
+                )
                 cases.append(
                     Case(
                         name=f"{base['backbone']}-{size}-{ranks}x{threads}",
@@ -311,18 +313,20 @@ Whole LAMMPS steps, side by side in one run. Rows: `{FAST}` is a one-layer Gauss
 `kan-md deploy` makes it; `{PLAIN}` is the same checkpoint with `--passes none`.
 
 The control is what upstream's users run today, float32 like everything here. Allegro and NequIP: a
-file of upstream's own `nequip-compile` (AOTInductor) in the same pair style, compiled for as many
-threads as it runs on; `{UPSTREAM}` has an MLP as output block, `{UPSTREAM_KAN}` the weights of
-the KAN beside it. MACE: mace-torch's own ASE calculator as it is and with torch.compile, with its
-neighbour list but without an integrator, and its scripted LAMMPS_MACE with a ready neighbour list;
-all have mace-torch's MLP. Upstream runs message passing on one rank: on two, the control is
-`{PLAIN}`.
+file of upstream's own `nequip-compile` (AOTInductor) in the same pair style; `{UPSTREAM}` has an
+MLP as output block, `{UPSTREAM_KAN}` the weights of the KAN beside it. Compiled for two threads and
+run on two, such a file is slower here than on one (108 ms per step at 71 atoms, 46 s at 863, in
+November 2026: threads of several OpenMP libraries wait for each other), so that on two threads the
+control is `{PLAIN}`; upstream's two ranks are in the table. MACE: mace-torch's own ASE calculator
+as it is and with torch.compile, with its neighbour list but without an integrator, and its scripted
+LAMMPS_MACE with a ready neighbour list; all have mace-torch's MLP, and the fastest of the three is
+the control. Upstream runs message passing on one rank: on two, the control is `{PLAIN}`.
 
 `{PORTABLE}` files call no operators of kan-md's own."""
 
 
 def _compared(
-    base: dict, element: str, *, size: int, ranks: int
+    base: dict, element: str, *, size: int, ranks: int, threads: int
 ) -> tuple[tuple[Model, ...], tuple[str, ...], str]:
     """Models, forms of mace-torch, and the control of a case of :func:`speed`."""
     kan = {**base, "readout": READOUTS["KAN Gaussian"]}
@@ -332,11 +336,13 @@ def _compared(
         for label, deploy in ((PLAIN, NONE), (FAST, ()))
         if label != PLAIN or size < LARGE
     ]
-    message_passing = base["backbone"] != "allegro"
-    if message_passing and ranks > 1:
+    one_rank_only = base["backbone"] != "allegro"
+    if one_rank_only and ranks > 1:
         return tuple(ours), (), PLAIN
     if base["backbone"] == "mace":
         return tuple(ours), tuple(MACE_TORCH), MACE_TORCH["compiled"]
+    if threads > 1:
+        return tuple(ours), (), PLAIN
     upstream = [
         Model(label=label, config=config, tool="nequip-compile", element=element)
         for label, config in ((UPSTREAM, mlp), (UPSTREAM_KAN, kan))

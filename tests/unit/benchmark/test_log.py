@@ -44,6 +44,12 @@ def test_processor_time_is_of_all_ranks():
     assert read_breakdown(LOG).cpu_time == pytest.approx(2 * 0.90 * 0.0192589)
 
 
+def test_processor_time_of_threads_counts_once():
+    """Two threads of one rank: the loop's line says 2 procs, the use is of both threads."""
+    log = LOG.replace("90.0% CPU use with 2 MPI tasks x 1", "180.0% CPU use with 1 MPI tasks x 2")
+    assert read_breakdown(log).cpu_time == pytest.approx(1.80 * 0.0192589)
+
+
 def test_a_log_without_a_finished_run_is_refused():
     with pytest.raises(ValueError, match="Loop time"):
         read_breakdown("run 300\nSetting up Verlet run ...\n")

@@ -47,6 +47,16 @@ def test_summary_compares_with_upstream_first(speed_report):
     ) in text
 
 
+def test_the_fastest_form_of_mace_torch_is_the_control(speed_report, benchmark_row):
+    forms = dict(zip(MACE_TORCH.values(), (50.0, 24.0, 30.0), strict=True))
+    rows = [benchmark_row(name, time, 0.1 * time / 3) for name, time in forms.items()]
+    rows.append(benchmark_row(FAST, 3.0, 0.1))
+    compared = replace(speed_report, rows=rows, control=MACE_TORCH["compiled"])
+    (gain,) = gains([case()], {"one": compared})
+    assert gain.control.label == min(forms, key=forms.get)
+    assert gain.over_control[0] == pytest.approx(8.0)
+
+
 def test_cases_whose_control_is_the_deployed_file_gain_nothing(speed_report):
     assert gains([case()], {"one": replace(speed_report, control=FAST)}) == []
 
@@ -71,17 +81,17 @@ def test_figure_has_bars_from_zero_for_cases_with_upstream(speed_report, tmp_pat
 
 
 def test_control_is_what_upstream_runs():
-    """Its compiled file of the same threads; message passing of upstream knows one rank only."""
+    """Its compiled file on one thread; message passing of upstream knows one rank only."""
     for one in cases.speed().cases:
         tools = {model.label: model.tool for model in one.models}
         if one.control == FAST:
             continue
-        if one.name.startswith("allegro") or (one.name.startswith("nequip") and one.ranks == 1):
-            assert tools[one.control] == "nequip-compile"
-            assert tools[FAST] == "kan-md"
-        elif one.ranks == 1:
+        if one.name.startswith("mace") and one.ranks == 1:
             assert one.control == MACE_TORCH["compiled"]
             assert set(one.peers) == set(MACE_TORCH)
+        elif one.threads == 1 and (one.name.startswith("allegro") or one.ranks == 1):
+            assert tools[one.control] == "nequip-compile"
+            assert tools[FAST] == "kan-md"
         else:
             assert one.control == PLAIN
 
