@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from kan_md.data.label_report import LabelReport, source_of
 from kan_md.data.numbers import as_numbers
@@ -210,9 +211,7 @@ def _voigt(stress: np.ndarray) -> np.ndarray:
     """Turn 9 numbers into ASE's 6; it is symmetric, so their order makes no difference."""
     if stress.size == 6:
         return stress
-    full = stress.reshape(3, 3)
-    full = (full + full.T) / 2
-    return full[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]
+    return full_3x3_to_voigt_6_stress(stress.reshape(3, 3))
 
 
 def _short(value: object) -> str:
