@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,9 +11,11 @@ from ase import Atoms
 
 from kan_md.contract import Kind
 from kan_md.errors import user_error
+from kan_md.forms.choice import with_fixed_weights
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.device import check_device
 from kan_md.model.file_kind import DEPLOYED, recognise
+from kan_md.ops import is_built, operators_in_layers
 from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.task import Task, refuse_other_kind
 
@@ -60,11 +63,13 @@ class TrainedModel:
         refuse_other_kind(path, self.task, kind)
         self.type_names = tuple(checkpoint.type_names)
         self.r_max = float(checkpoint.r_max)
-        self._model = checkpoint.build(dtype).to(device)
+        self._model = with_fixed_weights(checkpoint.build(dtype).to(device))
+        self._kernels = operators_in_layers if is_built() else nullcontext
 
     def predict(self, atoms: Atoms) -> dict[str, np.ndarray]:
         """See :class:`Model`."""
-        return self.task.predict(self._model, atoms)
+        with self._kernels():
+            return self.task.predict(self._model, atoms)
 
 
 def is_deployed(path: str | Path) -> bool:

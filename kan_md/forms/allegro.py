@@ -19,7 +19,6 @@ with the first ones of all networks that read it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from math import sqrt
 from typing import Literal
 
@@ -104,22 +103,32 @@ class AllegroForm(torch.nn.Module):
 
     Args:
         energy: upstream's sequence of modules, of which :func:`why_not` knows no fault.
+        fixed: make the products once; parameters must not change any more.
     """
 
-    def __init__(self, energy: torch.nn.Module):
+    def __init__(self, energy: torch.nn.Module, *, fixed: bool = False):
         super().__init__()
         self._upstream = (energy,)
+        self.factored = None
+        if fixed:
+            with torch.no_grad():
+                self.factored = self._factored()
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Do what upstream's sequence of modules does."""
         (energy,) = self._upstream
-        rest = OrderedDict(energy.named_children())
         data = with_edge_vectors_(data, with_lengths=False)
-        factored = FactoredAllegro({name: rest.pop(name) for name in PARTS}, layout="stars")
+        factored = self._factored() if self.factored is None else self.factored
         data = factored(data)
-        for part in rest.values():
-            data = part(data)
+        for name, part in energy.named_children():
+            if name not in PARTS:
+                data = part(data)
         return data
+
+    def _factored(self) -> FactoredAllegro:
+        (energy,) = self._upstream
+        parts = dict(energy.named_children())
+        return FactoredAllegro({name: parts[name] for name in PARTS}, layout="stars")
 
 
 class Radial(torch.nn.Module):

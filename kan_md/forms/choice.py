@@ -65,8 +65,19 @@ class Form:
         """Do what the model does. While somebody watches its modules, they are what is called."""
         if self._energy is None or _is_watched(self._model):
             return self._model(data)
-        derivatives = _with_module(self._model.model, "func", self._energy)
-        return _with_module(self._model, "model", derivatives)(data)
+        return _with_energy(self._model, self._energy)(data)
+
+
+def with_fixed_weights(model: GraphModel) -> GraphModel:
+    """The same function in its fastest form, for a model whose parameters do not change any more.
+
+    Args:
+        model: what was trained; its parameters need no gradient afterwards.
+    """
+    model.requires_grad_(False)
+    if why_upstream(model) is not None:
+        return model
+    return _with_energy(model, allegro.AllegroForm(model.model.func, fixed=True))
 
 
 def why_upstream(model: torch.nn.Module) -> str | None:
@@ -87,6 +98,10 @@ def _is_watched(model: torch.nn.Module) -> bool:
         or module._backward_pre_hooks
         for module in model.modules()
     )
+
+
+def _with_energy(model: GraphModel, energy: torch.nn.Module) -> GraphModel:
+    return _with_module(model, "model", _with_module(model.model, "func", energy))
 
 
 def _with_module(

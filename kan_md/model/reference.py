@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TypedDict
 
 import ase
@@ -66,7 +67,7 @@ def evaluate(model: GraphModel, atoms: ase.Atoms) -> ReferenceFrame:
         model: a potential, on any device.
         atoms: the structure.
     """
-    device = next(model.parameters()).device
+    device = next(chain(model.parameters(), model.buffers())).device
     data = model_input(atoms, float(model.metadata["r_max"]), model.type_names)
     out = model({name: tensor.to(device) for name, tensor in data.items()})
 

@@ -12,7 +12,7 @@ from nequip.data import AtomicDataDict
 from kan_md.backbones.build import build_model
 from kan_md.backbones.scope import nequip_scope
 from kan_md.errors import KanMdError
-from kan_md.forms.choice import Form
+from kan_md.forms.choice import Form, with_fixed_weights
 from kan_md.model.reference import model_input
 from kan_md.ops import operators_in_layers
 
@@ -170,6 +170,16 @@ def test_fast_form_follows_the_parameters_and_owns_none():
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, model(dict(batch))["total_energy"], rtol=1e-12, atol=1e-12)
     assert set(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("changes", [{}, {"readout": "linear", "pair_potential": ZBL}], ids=str)
+def test_model_with_fixed_weights_is_the_same_function(changes):
+    model, batch = make_model(num_layers=2, **changes).eval(), make_batch(cells())
+    expected, fixed = model(dict(batch)), with_fixed_weights(model)
+    assert fixed is not model
+    found = fixed(dict(batch))
+    for key in ("total_energy", "atomic_energy", "forces", "stress"):
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-10, atol=1e-10, msg=key)
 
 
 def test_forces_of_the_fast_form_carry_no_graph_in_evaluation():
