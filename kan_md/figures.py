@@ -46,8 +46,13 @@ def plain_axes(axes: Axes, *, grid: str = "both") -> None:
     axes.tick_params(labelsize=9, color=INK)
 
 
-def log_axis(axis: Axis) -> None:
-    """A logarithmic axis with plain numbers at its ticks, however few decades it spans."""
+def log_axis(axis: Axis, *, whole: bool = False) -> None:
+    """A logarithmic axis with plain numbers at its ticks, however few decades it spans.
+
+    Args:
+        axis: whose limits are those of the data.
+        whole: it counts, so that 1.5 is no tick of it.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.axes.set_yscale("log") if axis.axis_name == "y" else axis.axes.set_xscale("log")
@@ -55,7 +60,9 @@ def log_axis(axis: Axis) -> None:
     ratio = high / low if low > 0 else 1.0
     ticks = next((subs for most, subs in _TICKS if ratio < most), (1.0,))
     axis.set_major_locator(LogLocator(subs=ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: "" if whole and value % 1 else f"{value:g}")
+    )
     axis.set_minor_locator(LogLocator(subs="auto"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from kan_md.data.outliers import largest_force
 from kan_md.data.survey import NO_TYPE, Survey
 from kan_md.data.survey_table import force_lengths, pressure
-from kan_md.figures import COLOURS, GREY, new_figure, plain_axes, save_figure
+from kan_md.figures import COLOURS, GREY, log_axis, new_figure, plain_axes, save_figure
 
 _MOST = 7
 """Groups with a colour of their own; the smaller ones share the last."""
@@ -92,11 +92,12 @@ def _histogram(axis: Axes, parts: list[np.ndarray], *, log: bool) -> None:
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
     edges = np.geomspace(low, high, _BINS + 1) if log else np.linspace(low, high, _BINS + 1)
-    if log:
-        axis.set_xscale("log")
     axis.hist(parts, bins=edges, stacked=True, color=_colours(len(parts)))
     axis.set_yscale("log")
     axis.set_ylim(bottom=0.7)
+    log_axis(axis.yaxis, whole=True)
+    if log:
+        log_axis(axis.xaxis)
 
 
 def _distances(axis: Axes, survey: Survey, groups: dict[str, np.ndarray]) -> None:
@@ -105,11 +106,14 @@ def _distances(axis: Axes, survey: Survey, groups: dict[str, np.ndarray]) -> Non
     values = np.array([largest_force(atoms) for atoms in survey.frames])
     values[values == 0.0] = np.nan
     label, what = "largest force in it (eV/Å)", "forces"
-    if np.isfinite(values).any():
-        axis.set_yscale("log")
-    else:
+    of_forces = bool(np.isfinite(values).any())
+    if not of_forces:
         values, label, what = survey.references.residuals, "energy (eV/atom)", "energies"
+    if not (np.isfinite(values) & np.isfinite(closest)).any():
+        _nothing(axis)
     _points(axis, closest, values, groups)
+    if of_forces:
+        log_axis(axis.yaxis)
     axis.set_xlabel("closest two atoms of a structure (Å)")
     axis.set_ylabel(label)
     axis.set_title(f"distances and {what}")
@@ -134,7 +138,8 @@ def _pressures(axis: Axes, survey: Survey, groups: dict[str, np.ndarray]) -> Non
 
 def _points(axis: Axes, x: np.ndarray, y: np.ndarray, groups: dict[str, np.ndarray]) -> None:
     for (name, indices), colour in zip(groups.items(), _colours(len(groups)), strict=True):
-        axis.plot(x[indices], y[indices], ".", color=colour, markersize=4, label=name)
+        label = "without" if name == NO_TYPE else name
+        axis.plot(x[indices], y[indices], ".", color=colour, markersize=4, label=label)
 
 
 def _colours(number: int) -> list[str]:

@@ -112,13 +112,19 @@ def _draw_lines(axis, known: KnownLines) -> None:
         for index, value in enumerate(lines):
             label = f"{name}: {', '.join(f'{v:g}' for v in lines)}" if index == 0 else None
             axis.axvline(value, label=label, zorder=1, **style)
-    legend = axis.legend(fontsize=8, frameon=False, loc="upper left")
+    # On white, as the lines go from the bottom to the top.
+    legend = axis.legend(fontsize=8, loc="best", framealpha=0.9, edgecolor="none")
     legend.set_title(f"lines: {known.source}", prop={"size": 8})
     legend.set_alignment("left")
 
 
 def _end(wavenumber: np.ndarray, alpha: np.ndarray) -> float:
-    """Where all but 0.2 % of the area lies before, and a tenth more, in steps of 200 / cm."""
+    """Where all but 0.2 % of the area and all that is seen lies before, in steps of 200 / cm.
+
+    Noise has area far beyond the last line, but less than a hundredth of a line's height.
+    """
     cumulated = np.cumsum(np.maximum(alpha, 0.0))
     end = wavenumber[np.searchsorted(cumulated, 0.998 * cumulated[-1])]
+    seen = np.flatnonzero(alpha > 0.01 * alpha.max())
+    end = min(end, wavenumber[seen[-1]]) if seen.size else end
     return min(wavenumber[-1], 200.0 * np.ceil(1.1 * end / 200.0))

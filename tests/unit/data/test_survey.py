@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from kan_md.cli.main import main
+from kan_md.data import survey_figure
 from kan_md.data.survey import make_survey
 from kan_md.data.survey_table import GPA, group_rows
 
@@ -141,3 +142,38 @@ def test_contradicting_isolated_atoms_are_a_finding(tmp_path, capsys):
     text = run(capsys, "data", "check", tmp_path / "a.xyz", "-o", tmp_path / "a.png")
     assert "isolated atoms of H contradict each other, got -1 eV (a.xyz, frame 0) and" in text
     assert not (tmp_path / "a.png").exists()  # there is nothing to draw
+
+
+@pytest.fixture
+def draw(monkeypatch, tmp_path):
+    """Draws a set and gives the panels."""
+    drawn = []
+    monkeypatch.setattr(survey_figure, "save_figure", lambda figure, path: drawn.append(figure))
+
+    def plot(frames):
+        survey_figure.plot_survey(make_survey(frames, 4.0), tmp_path / "a.pdf")
+        drawn[-1].canvas.draw()
+        return drawn[-1].axes
+
+    return plot
+
+
+def texts(axis):
+    return [tick.get_text() for tick in axis.get_ticklabels() if tick.get_text()]
+
+
+def test_ticks_of_the_picture_are_plain_numbers_and_counts_are_whole(odd, draw):
+    energies, forces, distances, _ = draw([*odd[0], *odd[1].values()])
+    for axis in (energies.yaxis, forces.yaxis):
+        assert all(float(text).is_integer() for text in texts(axis))
+    for axis in (forces.xaxis, distances.yaxis):
+        assert all(float(text) > 0 for text in texts(axis))
+
+
+def test_a_panel_without_labels_says_so_and_has_no_axes_of_nothing(odd, draw):
+    bare = [with_labels(atoms, stress=atoms.get_stress()) for atoms in odd[0]]
+    energies, _, distances, pressures = draw(bare)
+    for panel in (energies, distances):
+        assert [text.get_text() for text in panel.texts] == ["no labels"]
+        assert texts(panel.xaxis) == texts(panel.yaxis) == []
+    assert not pressures.texts

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from kan_md.cli import infrared as command
 from kan_md.errors import KanMdError
+from kan_md.evaluate import spectrum
 from kan_md.evaluate.infrared import Current, absorption, read_current
 
 STEP = 0.004  # ps
@@ -75,3 +76,20 @@ def test_mistakes_are_told(tmp_path):
         read_current(path)
     with pytest.raises(KanMdError, match="resolution must be > 0"):
         absorption(oscillating(800.0, 100), resolution=0.0)
+
+
+def test_noise_does_not_stretch_the_axis_nor_is_the_legend_over_the_curve(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(spectrum, "save_figure", lambda figure, path: drawn.append(figure))
+    clean = oscillating(480.0)
+    noise = 0.1 * np.random.default_rng(0).normal(size=clean.values.shape)
+    current = Current(clean.values + noise, step=STEP, volume=900.0, temperature=300.0)
+    x, alpha = absorption(current)
+    known = spectrum.KnownLines("an experiment", {"E": [470.0, 700.0]})
+    spectrum.plot_spectrum(x, alpha, tmp_path / "a.pdf", known=known)
+    (axis,) = drawn[0].axes
+    assert 700.0 < axis.get_xlim()[1] < 1000.0  # 4,000 to the Nyquist limit
+    drawn[0].canvas.draw()
+    box = axis.get_legend().get_window_extent()
+    curve = axis.transData.transform(np.column_stack([x, alpha / 1000]))
+    assert not any(box.contains(*point) for point in curve)
