@@ -54,6 +54,7 @@ ComputeKanmdTensor::ComputeKanmdTensor(LAMMPS *lmp, int narg, char **arg) :
     vector = new double[size_vector];
   }
   total_.assign(tensor_.num_columns, 0.0);
+  guard_together(lmp, style_, [&] { FixKanmdGhosts::expect(lmp, this); });
 }
 
 ComputeKanmdTensor::~ComputeKanmdTensor()
@@ -169,10 +170,11 @@ void ComputeKanmdTensor::request_ghosts()
   const double cutoff = reach() + neighbor->skin;
   if (comm->style == Comm::TILED)
     for (int d = 0; d < 3; ++d)
-      if (domain->periodicity[d] && cutoff > domain->prd[d])
+      if (const double height = FixKanmdGhosts::height(lmp, d);
+          domain->periodicity[d] && cutoff > height)
         throw kan_md::Error("ghost cutoff (" + text_of(cutoff) +
                                 " Å) must fit into the box with comm_style tiled",
-                            "a periodic length of " + text_of(domain->prd[d]) + " Å", "",
+                            "a periodic height of " + text_of(height) + " Å", "",
                             "use comm_style brick or a larger box");
   FixKanmdGhosts::want(lmp, this, cutoff);
 }

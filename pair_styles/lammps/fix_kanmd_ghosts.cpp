@@ -12,10 +12,10 @@
 #include "domain.h"
 #include "modify.h"
 #include "neighbor.h"
-#include "update.h"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 using namespace LAMMPS_NS;
 using namespace FixConst;
@@ -34,9 +34,8 @@ FixKanmdGhosts *find(LAMMPS *lmp)
 /* ---------------------------------------------------------------------- */
 
 FixKanmdGhosts::FixKanmdGhosts(LAMMPS *lmp, int narg, char **arg) :
-    Fix(lmp, narg, arg), raised_(false), user_(0.0), own_(0.0)
+    Fix(lmp, narg, arg), raised_(false), running_(false), user_(0.0), own_(0.0)
 {
-  nevery = 1;
   dynamic_group_allow = 1;
   atom->add_callback(Atom::BORDER);
 }
@@ -49,11 +48,11 @@ FixKanmdGhosts::~FixKanmdGhosts()
 
 int FixKanmdGhosts::setmask()
 {
-  return PRE_EXCHANGE | INITIAL_INTEGRATE | INITIAL_INTEGRATE_RESPA | END_OF_STEP |
-         MIN_PRE_EXCHANGE | MIN_POST_FORCE;
+  return PRE_EXCHANGE | INITIAL_INTEGRATE | INITIAL_INTEGRATE_RESPA | PRE_FORCE | PRE_FORCE_RESPA |
+         MIN_PRE_EXCHANGE | MIN_PRE_FORCE;
 }
 
-void FixKanmdGhosts::want(LAMMPS *lmp, const void *style, double cutoff)
+FixKanmdGhosts *FixKanmdGhosts::expect(LAMMPS *lmp, const void *style)
 {
   FixKanmdGhosts *fix = find(lmp);
   if (!fix)
@@ -62,6 +61,13 @@ void FixKanmdGhosts::want(LAMMPS *lmp, const void *style, double cutoff)
   if (!fix)
     throw kan_md::Error("the fix ID KANMD_GHOSTS belongs to kan-md", "a fix of another style", "",
                         "give that fix another ID");
+  fix->wishes_.try_emplace(style, 0.0);
+  return fix;
+}
+
+void FixKanmdGhosts::want(LAMMPS *lmp, const void *style, double cutoff)
+{
+  FixKanmdGhosts *const fix = expect(lmp, style);
   fix->wishes_[style] = cutoff;
   fix->raise();
 }
@@ -73,14 +79,22 @@ void FixKanmdGhosts::forget(LAMMPS *lmp, const void *style)
   lmp->modify->delete_fix(ID);
 }
 
+double FixKanmdGhosts::height(LAMMPS *lmp, int d)
+{
+  if (!lmp->domain->triclinic) return lmp->domain->prd[d];
+  const double *const h = lmp->domain->h_inv;
+  if (d == 0) return 1.0 / std::sqrt(h[0] * h[0] + h[5] * h[5] + h[4] * h[4]);
+  return d == 1 ? 1.0 / std::sqrt(h[1] * h[1] + h[3] * h[3]) : 1.0 / h[2];
+}
+
 // In triclinic boxes LAMMPS keeps cutoffs in fractions of the box.
 double FixKanmdGhosts::reach(LAMMPS *lmp)
 {
-  const double *const cut = lmp->comm->cutghost;
-  if (!lmp->domain->triclinic) return std::min({cut[0], cut[1], cut[2]});
-  const double *const h = lmp->domain->h_inv;
-  return std::min({cut[0] / std::sqrt(h[0] * h[0] + h[5] * h[5] + h[4] * h[4]),
-                   cut[1] / std::sqrt(h[1] * h[1] + h[3] * h[3]), cut[2] / h[2]});
+  double least = std::numeric_limits<double>::max();
+  for (int d = 0; d < 3; ++d)
+    least =
+        std::min(least, lmp->comm->cutghost[d] * (lmp->domain->triclinic ? height(lmp, d) : 1.0));
+  return least;
 }
 
 /* ---------------------------------------------------------------------- */
@@ -92,8 +106,14 @@ double FixKanmdGhosts::wanted() const
   return most;
 }
 
-// LAMMPS would warn of a wish that its neighbour lists exceed anyway.
 void FixKanmdGhosts::raise_in_run()
+{
+  running_ = true;
+  raise_for_lists();
+}
+
+// LAMMPS would warn of a wish that its neighbour lists exceed anyway.
+void FixKanmdGhosts::raise_for_lists()
 {
   if (wanted() > neighbor->cutneighmax)
     raise();
@@ -116,9 +136,10 @@ void FixKanmdGhosts::restore()
 }
 
 // Commands other than run and minimize call no fix before they set up their communication
-// (write_restart, dynamical_matrix), but they make their ghosts afterwards.
+// (write_restart, dynamical_matrix), but they make their ghosts afterwards. LAMMPS' own flag for a run
+// stays up after one that ended in an error.
 int FixKanmdGhosts::pack_border(int, int *, double *)
 {
-  if (update->whichflag == 0) restore();
+  if (!running_) restore();
   return 0;
 }

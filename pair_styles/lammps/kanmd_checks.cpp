@@ -10,6 +10,7 @@
 #include "atom.h"
 #include "fmt/format.h"
 #include "lammps.h"
+#include "neighbor.h"
 #include "update.h"
 
 #include <algorithm>
@@ -56,6 +57,19 @@ void LAMMPS_NS::check_positions(LAMMPS *lmp, const kan_md::AtomView &atoms)
       "atom positions must be finite numbers",
       fmt::format("nan or inf of atom ID {} {}", name_of(lmp, lost), at_step(lmp)), "",
       "the run has blown up: reduce the timestep, minimize first, or check the data file");
+}
+
+bool LAMMPS_NS::loses_bonded_neighbours(LAMMPS *lmp)
+{
+  const Atom *const atom = lmp->atom;
+  if (atom->molecular == Atom::ATOMIC) return false;
+  for (int k = 1; k <= 3; ++k) {
+    if (lmp->neighbor->special_flag[k] != 0) continue;    // the pair stays in the list
+    if (!atom->nspecial) return true;                     // of a molecule template
+    for (int i = 0; i < atom->nlocal; ++i)    // counts add up from bond to angle to dihedral
+      if (atom->nspecial[i][k - 1] > (k > 1 ? atom->nspecial[i][k - 2] : 0)) return true;
+  }
+  return false;
 }
 
 void LAMMPS_NS::refuse_coincident_atoms(LAMMPS *lmp, const Graph &graph)

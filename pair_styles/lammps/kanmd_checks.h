@@ -17,6 +17,9 @@ namespace LAMMPS_NS {
 // Throws kan_md::Error where an owned atom's position is not a number.
 void check_positions(class LAMMPS *lmp, const kan_md::AtomView &atoms);
 
+// Whether special_bonds takes any pair of this rank's atoms out of the neighbour lists.
+bool loses_bonded_neighbours(class LAMMPS *lmp);
+
 // Throws kan_md::Error that names the atoms of `graph` that sit on one another (kan_md::COINCIDENT):
 // a model gives anything for them. For graphs that are known to have some.
 [[noreturn]] void refuse_coincident_atoms(class LAMMPS *lmp, const kan_md::Graph &graph);

@@ -39,7 +39,7 @@ PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
     Pair(lmp), style_(style), who_("pair_style " + style_), accepted_(false), ready_(false),
     local_rank_(KanmdNode(world).rank()), return_width_(0), lists_seen_(-1), start_reported_(false),
     cuda_peak_allocated_(0.0), cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false),
-    warned_of_virial_(false)
+    warned_of_virial_(false), warned_of_bonds_(false)
 {
   single_enable = 0;
   restartinfo = 0;
@@ -199,6 +199,7 @@ void PairKAN::init_style()
 {
   lists_seen_ = -1;
   ready_ = false;
+  warned_of_bonds_ = false;
   guard_together(lmp, who_, [&] {
     if (!accepted_)
       throw kan_md::Error("a pair_style command must be accepted", "one that was refused", "",
@@ -223,7 +224,6 @@ void PairKAN::init_style()
       resident_ = model_->make_resident(settings_.keep);
     request_ghosts();
   });
-  guard_together(lmp, who_, [&] { check_special_bonds(); });
   model_->set_num_threads(comm->nthreads);
   const auto &manifest = model_->manifest();
   if (manifest.threads > 0 && manifest.threads != comm->nthreads && comm->me == 0)
@@ -253,40 +253,6 @@ void PairKAN::check_masses() const
   }
 }
 
-// LAMMPS takes bonded neighbours with weights of zero out of the lists of owned atoms, but not of
-// ghosts: messages would depend on the number of ranks. Collective.
-void PairKAN::check_special_bonds() const
-{
-  if (!loses_bonded_neighbours()) return;
-  if (model_->manifest().num_layers > 1)
-    throw kan_md::Error("message passing needs all neighbours of an atom, bonded ones too",
-                        "special_bonds with weights of 0 and bonds in the data", "",
-                        "use special_bonds lj/coul 1 1 1");
-  if (comm->me == 0)
-    error->warning(FLERR,
-                   one_line(who_, "special_bonds takes bonded neighbours out of the model's sight; "
-                                  "use special_bonds lj/coul 1 1 1 unless that is meant"));
-}
-
-// Whether special_bonds takes any pair of any rank out of the neighbour lists. Collective.
-bool PairKAN::loses_bonded_neighbours() const
-{
-  if (atom->molecular == Atom::ATOMIC) return false;
-  int lost = 0;
-  for (int k = 1; k <= 3; ++k) {
-    if (force->special_lj[k] != 0.0 || force->special_coul[k] != 0.0) continue;
-    if (!atom->nspecial) {    // of a molecule template
-      lost = 1;
-      continue;
-    }
-    for (int i = 0; i < atom->nlocal; ++i)    // counts add up from bond to angle to dihedral
-      if (atom->nspecial[i][k - 1] > (k > 1 ? atom->nspecial[i][k - 2] : 0)) lost = 1;
-  }
-  int lost_anywhere = 0;
-  MPI_Allreduce(&lost, &lost_anywhere, 1, MPI_INT, MPI_MAX, world);
-  return lost_anywhere != 0;
-}
-
 // In layout HALO asks LAMMPS for ghosts out to the last hop and for the neighbours of ghosts.
 void PairKAN::request_ghosts()
 {
@@ -308,12 +274,17 @@ void PairKAN::request_ghosts()
   if (neighbor->style != Neighbor::BIN && neighbor->style != Neighbor::NSQ)
     throw kan_md::Error("neighbor style must be bin or nsq for message passing on several ranks",
                         "multi", "bin, nsq", "set neighbor SKIN bin");
+  if (neighbor->includegroup)
+    throw kan_md::Error("message passing on several ranks needs the neighbours of all ghosts",
+                        "neigh_modify include", "",
+                        "remove it, use one rank, or give the other atoms another pair style");
   if (comm->style == Comm::TILED)
     for (int d = 0; d < 3; ++d)
-      if (domain->periodicity[d] && cutoff > domain->prd[d])
+      if (const double height = FixKanmdGhosts::height(lmp, d);
+          domain->periodicity[d] && cutoff > height)
         throw kan_md::Error("ghost cutoff of the halo (" + need +
                                 ") must fit into the box with comm_style tiled",
-                            "a periodic length of " + text_of(domain->prd[d]) + " Å", "",
+                            "a periodic height of " + text_of(height) + " Å", "",
                             "use comm_style brick, a larger box, or one rank");
   FixKanmdGhosts::want(lmp, this, cutoff);
 }

@@ -60,8 +60,7 @@ class PairKAN : public Pair {
   void take_model(std::unique_ptr<kan_md::CompiledModel> model);
   void check_model(const kan_md::Manifest &manifest) const;
   void check_masses() const;
-  void check_special_bonds() const;
-  bool loses_bonded_neighbours() const;
+  void check_special_bonds();
   void request_ghosts();
   void check_ghosts() const;
   double halo_cutoff() const;
@@ -90,6 +89,7 @@ class PairKAN : public Pair {
   double forecast_memory(const kan_md::Graph &graph);
   void warn_of_memory(double forecast);
   void warn_of_close_atoms(std::int64_t num_close_edges);
+  void warn_of_bonds(bool lost);
   void warn_of_heat_flux();
 
   // Forces and per-atom virials of the nodes, one copy per thread.
@@ -121,7 +121,7 @@ class PairKAN : public Pair {
   bool start_reported_;
   double cuda_peak_allocated_, cuda_peak_reserved_;    // bytes, for extract()
   bigint close_edges_;                                 // summed over steps, this rank
-  bool warned_of_close_, warned_of_virial_;
+  bool warned_of_close_, warned_of_virial_, warned_of_bonds_;
 };
 
 }    // namespace LAMMPS_NS

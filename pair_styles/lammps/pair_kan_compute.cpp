@@ -50,6 +50,7 @@ void PairKAN::compute(int eflag, int vflag)
   if (new_lists && builder_->layout() == Layout::HALO)
     guard_together(lmp, who_, [&] { check_ghosts(); });
   if (new_lists && builder_->layout() != Layout::LOCAL_WITH_GHOSTS) find_images();
+  if (new_lists) check_special_bonds();
   if (new_lists) find_absent_atoms();
 
   // With newton off LAMMPS drops what is added to ghosts, so their share waits here.
@@ -74,6 +75,22 @@ bool PairKAN::lists_are_new() const
   if (neighbor->ago == 0 || neighbor->lastcall != lists_seen_) return true;
   return resident_ && !std::equal(list_types_.begin(), list_types_.end(), atom->type,
                                   atom->type + atom->nlocal + atom->nghost);
+}
+
+// LAMMPS takes bonded neighbours with weights of zero out of the lists of owned atoms, but not of
+// ghosts: messages would depend on the number of ranks. Bonds may come in the middle of a run.
+void PairKAN::check_special_bonds()
+{
+  const bool lost = loses_bonded_neighbours(lmp);
+  if (model_->manifest().num_layers > 1)
+    guard_step([&] {
+      if (lost)
+        throw kan_md::Error("message passing needs all neighbours of an atom, bonded ones too",
+                            "special_bonds with weights of 0 and bonds in the data", "",
+                            "use special_bonds lj/coul 1 1 1");
+    });
+  else
+    warn_of_bonds(lost);
 }
 
 // A rank that fails stops them all; together where they meet anyway.

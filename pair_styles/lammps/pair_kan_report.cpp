@@ -12,6 +12,7 @@
 
 #include "core/memory.h"
 
+#include "atom.h"
 #include "comm.h"
 #include "error.h"
 #include "neighbor.h"
@@ -109,6 +110,20 @@ void PairKAN::warn_of_close_atoms(std::int64_t num_close_edges)
         one_line(who_, std::to_string((total + 1) / 2) +
                            " pair(s) of atoms are closer than any pair in the training data; "
                            "the model extrapolates there (the total follows after the run)"));
+}
+
+// Collective, but only where LAMMPS has just rebuilt its lists.
+void PairKAN::warn_of_bonds(bool lost)
+{
+  if (warned_of_bonds_ || atom->molecular == Atom::ATOMIC || neighbor->ago != 0) return;
+  int mine = lost, any = 0;
+  MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
+  if (!any) return;
+  warned_of_bonds_ = true;
+  if (comm->me == 0)
+    error->warning(FLERR,
+                   one_line(who_, "special_bonds takes bonded neighbours out of the model's sight; "
+                                  "use special_bonds lj/coul 1 1 1 unless that is meant"));
 }
 
 void PairKAN::warn_of_heat_flux()

@@ -5,10 +5,11 @@ import re
 import subprocess
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from engine import ZERO_STEPS, system
-from structures import ELEMENTS, dimer, structures
+from structures import ELEMENTS, dimer, rattled, structures
 
 from kan_md.lammps.run import lammps_environment, lammps_program, run_lammps
 
@@ -220,9 +221,21 @@ def test_halo_larger_than_a_tiled_box_names_the_remedy(engine, files, tmp_path):
         folder=tmp_path,
         before=["comm_style tiled"],
     )
-    result = engine.run([{"commands": [*lines, "run 0"]}], ranks=2)[0]
-    assert "ghost cutoff of the halo (2 layers x 4" in result.error
-    assert "use comm_style brick" in result.error
+    # Longer than the halo along each edge, but not across: the tilt counts.
+    tilted = rattled((3, 3, 3), cell_change=np.array([[0, 0, 0], [0.9, 0, 0], [0, 0, 0]]))
+    more = system(
+        tilted,
+        ELEMENTS,
+        "nequip",
+        files["nequip"],
+        folder=tmp_path,
+        before=["comm_style tiled", "box tilt large"],
+    )
+    jobs = [{"commands": [*lines, "run 0"]}, {"commands": [*more, "run 0"]}]
+    for result, height in zip(engine.run(jobs, ranks=2), (7.7, 11.55 / 1.81**0.5), strict=True):
+        assert "ghost cutoff of the halo (2 layers x 4" in result.error
+        assert f"got a periodic height of {height:.6g} Å" in result.error
+        assert "use comm_style brick" in result.error
 
 
 def write_input(folder, model, *, name="in.lammps"):

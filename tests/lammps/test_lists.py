@@ -139,3 +139,56 @@ def test_neighbour_lists_by_size_are_refused_for_a_halo(engine, alloy_model, ato
     (result,) = engine.run([{"commands": [*lines, f"neighbor 1.0 {kind}", "run 0"]}], ranks=2)
     assert "neighbor style must be bin or nsq" in result.error
     assert "set neighbor SKIN bin" in result.error
+
+
+@pytest.mark.mpi
+def test_lists_of_one_group_are_refused_for_a_halo(engine, alloy_model, atoms, tmp_path):
+    """LAMMPS would end with words of its own, in a state that no `clear` survives."""
+    lines = system(
+        atoms,
+        ELEMENTS,
+        "mace",
+        alloy_model("mace"),
+        folder=tmp_path,
+        before=["atom_modify first low"],
+    )
+    lines += ["group low id 1:16", "neigh_modify include low", "run 0"]
+    refused, after = engine.run(
+        [{"commands": lines}, {"commands": [*lines[:-2], "run 0"]}], ranks=2
+    )
+    assert (
+        "needs the neighbours of all ghosts, got neigh_modify include; remove it" in refused.error
+    )
+    assert after.error == ""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("style", STYLES)
+def test_bonds_that_come_in_a_run_are_seen(engine, alloy_model, tmp_path, style):
+    """Messages would depend on the ranks from that step on; a local model loses what is bonded."""
+    row = Atoms("CuAu" * 4, [(2.5 * k + 1, 6, 6) for k in range(8)], cell=[20, 12, 12], pbc=True)
+    model = alloy_model(style)
+    results = []
+    for special in ("special_bonds lj/coul 0 0 0", "special_bonds lj/coul 1 1 1"):
+        lines = bonded(row, style, model, tmp_path, special)
+        lines = [line.replace("bonded.data", f"{style}.data") for line in lines]
+        text = (tmp_path / "bonded.data").read_text()
+        head = (
+            text.partition("\nBonds\n")[0]
+            .replace("4 bonds\n", "")
+            .replace(
+                "1 extra bond per atom\n2 extra special", "3 extra bond per atom\n6 extra special"
+            )
+        )
+        (tmp_path / f"{style}.data").write_text(head)
+        bonds = ["fix 1 all nve", "fix 2 all bond/create 2 1 2 2.7 1", "run 1", "run 4"]
+        job = {"commands": [*lines, *bonds], "thermo": False, "gather": False}
+        results += engine.run([job], ranks=2)
+    lost, kept = results
+    assert kept.error == ""
+    assert "special_bonds takes" not in kept.output
+    if style == "allegro":
+        assert lost.error == ""
+        assert lost.output.count("special_bonds takes bonded neighbours out") == 1
+    else:
+        assert "special_bonds with weights of 0 and bonds in the data" in lost.error

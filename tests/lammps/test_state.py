@@ -201,6 +201,32 @@ def test_the_users_ghost_cutoff_stays(engine, chain, depths, tmp_path):
 
 
 @pytest.mark.mpi
+def test_the_users_ghost_cutoff_stays_behind_an_error_that_is_caught(
+    engine, chain, depths, tmp_path
+):
+    """In a run and in its setup; LAMMPS goes on, and writes restart files."""
+    twin = ["create_atoms 1 single 1.0 1.0 1.0"] * 2
+    blast = [f"fix {n} all addforce 1e308 0 0" for n in (2, 3)]
+    blast += ["fix 1 all nve", "timestep 1e3", "neigh_modify every 1000 delay 1000 check no"]
+    jobs, reading = [], []
+    for failing in ([*twin, "!refused run 0"], [*twin, "!refused minimize 0 0 3 9"], blast):
+        lines = system(chain, ELEMENTS, "nequip", depths[2], folder=tmp_path, before=CHAIN_RANKS)
+        if failing is blast:
+            lines += [*blast, "!refused run 9", "info comm"]
+        else:
+            file = tmp_path / f"restart-{len(jobs)}"
+            lines += [*failing, "info comm", "delete_atoms overlap 0.2 all all"]
+            lines += [f"write_restart {file}", "info comm"]
+            reading.append(["units metal", f"read_restart {file}", *LENNARD_JONES])
+        jobs.append({"commands": lines, "gather": False, "thermo": False})
+    for lines in reading:
+        jobs.append({"commands": [*lines, "run 0", "info comm"], "gather": False, "thermo": False})
+    for result in engine.run(jobs, ranks=2):
+        assert result.error == ""
+        assert set(cutoffs(result)) == {6.0}
+
+
+@pytest.mark.mpi
 def test_a_ghost_cutoff_given_between_runs_is_the_users(engine, chain, depths, tmp_path):
     """The halo's own value included."""
     lines = system(chain, ELEMENTS, "nequip", depths[2], folder=tmp_path, before=CHAIN_RANKS)
