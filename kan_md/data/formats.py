@@ -26,6 +26,7 @@ _SPECIAL = re.compile(r"(?<!\S)(stress|virial)(?=\s*=)")
 _HEADINGS = re.compile(r"(?<!\S)(lattice|properties|pbc)(?=\s*=)", re.IGNORECASE)
 _NAMES = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 """Entries that say what a frame is; other programs do not mind capitals."""
+_MOST_ATOMS = 10_000_000
 _LENGTHS = {"", "ang", "angstrom", "å", "a"}
 _ENERGIES = {"", "ev"}
 _ARRAYS = {
@@ -101,6 +102,7 @@ def _read_extxyz(path: Path) -> Iterator[Atoms]:
     number = 0
     try:
         with _open_text(path) as file:
+            _check_first_number(file)
             for atoms in read(file):
                 yield _with_plain_names(atoms)
                 number += 1
@@ -113,6 +115,14 @@ def _read_extxyz(path: Path) -> Iterator[Atoms]:
             raise error
     for atoms in list(read(io.StringIO(changed)))[number:]:
         yield _with_plain_names(atoms)
+
+
+def _check_first_number(file: io.TextIOWrapper) -> None:
+    """Refuse what begins with a number that is none of atoms: ASE would look for all of them."""
+    first = file.readline().strip()
+    if first.lstrip("-").isdecimal() and not 0 <= int(first) <= _MOST_ATOMS:
+        raise ValueError(f"a structure of {first} atoms")
+    file.seek(0)
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:

@@ -83,11 +83,15 @@ def evaluate_file(
     labelled = [t for t in targets if any(t.label(atoms) is not None for atoms in frames)]
     if not labelled:
         names = ", ".join(target.name for target in targets)
+        others = {name for atoms in frames for name in (*atoms.info, *atoms.arrays)}
+        others = ", ".join(sorted(others - {"numbers", "positions", "source"})) or "no labels"
         raise user_error(
             f"data without {names}",
-            found=f"{len(frames)} structures without labels",
+            found=f"{len(frames)} structures with {others}",
             allowed=None,
-            remedy="label them, or name the labels with --key",
+            remedy="label them, or name the labels with --key"
+            if targets[0].of_potential
+            else "label them under these names",
         )
     check_labels(frames, labelled)
     found = [_rows(model.predict(atoms), targets, atoms) for atoms in track(frames)]

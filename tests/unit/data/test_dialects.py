@@ -427,3 +427,10 @@ def test_a_pattern_names_files_in_their_order(tmp_path):
     assert len(read_frames(tmp_path / "[c].xyz")) == 1  # a file of that name is itself
     with pytest.raises(KanMdError, match="got none of that pattern; check the path"):
         read_frames(tmp_path / "*.extxyz")
+
+
+@pytest.mark.parametrize("number", ["99999999999", "-2"])
+def test_a_number_that_is_none_of_atoms_is_refused_at_once(tmp_path, number):
+    (tmp_path / "a.xyz").write_text(f"{number}\nenergy=1\nH 0 0 0\n")
+    with pytest.raises(KanMdError, match=f"a structure of {number} atoms"):
+        read_frames(tmp_path / "a.xyz")

@@ -87,7 +87,10 @@ def test_command_writes_predictions_and_parity_plot(models, shifted_file, tmp_pa
 
 def test_labels_that_do_not_fit_are_told(models, crystal):
     bare = crystal.copy()
-    with pytest.raises(KanMdError, match=r"data without bec, gap, got 1 structures without labels"):
+    with pytest.raises(
+        KanMdError,
+        match=r"data without bec, gap, got 1 structures with no labels; label them under",
+    ):
         evaluate_file(models["trained"], [bare])
     narrow = crystal.copy()
     narrow.arrays["bec"] = np.ones((len(narrow), 6))
