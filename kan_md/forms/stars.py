@@ -15,13 +15,18 @@ components × channels is ever made or kept, whatever is differentiated.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
+
+from kan_md.ops import function_sums
 
 
 class Stars:
     """Which edges are around which centre, and the degrees of harmonics.
 
-    Edges are padded per centre to the largest count, so that each sum is a batched product.
+    In plain torch edges are padded per centre to the largest count, so that each sum is a batched
+    product; the C++ operators walk through the edges.
 
     Args:
         centre: [num_edges], in any order.
@@ -32,17 +37,43 @@ class Stars:
     def __init__(self, centre: torch.Tensor, num_atoms: int, slices: list[slice]):
         self.slices = slices
         self.num_atoms = num_atoms
-        count = torch.bincount(centre, minlength=num_atoms)
-        self.num_slots = int(count.max()) if centre.numel() else 0
+        self.count = torch.bincount(centre, minlength=num_atoms)
+        self.order = torch.argsort(centre, stable=True)
+        self.first = torch.nn.functional.pad(torch.cumsum(self.count, 0), (1, 0))
+        self._centre = centre
+
+    @cached_property
+    def num_slots(self) -> int:
+        """Edges of the centre that has most."""
+        return int(self.count.max()) if self.order.numel() else 0
+
+    @cached_property
+    def degree(self) -> torch.Tensor:
+        """[components], number of the degree of each."""
+        sizes = torch.tensor([own.stop - own.start for own in self.slices])
+        return torch.arange(len(self.slices)).repeat_interleave(sizes)
+
+    @cached_property
+    def _slot_of_edge(self) -> torch.Tensor:
+        centre = self._centre[self.order]
         number = torch.arange(centre.numel(), device=centre.device)
-        order = torch.argsort(centre, stable=True)
-        first = torch.cumsum(count, 0) - count
-        slot = centre[order] * self.num_slots + number - first[centre[order]]
-        self.slot_of_edge = torch.empty_like(slot).index_copy_(0, order, slot)
-        slots = torch.zeros(num_atoms * self.num_slots, dtype=torch.int64, device=centre.device)
-        self._edge_of_slot = slots.index_copy_(0, slot, order)
-        taken = torch.arange(self.num_slots, device=centre.device) < count.unsqueeze(1)
-        self._free = ~taken.unsqueeze(2)
+        slot = centre * self.num_slots + number - self.first[centre]
+        return torch.empty_like(slot).index_copy_(0, self.order, slot)
+
+    @cached_property
+    def _edge_of_slot(self) -> torch.Tensor:
+        slots = self.order.new_zeros(self.num_atoms * self.num_slots)
+        edge = torch.arange(self.order.numel(), device=slots.device)
+        return slots.index_copy_(0, self._slot_of_edge, edge)
+
+    @cached_property
+    def _free(self) -> torch.Tensor:
+        number = torch.arange(self.num_slots, device=self.count.device)
+        return (number >= self.count.unsqueeze(1)).unsqueeze(2)
+
+    def places(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        """What the operators want to know."""
+        return self.order, self.first, self.degree, len(self.slices)
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """[num_edges, width] to [num_atoms, num_slots, width]; free slots hold any edge."""
@@ -55,7 +86,7 @@ class Stars:
 
     def unpad(self, padded: torch.Tensor) -> torch.Tensor:
         """[num_atoms, num_slots, width] to [num_edges, width]."""
-        return padded.flatten(0, 1).index_select(0, self.slot_of_edge)
+        return padded.flatten(0, 1).index_select(0, self._slot_of_edge)
 
 
 def environment(weights: torch.Tensor, harmonics: torch.Tensor, stars: Stars) -> torch.Tensor:
@@ -91,14 +122,7 @@ class _Environment(torch.autograd.Function):
     def forward(ctx, weights, harmonics, stars):
         ctx.save_for_backward(weights, harmonics)
         ctx.stars = stars
-        padded = stars.pad(weights)
-        turned = stars.pad_by_zeros(harmonics).transpose(1, 2)
-        channels = weights.size(1) // len(stars.slices)
-        parts = [
-            torch.bmm(turned[:, own], padded[:, :, number * channels : (number + 1) * channels])
-            for number, own in enumerate(stars.slices)
-        ]
-        return torch.cat(parts, dim=1)
+        return _sum_over_edges(weights, harmonics, stars)
 
     @staticmethod
     def backward(ctx, grad):
@@ -116,9 +140,7 @@ class _Projection(torch.autograd.Function):
     def forward(ctx, harmonics, field, stars):
         ctx.save_for_backward(harmonics, field)
         ctx.stars = stars
-        padded = stars.pad(harmonics)
-        parts = [torch.bmm(padded[:, :, own], field[:, own]) for own in stars.slices]
-        return stars.unpad(torch.cat(parts, dim=2))
+        return _project(harmonics, field, stars)
 
     @staticmethod
     def backward(ctx, grad):
@@ -138,13 +160,7 @@ class _Harmonics(torch.autograd.Function):
     def forward(ctx, weights, field, stars):
         ctx.save_for_backward(weights, field)
         ctx.stars = stars
-        padded, turned = stars.pad(weights), field.transpose(1, 2)
-        channels = field.size(2)
-        parts = [
-            torch.bmm(padded[:, :, number * channels : (number + 1) * channels], turned[:, :, own])
-            for number, own in enumerate(stars.slices)
-        ]
-        return stars.unpad(torch.cat(parts, dim=2))
+        return _contract(weights, field, stars)
 
     @staticmethod
     def backward(ctx, grad):
@@ -155,3 +171,43 @@ class _Harmonics(torch.autograd.Function):
             _Environment.apply(weights, grad, stars) if wanted[1] else None,
             None,
         )
+
+
+def _sum_over_edges(weights: torch.Tensor, harmonics: torch.Tensor, stars: Stars) -> torch.Tensor:
+    operators = function_sums.operators_for(weights)
+    if hasattr(operators, "star_environment"):  # not in libraries of older sources
+        return operators.star_environment(
+            weights.contiguous(), harmonics.contiguous(), *stars.places()
+        )
+    padded = stars.pad(weights)
+    turned = stars.pad_by_zeros(harmonics).transpose(1, 2)
+    channels = weights.size(1) // len(stars.slices)
+    parts = [
+        torch.bmm(turned[:, own], padded[:, :, number * channels : (number + 1) * channels])
+        for number, own in enumerate(stars.slices)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _project(harmonics: torch.Tensor, field: torch.Tensor, stars: Stars) -> torch.Tensor:
+    operators = function_sums.operators_for(harmonics)
+    if hasattr(operators, "star_projection"):  # not in libraries of older sources
+        return operators.star_projection(
+            harmonics.contiguous(), field.contiguous(), *stars.places()
+        )
+    padded = stars.pad(harmonics)
+    parts = [torch.bmm(padded[:, :, own], field[:, own]) for own in stars.slices]
+    return stars.unpad(torch.cat(parts, dim=2))
+
+
+def _contract(weights: torch.Tensor, field: torch.Tensor, stars: Stars) -> torch.Tensor:
+    operators = function_sums.operators_for(weights)
+    if hasattr(operators, "star_harmonics"):  # not in libraries of older sources
+        return operators.star_harmonics(weights.contiguous(), field.contiguous(), *stars.places())
+    padded, turned = stars.pad(weights), field.transpose(1, 2)
+    channels = field.size(2)
+    parts = [
+        torch.bmm(padded[:, :, number * channels : (number + 1) * channels], turned[:, :, own])
+        for number, own in enumerate(stars.slices)
+    ]
+    return stars.unpad(torch.cat(parts, dim=2))

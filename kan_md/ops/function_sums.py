@@ -66,6 +66,12 @@ def use_operators(operators: Any) -> Any:
     return before
 
 
+def operators_for(x: torch.Tensor) -> Any:
+    """The namespace chosen by :func:`use_operators` if it is for such a tensor, else None."""
+    known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return _operators if known else None
+
+
 class Family(NamedTuple):
     """Which functions R_r s^p there are.
 

@@ -2,7 +2,7 @@
 //
 // The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
-// The operators function_* are for training, and the reverse passes of those are in Python.
+// The operators function_* and star_* are for training, and the reverse passes of those are in Python.
 
 #include "convolution_plan.h"
 #include "ops.h"
@@ -323,6 +323,12 @@ TORCH_LIBRARY(kan_md, m)
         "str basis, int steps, int order, bool shifted) -> (Tensor, Tensor)");
   m.def("function_moments(Tensor x, Tensor scale, Tensor g, Tensor grid, str basis, int steps, "
         "int order, bool shifted, int num_rows, int num_powers, int num_rest) -> (Tensor, Tensor)");
+  m.def("star_environment(Tensor weights, Tensor harmonics, Tensor order, Tensor first, "
+        "Tensor degree, int degrees) -> Tensor");
+  m.def("star_projection(Tensor harmonics, Tensor field, Tensor order, Tensor first, "
+        "Tensor degree, int degrees) -> Tensor");
+  m.def("star_harmonics(Tensor weights, Tensor field, Tensor order, Tensor first, "
+        "Tensor degree, int degrees) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(kan_md, CPU, m)
@@ -339,6 +345,9 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("function_values", kan_md::ops::function_values);
   m.impl("function_gradients", kan_md::ops::function_gradients);
   m.impl("function_moments", kan_md::ops::function_moments);
+  m.impl("star_environment", kan_md::ops::star_environment);
+  m.impl("star_projection", kan_md::ops::star_projection);
+  m.impl("star_harmonics", kan_md::ops::star_harmonics);
 }
 
 TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
