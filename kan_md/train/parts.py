@@ -154,13 +154,26 @@ def _largest_component(atoms: Atoms) -> float:
 
 
 def _leave_out_unlabelled(parts: Parts, targets: Sequence[Target]) -> None:
-    """Structures without anything to learn; a set without any labels is refused elsewhere."""
+    """Structures without anything to learn; data without any labels are refused elsewhere.
+
+    Raises:
+        KanMdError: nothing of a file for training or validation would remain.
+    """
     kept = {
         part: [a for a in frames if any(target.label(a) is not None for target in targets)]
         for part, frames in parts.frames.items()
     }
     if not any(kept.values()):
         return
+    names = ", ".join(target.name for target in targets)
+    for part in ("train", "val"):
+        if parts.frames.get(part) and not kept[part]:
+            raise user_error(
+                f"data.{part} without {names}",
+                found=f"{structures(len(parts.frames[part]))}, none with what is learned",
+                allowed=None,
+                remedy="label them, or name other structures",
+            )
     lost = [
         atoms
         for part, frames in parts.frames.items()
@@ -168,7 +181,6 @@ def _leave_out_unlabelled(parts: Parts, targets: Sequence[Target]) -> None:
         if all(target.label(atoms) is None for target in targets)
     ]
     if lost:
-        names = ", ".join(target.name for target in targets)
         parts.notes.append(
             ("left out", f"{structures(len(lost))} without {names} (first {source_of(lost[0])})")
         )

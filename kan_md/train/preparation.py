@@ -198,6 +198,9 @@ def _without_absent_labels(
         ]
         if some:
             notes.append(("labels", f"{target.name} in {', '.join(some)} structures"))
+        if not counts["val"]:
+            text = f"no validation structure has {target.name}: the best epoch is chosen without"
+            notes.append(("warning", text))
     return config, notes
 
 

@@ -183,6 +183,20 @@ def test_sets_of_energies_or_of_forces_alone_are_learned(
         prepare(frames, training__loss=asked)
 
 
+def test_validation_without_a_label_is_told_and_without_any_refused(
+    prepare, tmp_path, alloy_frames
+):
+    without = tmp_path / "val.xyz"
+    ase.io.write(without, changed(alloy_frames, forces=None, stress=None))
+    notes = prepare(alloy_frames, data__val=str(without))[1]
+    assert "no validation structure has forces: the best epoch is chosen without" in notes
+    assert "no validation structure has stress" in notes
+    assert "has energy" not in notes
+    loss = {"energy": 0.0, "forces": 1.0, "stress": 0.0}
+    with pytest.raises(KanMdError, match=r"data\.val without forces, got 6 structures, none with"):
+        prepare(alloy_frames, data__val=str(without), training__loss=loss)
+
+
 def test_labels_of_weight_0_are_missing_labels(prepare, alloy_frames):
     frames = changed(alloy_frames)
     for atoms in frames[::2]:
