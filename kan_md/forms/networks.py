@@ -38,7 +38,9 @@ class Split:
         """The last linear map, [hidden or out, out] float64."""
         if self.last is not None:
             return self.last
-        return torch.eye(self.out_features, dtype=torch.float64)
+        first = self.first
+        device = first.device if isinstance(first, torch.Tensor) else first.grid_step.device
+        return torch.eye(self.out_features, dtype=torch.float64, device=device)
 
 
 def split_function(function: torch.nn.Module) -> Split | None:
