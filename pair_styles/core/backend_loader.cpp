@@ -19,9 +19,15 @@ OpenModel find_opener()
   std::string path = here.dli_fname ? here.dli_fname : "";
   path = path.substr(0, path.find_last_of('/') + 1) + "libkan_md_backend.so";
   void *const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!library)
-    throw Error("libtorch must load", dlerror(), "",
-                "run kan-md build again with the torch that you want to use");
+  if (!library) {
+    const std::string said = dlerror();
+    const bool no_memory = said.find("failed to map segment") != std::string::npos ||
+                           said.find("annot allocate memory") != std::string::npos;
+    throw Error("libtorch must load", said, "",
+                no_memory ? "raise the limit of memory (ulimit -v, the queue's), of which libtorch "
+                            "takes about 1 GB of addresses"
+                          : "run kan-md build again with the torch that you want to use");
+  }
   return reinterpret_cast<OpenModel>(dlsym(library, "kan_md_open_model"));
 }
 

@@ -30,6 +30,28 @@ inline std::string text_of(double value)
   return {text, end};
 }
 
+// With ? for each byte that belongs to no UTF-8 character, which other programs stumble over.
+inline std::string utf8_of(std::string text)
+{
+  for (std::size_t at = 0; at < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[at]);
+    const std::size_t length = lead < 0x80                    ? 1
+                               : lead >= 0xc2 && lead <= 0xdf ? 2
+                               : lead >= 0xe0 && lead <= 0xef ? 3
+                               : lead >= 0xf0 && lead <= 0xf4 ? 4
+                                                              : 0;
+    std::size_t found = length > 0 ? 1 : 0;
+    while (found > 0 && found < length && at + found < text.size() &&
+           (static_cast<unsigned char>(text[at + found]) & 0xc0) == 0x80)
+      ++found;
+    if (length == 0 || found < length)
+      text[at++] = '?';
+    else
+      at += length;
+  }
+  return text;
+}
+
 // Splits at any of `separators`; several in a row are one.
 inline std::vector<std::string> words_of(std::string_view text,
                                          std::string_view separators = " \t\r\n")

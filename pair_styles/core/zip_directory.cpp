@@ -37,6 +37,11 @@ Error damaged(const std::string &why, Error::Where where = Error::Where::current
                "copy it again or make it again with kan-md deploy", where);
 }
 
+bool is_ascii(const std::string &text)
+{
+  return std::all_of(text.begin(), text.end(), [](unsigned char byte) { return byte < 0x80; });
+}
+
 std::string read_at(std::ifstream &file, std::uint64_t file_size, std::uint64_t offset,
                     std::uint64_t size)
 {
@@ -99,8 +104,10 @@ std::vector<ZipEntry> read_zip_directory(const std::string &path)
     throw Error("model file must be readable",
                 (std::filesystem::exists(path) ? "no permission for " : "no such file as ") + path,
                 "",
-                "check the path, which is relative to the present folder (command shell cd changes "
-                "it)");
+                is_ascii(path)
+                    ? "check the path, which is relative to the present folder (command shell cd "
+                      "changes it)"
+                    : "name it in ASCII: LAMMPS changes other letters of its input");
   file.seekg(0, std::ios::end);
   const auto file_size = static_cast<std::uint64_t>(std::max<std::streamoff>(file.tellg(), 0));
   if (file_size == 0) throw damaged("an empty file");

