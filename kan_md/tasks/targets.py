@@ -77,7 +77,8 @@ class Target:
         rows = len(atoms) if self.per == "atom" else 1
         if value.size != rows * prod(self.shape):
             raise user_error(
-                f"label {self.name} of a structure with {len(atoms)} atoms",
+                f"label {self.name} of {atoms.info.get('source', 'a structure')} with "
+                f"{len(atoms)} atoms",
                 found=f"{value.size} numbers",
                 allowed=rows * prod(self.shape),
                 remedy="correct the file",

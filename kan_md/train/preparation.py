@@ -15,10 +15,10 @@ from kan_md.backbones.etgnn import default_triplet_r_max
 from kan_md.config.schema import TrainConfig
 from kan_md.data.checks import check_elements, check_labels, check_structures
 from kan_md.data.dataset import FramesDataset, edge_lengths
-from kan_md.data.label_report import sources_in_words
+from kan_md.data.label_report import source_of, sources_in_words
 from kan_md.data.statistics import edge_statistics, types_of
 from kan_md.data.survey import distances_of, make_survey
-from kan_md.data.tensor_statistics import tensor_statistics
+from kan_md.data.tensor_statistics import tensor_doubts, tensor_statistics
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
 from kan_md.model.elements import elements_of
@@ -104,6 +104,10 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
     if config.targets:
         specs = config.task.specs
         statistics |= tensor_statistics(datasets["train"], specs, leg_r_max=_leg_r_max(config))
+        notes += [
+            ("warning", f"{text} (first {source_of(parts.frames['train'][index])})")
+            for text, index in tensor_doubts(datasets["train"], specs)
+        ]
     else:
         found, more = potential_statistics(config, parts, datasets["train"])
         statistics |= found

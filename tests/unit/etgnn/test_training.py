@@ -170,6 +170,26 @@ def labelled(array, name="bec", **atoms_keywords):
     return [atoms]
 
 
+def test_odd_tensors_are_told_and_one_outlier_sets_no_scale(born_file, tmp_path):
+    def prepared(change):
+        frames = read_frames(born_file)
+        for index, atoms in enumerate(frames):
+            atoms.arrays["bec"] = change(index, atoms.arrays["bec"])
+        path = write_frames(frames, tmp_path / "changed.xyz", overwrite=True)
+        data = prepare_data(configuration(path, data={"train": str(path), "val": str(path)}))
+        return data, "\n".join(text for _, text in data.notes)
+
+    plain, notes = prepared(lambda index, bec: bec)
+    assert "bec" not in notes
+    spoilt, notes = prepared(lambda index, bec: bec * (1e6 if index == 2 else 1))
+    assert "bec of 1 structure far larger than the others" in notes
+    assert "changed.xyz, frame 2" in notes
+    scales = [data.statistics["scales"]["bec"] for data in (plain, spoilt)]
+    assert scales[1] == pytest.approx(scales[0], rel=0.2)
+    charged = prepared(lambda index, bec: bec + 1.0)[1]
+    assert "bec does not add up to 0 in 16 structures, up to 1 per atom" in charged
+
+
 def test_missing_array_is_told(born_file, tmp_path):
     config = configuration(born_file, targets=[{"name": "alpha"}])
     with pytest.raises(KanMdError, match="data without alpha, got 16 structures, none with alpha"):
