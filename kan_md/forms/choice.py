@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Literal, get_args
 
 import torch
@@ -10,7 +9,8 @@ from nequip.data import AtomicDataDict
 from nequip.nn import ForceStressOutput, GraphModel
 
 from kan_md.errors import user_error
-from kan_md.forms import allegro
+from kan_md.forms import allegro, nequip
+from kan_md.forms.twins import with_module
 
 Wanted = Literal["auto", "fast", "upstream"]
 WANTED: tuple[str, ...] = get_args(Wanted)
@@ -54,8 +54,13 @@ class Form:
         if wanted == "upstream":
             missing = "as asked for"
         self.name = "fast" if missing is None else "upstream"
-        self.reason = missing or "products of weights are formed once per step"
-        self._energy = allegro.AllegroForm(model.model.func) if missing is None else None
+        self._energy, self.reason = None, missing
+        if missing is None and _is_allegro(model.model.func):
+            self._energy = allegro.AllegroForm(model.model.func)
+            self.reason = "products of weights are formed once per step"
+        elif missing is None:
+            self._energy = nequip.NequIPForm(model.model.func)
+            self.reason = "convolutions by operators on a CPU"
 
     def __str__(self) -> str:
         """Name and reason."""
@@ -77,7 +82,20 @@ def with_fixed_weights(model: GraphModel) -> GraphModel:
     model.requires_grad_(False)
     if why_upstream(model) is not None:
         return model
-    return _with_energy(model, allegro.AllegroForm(model.model.func, fixed=True))
+    if _is_allegro(model.model.func):
+        return _with_energy(model, allegro.AllegroForm(model.model.func, fixed=True))
+    return _with_energy(model, _Registered(nequip.NequIPForm(model.model.func), model.model.func))
+
+
+class _Registered(torch.nn.Module):
+    """A form that shows the model's parameters and buffers, to those that ask where they are."""
+
+    def __init__(self, form: torch.nn.Module, energy: torch.nn.Module):
+        super().__init__()
+        self.form, self.energy = form, energy
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        return self.form(data)
 
 
 def why_upstream(model: torch.nn.Module) -> str | None:
@@ -85,9 +103,11 @@ def why_upstream(model: torch.nn.Module) -> str | None:
     if not isinstance(model, GraphModel) or not isinstance(model.model, ForceStressOutput):
         return "forms are for potentials"
     energy = model.model.func
-    if "allegro" not in dict(energy.named_children()):
-        return "the faster form is for Allegro"
-    return allegro.why_not(energy)
+    return allegro.why_not(energy) if _is_allegro(energy) else nequip.why_not(energy)
+
+
+def _is_allegro(energy: torch.nn.Module) -> bool:
+    return "allegro" in dict(energy.named_children())
 
 
 def _is_watched(model: torch.nn.Module) -> bool:
@@ -101,13 +121,4 @@ def _is_watched(model: torch.nn.Module) -> bool:
 
 
 def _with_energy(model: GraphModel, energy: torch.nn.Module) -> GraphModel:
-    return _with_module(model, "model", _with_module(model.model, "func", energy))
-
-
-def _with_module(
-    module: torch.nn.Module, name: str, replacement: torch.nn.Module
-) -> torch.nn.Module:
-    """The same module, sharing all that it owns, but for one of those inside."""
-    twin = copy.copy(module)
-    twin._modules = {**module._modules, name: replacement}
-    return twin
+    return with_module(model, "model", with_module(model.model, "func", energy))

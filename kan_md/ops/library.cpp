@@ -2,7 +2,7 @@
 //
 // The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
-// The operators function_* and star_* are for training, and the reverse passes of those are in Python.
+// The operators function_*, star_* and message_* are for training, and the reverse passes of those are in Python.
 
 #include "convolution_plan.h"
 #include "ops.h"
@@ -327,6 +327,13 @@ TORCH_LIBRARY(kan_md, m)
         "Tensor degree, int degrees) -> Tensor");
   m.def("star_projection(Tensor harmonics, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
+  m.def("message_sums(Tensor weights, Tensor harmonics, Tensor features, Tensor other, "
+        "Tensor order, Tensor first, Tensor paths, Tensor triples, Tensor values, int width) "
+        "-> Tensor");
+  m.def("message_weights(Tensor harmonics, Tensor features, Tensor field, Tensor source, "
+        "Tensor target, Tensor paths, Tensor triples, Tensor values, int width) -> Tensor");
+  m.def("message_harmonics(Tensor weights, Tensor features, Tensor field, Tensor source, "
+        "Tensor target, Tensor paths, Tensor triples, Tensor values, int width) -> Tensor");
   m.def("star_harmonics(Tensor weights, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
 }
@@ -347,6 +354,9 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("function_moments", kan_md::ops::function_moments);
   m.impl("star_environment", kan_md::ops::star_environment);
   m.impl("star_projection", kan_md::ops::star_projection);
+  m.impl("message_sums", kan_md::ops::message_sums);
+  m.impl("message_weights", kan_md::ops::message_weights);
+  m.impl("message_harmonics", kan_md::ops::message_harmonics);
   m.impl("star_harmonics", kan_md::ops::star_harmonics);
 }
 

@@ -151,6 +151,34 @@ at::Tensor star_harmonics(const at::Tensor &weights, const at::Tensor &field,
                           const at::Tensor &order, const at::Tensor &first,
                           const at::Tensor &degree, int64_t degrees);
 
+// Equivariant convolutions of features with harmonics, see kan_md/forms/convolutions.py.
+//
+//   weights      w [edges, channels of all paths], float32 or float64
+//   harmonics    Y [edges, components]
+//   features     X [atoms, blocks [components, channels]]; field, likewise, on the other atoms
+//   source       [edges], atom of X; target, of the field
+//   paths        [paths, 7]: begin of a path's block in X, Y, the field and w, channels, its triples
+//   triples      [n, 3]: components of Y, X and the field; values [n] are what multiplies them
+// Bits of a result do not depend on the number of threads.
+
+// sum_e values Y w X on the atoms whose edges are those of order and first, [atoms, width].
+at::Tensor message_sums(const at::Tensor &weights, const at::Tensor &harmonics,
+                        const at::Tensor &features, const at::Tensor &other,
+                        const at::Tensor &order, const at::Tensor &first, const at::Tensor &paths,
+                        const at::Tensor &triples, const at::Tensor &values, int64_t width);
+
+// Its product with a field, differentiated by w, [edges, width].
+at::Tensor message_weights(const at::Tensor &harmonics, const at::Tensor &features,
+                           const at::Tensor &field, const at::Tensor &source,
+                           const at::Tensor &target, const at::Tensor &paths,
+                           const at::Tensor &triples, const at::Tensor &values, int64_t width);
+
+// The same by Y, [edges, width].
+at::Tensor message_harmonics(const at::Tensor &weights, const at::Tensor &features,
+                             const at::Tensor &field, const at::Tensor &source,
+                             const at::Tensor &target, const at::Tensor &paths,
+                             const at::Tensor &triples, const at::Tensor &values, int64_t width);
+
 }    // namespace kan_md::ops
 
 #endif

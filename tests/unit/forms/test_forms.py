@@ -15,7 +15,7 @@ from kan_md.errors import KanMdError
 from kan_md.forms.allegro import PARTS, FactoredAllegro
 from kan_md.forms.choice import Form, with_fixed_weights
 from kan_md.model.reference import model_input
-from kan_md.ops import operators_in_layers
+from kan_md.ops import is_built, operators_in_layers
 
 R_MAX = 3.4
 TYPES = ("Cu", "Au")
@@ -141,6 +141,58 @@ def test_fast_form_is_upstreams_model_with_all_gradients(changes):
     assert form.name == "fast"
     with operators_in_layers():
         assert_same(results(form, model, batch), results(model, model, batch))
+
+
+NEQUIPS = [
+    pytest.param({"l_max": l_max, "parity": parity, "readout": readout}, id=f"l {l_max} {readout}")
+    for l_max, parity, readout in (
+        (0, True, "kan"),
+        (1, True, "mlp"),
+        (2, False, "kan"),
+        (3, True, "linear"),
+    )
+] + [
+    pytest.param({"pair_potential": ZBL}, id="pair potential"),
+    pytest.param({"per_edge_type_cutoff": {"Cu": 2.9, "Au": {"Cu": 3.1, "Au": 3.4}}}, id="cutoffs"),
+    pytest.param({"convnet_resnet": True, "num_layers": 3}, id="residual layers"),
+]
+
+
+def make_nequip(**changes):
+    sizes = {"num_layers": 2, "num_features": 3, "radial_mlp_width": 6, "l_max": 1}
+    common = {name: value for name, value in SIZES.items() if "per_type" in name or "avg" in name}
+    with nequip_scope():
+        return build_model(
+            "nequip",
+            seed=1,
+            model_dtype="float64",
+            type_names=list(TYPES),
+            r_max=R_MAX,
+            **{**common, **sizes, **changes},
+        ).train()
+
+
+@pytest.mark.parametrize("changes", NEQUIPS)
+def test_fast_form_of_nequip_is_upstreams_model_with_all_gradients(changes):
+    if not is_built():
+        pytest.skip("needs the operators: kan-md build")
+    model, batch = make_nequip(**changes), make_batch(cells())
+    form = Form(model, "fast")
+    with operators_in_layers():
+        assert_same(results(form, model, batch), results(model, model, batch))
+        alone = make_batch(cells()[1:2])
+        assert_same(results(form, model, alone), results(model, model, alone))
+        fixed, expected = with_fixed_weights(model.eval()), model(dict(batch))
+        assert fixed is not model
+        found = fixed(dict(batch))
+    for key in ("total_energy", "forces", "stress"):
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-10, atol=1e-10, msg=key)
+
+
+def test_nequip_without_operators_is_upstreams():
+    model, batch = make_nequip(), make_batch(cells())
+    form = Form(model)
+    torch.testing.assert_close(form(dict(batch))["forces"], model(dict(batch))["forces"])
 
 
 @pytest.mark.parametrize("frames", [slice(1, 2), slice(3, 4), slice(0, 1)], ids=str)
