@@ -44,6 +44,7 @@ SMALL = README | {
     "num_scalar_features": 32,
     "num_tensor_features": 8,
 }
+NEQUIP = {"backbone": "nequip", "r_max": 5.0, "l_max": 2, "num_layers": 3, "num_features": 32}
 MODELS: dict[str, Mapping] = {
     "Allegro, Gaussian KAN": README,
     "Allegro, B-spline KAN": README | {"readout": {"basis": "bspline"}},
@@ -52,6 +53,8 @@ MODELS: dict[str, Mapping] = {
     "Allegro, linear readout": README | {"readout": "linear"},
     "small Allegro, Gaussian KAN": SMALL,
     "small Allegro, MLP": SMALL | {"readout": "mlp"},
+    "NequIP, Gaussian KAN": NEQUIP,
+    "NequIP, MLP": NEQUIP | {"readout": "mlp"},
 }
 FORMS = ("upstream", "fast")
 _WARM_UP = 1
