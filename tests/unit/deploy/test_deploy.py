@@ -17,56 +17,6 @@ from kan_md_deploy import deploy, load_deployed
 from kan_md_deploy.archive import read_manifest, sha256_of
 from kan_md_deploy.frames import reference_graphs
 
-BACKBONES = ("allegro", "nequip", "mace")
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_file_gives_the_reference_frames_forces_and_virial(tiny_checkpoint, deployed, backbone):
-    # The reference went through positions and strain, the file through edge vectors.
-    checkpoint = load_checkpoint(tiny_checkpoint(backbone))
-    model = load_deployed(deployed(backbone))
-    for frame, graph in zip(
-        checkpoint.reference_frames, reference_graphs(checkpoint), strict=False
-    ):
-        vectors, index, types, _ = graph
-        energy, edge_forces = model(*graph)
-        forces = torch.zeros(len(types), 3, dtype=torch.float64)
-        forces.index_add_(0, index[0], edge_forces).index_add_(0, index[1], -edge_forces)
-        virial = -vectors.t() @ edge_forces
-        scale = frame["forces"].abs().max()
-        torch.testing.assert_close(energy, frame["atomic_energy"], rtol=0, atol=1e-10)
-        assert (forces - frame["forces"]).abs().max() < 1e-9 * scale
-        assert (virial - frame["virial"]).abs().max() < 1e-8 * frame["virial"].abs().max()
-
-
-@pytest.mark.parametrize(
-    ("backbone", "types"), [("allegro", ("Cu", "Au")), ("nequip", ("Cu", "Au")), ("mace", ("Ag",))]
-)
-def test_atoms_without_edges_have_their_isolated_energies(deployed, backbone, types):
-    keywords = {"type_names": types} if len(types) > 1 else {}
-    model = load_deployed(deployed(backbone, **keywords))
-    order = list(reversed(range(len(types))))
-    energy, edge_forces = model(
-        torch.zeros(0, 3),
-        torch.zeros(2, 0, dtype=torch.int64),
-        torch.tensor(order),
-        torch.tensor([len(types)]),
-    )
-    assert edge_forces.shape == (0, 3)
-    expected = [model.manifest.isolated_energies[t] for t in order]
-    assert energy.flatten().tolist() == pytest.approx(expected, abs=1e-12)
-
-
-def test_an_empty_rank_gives_empty_tensors(deployed):
-    energy, edge_forces = load_deployed(deployed("allegro"))(
-        torch.zeros(0, 3),
-        torch.zeros(2, 0, dtype=torch.int64),
-        torch.zeros(0, dtype=torch.int64),
-        torch.tensor([0]),
-    )
-    assert energy.shape == (0, 1)
-    assert edge_forces.shape == (0, 3)
-
 
 def test_float32_file_is_within_its_tolerance_of_float64(tiny_checkpoint, deployed):
     path = deployed("allegro", deploy={"dtype": "float32"}, type_names=("Cu", "Au"))
