@@ -32,6 +32,8 @@ DEPENDENCY_WARNINGS = [
     r"ignore:.*TorchScript.* is deprecated.*:DeprecationWarning",
     # e3nn's generated code annotates attributes in a way that torch.jit.script passes over.
     r"ignore:The TorchScript type system doesn't support instance-level annotations.*:UserWarning",
+    # torch's own opcheck, from 2.14 on, looks at .grad of what it computed from its leaves.
+    r"ignore:The \.grad attribute of a Tensor that is not a leaf Tensor.*:UserWarning",
     # lightning 2.6 uses a spelling that torch's pytree deprecates.
     r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated.*:FutureWarning",
 ]
