@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 DEPENDENCY_WARNINGS = [
     # torch 2.10 and later deprecate TorchScript as a whole; nequip and e3nn still script.
     r"ignore:.*torch\.jit\.\w+.* is (deprecated|not supported).*:DeprecationWarning",
+    r"ignore:`?torch\.jit\.\w+`? is deprecated.*:FutureWarning",  # from torch 2.14 on
     r"ignore:.*TorchScript.* is deprecated.*:DeprecationWarning",
     # e3nn's generated code annotates attributes in a way that torch.jit.script passes over.
     r"ignore:The TorchScript type system doesn't support instance-level annotations.*:UserWarning",
