@@ -17,9 +17,8 @@ from nequip.nn.mlp import ScalarLinearLayer
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from kan_md.errors import user_error
+from kan_md.errors import KanMdError, user_error
 from kan_md.kan.network import KAN
-from kan_md.validation import readable
 
 Kind = Literal["kan", "mlp", "linear"]
 Basis = Literal["gaussian", "bspline", "fourier"]
@@ -180,7 +179,26 @@ def parse_readout(readout: ReadoutConfig | Mapping | str | None) -> ReadoutConfi
     try:
         return ReadoutConfig.model_validate(dict(readout))
     except ValidationError as error:
-        raise readable(error, ReadoutConfig, within=["readout"]) from error
+        raise _readable(error) from error
+
+
+def _readable(error: ValidationError) -> KanMdError:
+    """The first complaint of pydantic as one line."""
+    first = error.errors()[0]
+    key = ".".join(["readout", *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        return user_error(
+            "unknown readout key",
+            found=key,
+            allowed=", ".join(ReadoutConfig.model_fields),
+            remedy="remove or rename it",
+        )
+    return user_error(
+        f"{key}: {first['msg'].removeprefix('Value error, ')}",
+        found=repr(first["input"]),
+        allowed=first.get("ctx", {}).get("expected"),
+        remedy=f"change {key}",
+    )
 
 
 class MLP(torch.nn.Sequential):

@@ -81,6 +81,7 @@ def deploy(
     from kan_md.tasks.choose import task_of_manifest
     from kan_md_deploy import deploy_model
     from kan_md_deploy.archive import read_manifest
+    from kan_md_deploy.options import FAST_BOUND
 
     console = Console(stderr=True)
     with console.status("compiling"):
@@ -91,7 +92,7 @@ def deploy(
             device=device,
             dtype=dtype,
             passes=passes,
-            bound=bound,
+            bound=FAST_BOUND if bound is None else bound,
             operators="portable" if portable else "fused",
             static_shapes=static_shapes or None,
             tf32=tf32,

@@ -268,8 +268,7 @@ class ReadoutSection(ReadoutConfig):
     @property
     def architecture(self) -> ReadoutConfig:
         """Without what matters to training only."""
-        names = ReadoutConfig.model_fields
-        return ReadoutConfig.model_construct(**{name: getattr(self, name) for name in names})
+        return ReadoutConfig(**self.model_dump(exclude={"fit_grid"}))
 
 
 class TargetConfig(Section):
