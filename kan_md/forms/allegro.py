@@ -128,7 +128,7 @@ class AllegroForm(torch.nn.Module):
     def _factored(self) -> FactoredAllegro:
         (energy,) = self._upstream
         parts = dict(energy.named_children())
-        return FactoredAllegro({name: parts[name] for name in PARTS}, layout="stars")
+        return StarAllegro({name: parts[name] for name in PARTS}, layout="stars")
 
 
 class Radial(torch.nn.Module):
@@ -325,18 +325,25 @@ class FactoredAllegro(torch.nn.Module):
         types = data[self._types].view(-1)
         centre = data[self._index][0]  # [num_edges], sorted
         energy = torch.zeros(types.size(0), 1, dtype=vectors.dtype, device=vectors.device)
-        if self.layout == "stars":
-            edge_energy = self._on_stars(data, vectors, centre, types)
-        elif self.layout == "edges":
-            edge_energy = self._on_edges(data, vectors, centre, types)
-        elif vectors.size(0) == 0:
-            edge_energy = vectors.sum(1, keepdim=True)  # keeps the gradient defined
-        else:
-            edge_energy = self._on_slots(data, vectors, centre, types)
+        edge_energy = self._edge_energy(data, vectors, centre, types)
         norm = self.energy_norm if self.energy_norm.size(0) == 1 else self.energy_norm[types]
         energy = energy.index_add(0, centre, edge_energy.to(vectors.dtype))
         data[self._energy] = energy * norm
         return data
+
+    def _edge_energy(
+        self,
+        data: AtomicDataDict.Type,
+        vectors: torch.Tensor,
+        centre: torch.Tensor,
+        types: torch.Tensor,
+    ) -> torch.Tensor:
+        """Energies [num_edges, 1] of edges."""
+        if self.layout == "edges":
+            return self._on_edges(data, vectors, centre, types)
+        if vectors.size(0) == 0:
+            return vectors.sum(1, keepdim=True)  # keeps the gradient defined
+        return self._on_slots(data, vectors, centre, types)
 
     def _on_slots(
         self,
@@ -408,35 +415,6 @@ class FactoredAllegro(torch.nn.Module):
             known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
         return self.readout(known[0])
 
-    @torch.jit.unused
-    def _on_stars(
-        self,
-        data: AtomicDataDict.Type,
-        vectors: torch.Tensor,
-        centre: torch.Tensor,
-        types: torch.Tensor,
-    ) -> torch.Tensor:
-        """Energies [num_edges, 1] of edges in any order."""
-        stars = Stars(centre, types.size(0), self.slices)
-        basis = self._basis(data, vectors)
-        norm = self._environment_norm(types).unsqueeze(2)
-        pieces = self.radial(data)
-        tensor_weights, edge_weights, known = pieces[0], pieces[1], pieces[2:]
-        matrices: list[torch.Tensor] = []
-        for number, layer in enumerate(self.layers):
-            around = environment(edge_weights, basis, stars) * norm
-            matrix = layer.matrix(around.permute(2, 0, 1))
-            factor = _chain(matrices, matrix).permute(1, 2, 0).contiguous()
-            matrices.append(matrix)
-            weighted = projection(basis, factor, stars) * tensor_weights
-            scalars = weighted.view(-1, self.num_irreps, self.channels).sum(1)
-            pieces = layer(known[0], scalars)
-            if number < len(self.layers) - 1:
-                edge_weights = pieces[0]
-                pieces = pieces[1:]
-            known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
-        return self.readout(known[0])
-
     def _basis(self, data: AtomicDataDict.Type, vectors: torch.Tensor) -> torch.Tensor:
         """Harmonics [num_edges, i]; leaves the lengths in the dict."""
         length = vectors.square().sum(1, keepdim=True).sqrt()
@@ -484,6 +462,38 @@ class FactoredAllegro(torch.nn.Module):
         return weighted.view(
             weighted.size(0), weighted.size(1), self.num_irreps, self.channels
         ).sum(2)
+
+
+class StarAllegro(FactoredAllegro):
+    """The layout of training, which TorchScript never meets: edges in any order, on ``stars``."""
+
+    def _edge_energy(
+        self,
+        data: AtomicDataDict.Type,
+        vectors: torch.Tensor,
+        centre: torch.Tensor,
+        types: torch.Tensor,
+    ) -> torch.Tensor:
+        """Energies [num_edges, 1] of edges in any order."""
+        stars = Stars(centre, types.size(0), self.slices)
+        basis = self._basis(data, vectors)
+        norm = self._environment_norm(types).unsqueeze(2)
+        pieces = self.radial(data)
+        tensor_weights, edge_weights, known = pieces[0], pieces[1], pieces[2:]
+        matrices: list[torch.Tensor] = []
+        for number, layer in enumerate(self.layers):
+            around = environment(edge_weights, basis, stars) * norm
+            matrix = layer.matrix(around.permute(2, 0, 1))
+            factor = _chain(matrices, matrix).permute(1, 2, 0).contiguous()
+            matrices.append(matrix)
+            weighted = projection(basis, factor, stars) * tensor_weights
+            scalars = weighted.view(-1, self.num_irreps, self.channels).sum(1)
+            pieces = layer(known[0], scalars)
+            if number < len(self.layers) - 1:
+                edge_weights = pieces[0]
+                pieces = pieces[1:]
+            known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
+        return self.readout(known[0])
 
 
 def _chain(matrices: list[torch.Tensor], last: torch.Tensor) -> torch.Tensor:

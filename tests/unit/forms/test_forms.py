@@ -12,7 +12,7 @@ from nequip.data import AtomicDataDict
 from kan_md.backbones.build import build_model
 from kan_md.backbones.scope import nequip_scope
 from kan_md.errors import KanMdError
-from kan_md.forms.allegro import PARTS, FactoredAllegro
+from kan_md.forms.allegro import PARTS, StarAllegro
 from kan_md.forms.choice import Form, with_fixed_weights
 from kan_md.model.reference import model_input
 from kan_md.ops import is_built, operators_in_layers
@@ -216,7 +216,7 @@ def test_fast_form_takes_edges_in_any_order():
 def test_products_are_made_where_the_weights_are(sites):
     model = make_model(num_layers=2, readout={"sites": [sites]}).to("meta")
     parts = dict(model.model.func.named_children())
-    factored = FactoredAllegro({name: parts[name] for name in PARTS}, layout="stars")
+    factored = StarAllegro({name: parts[name] for name in PARTS}, layout="stars")
     assert {tensor.device.type for tensor in factored.buffers()} == {"meta"}
 
 
