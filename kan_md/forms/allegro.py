@@ -371,17 +371,15 @@ class FactoredAllegro(torch.nn.Module):
         edge_weights = pieces[1]
         known = pieces[2:]
         matrices: list[torch.Tensor] = []
-        for number, layer in enumerate(self.layers):
+        for layer in self.layers:
             padded = edge_weights[edge_of_slot].view(num_centres, num_slots, -1)
             matrix = layer.matrix(self._environment(padded, basis, norm))
             factor = _chain(matrices, matrix)
             matrices.append(matrix)
             scalars = self._scalars(factor, basis, tensor_weights)
             pieces = layer(known[0], scalars.view(-1, self.channels)[slot_of_edge])
-            if number < len(self.layers) - 1:
-                edge_weights = pieces[0]
-                pieces = pieces[1:]
-            known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
+            edge_weights = pieces[0]  # of the next layer; the last one has none to give
+            known = _known_to_readers(known, pieces)
         return self.readout(known[0])
 
     def _on_edges(
@@ -399,7 +397,7 @@ class FactoredAllegro(torch.nn.Module):
         edge_weights = pieces[1]
         known = pieces[2:]
         matrices: list[torch.Tensor] = []
-        for number, layer in enumerate(self.layers):
+        for layer in self.layers:
             weighted = self._per_component(edge_weights) * basis
             environment = torch.zeros(
                 types.size(0), basis.size(1), self.channels, dtype=basis.dtype, device=basis.device
@@ -409,10 +407,8 @@ class FactoredAllegro(torch.nn.Module):
             matrices.append(matrix)
             scalars = (torch.index_select(factor, 0, centre) * tensor).sum(1)
             pieces = layer(known[0], scalars)
-            if number < len(self.layers) - 1:
-                edge_weights = pieces[0]
-                pieces = pieces[1:]
-            known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
+            edge_weights = pieces[0]  # of the next layer; the last one has none to give
+            known = _known_to_readers(known, pieces)
         return self.readout(known[0])
 
     def _basis(self, data: AtomicDataDict.Type, vectors: torch.Tensor) -> torch.Tensor:
@@ -481,7 +477,7 @@ class StarAllegro(FactoredAllegro):
         pieces = self.radial(data)
         tensor_weights, edge_weights, known = pieces[0], pieces[1], pieces[2:]
         matrices: list[torch.Tensor] = []
-        for number, layer in enumerate(self.layers):
+        for layer in self.layers:
             around = environment(edge_weights, basis, stars) * norm
             matrix = layer.matrix(around.permute(2, 0, 1))
             factor = _chain(matrices, matrix).permute(1, 2, 0).contiguous()
@@ -489,11 +485,22 @@ class StarAllegro(FactoredAllegro):
             weighted = projection(basis, factor, stars) * tensor_weights
             scalars = weighted.view(-1, self.num_irreps, self.channels).sum(1)
             pieces = layer(known[0], scalars)
-            if number < len(self.layers) - 1:
-                edge_weights = pieces[0]
-                pieces = pieces[1:]
-            known = [known[reader + 1] + piece for reader, piece in enumerate(pieces)]
+            edge_weights = pieces[0]  # of the next layer; the last one has none to give
+            known = _known_to_readers(known, pieces)
         return self.readout(known[0])
+
+
+def _known_to_readers(known: list[torch.Tensor], pieces: list[torch.Tensor]) -> list[torch.Tensor]:
+    """What later readers of the latents have after a layer: the layer's pieces are added.
+
+    Args:
+        known: of the reader that has just read and of those to come, each [num_edges, width].
+        pieces: of a layer: weights of the next layer's environment, except in the last one, then
+            one piece for each reader to come.
+    """
+    others = known[1:]
+    added = pieces[len(pieces) - len(others) :]
+    return [others[reader] + piece for reader, piece in enumerate(added)]
 
 
 def _chain(matrices: list[torch.Tensor], last: torch.Tensor) -> torch.Tensor:
