@@ -59,6 +59,10 @@ class DeployedModel:
             Of a potential atomic energies [num_atoms, 1] and edge forces [num_edges, 3]; of a
             tensor model ``atomic_tensors`` [num_atoms, num_columns].
         """
+        if len(atom_types) == 0:
+            # Upstream's symmetric contraction takes no atoms: ask for one, and leave it out.
+            alone = self(edge_vectors, edge_index, atom_types.new_zeros(1), num_local)
+            return tuple(output[:0] for output in alone)
         outputs = self._function(
             edge_vectors.to(self.device, torch.float64),
             edge_index.to(self.device),

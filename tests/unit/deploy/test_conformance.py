@@ -84,9 +84,7 @@ def test_atoms_without_edges_have_their_isolated_energies(model):
     assert energy.flatten().tolist() == pytest.approx(expected, abs=1e-12)
 
 
-def test_an_empty_rank_gives_empty_tensors(model, backbone, choice):
-    if backbone == "mace" and not choice.startswith("fused"):
-        pytest.skip("upstream's symmetric contraction takes no atoms; LAMMPS does not call it then")
+def test_an_empty_rank_gives_empty_tensors(model):
     nothing = torch.zeros(0, 3, dtype=torch.float64), torch.zeros(2, 0, dtype=torch.int64)
     energy, edge_forces = model(*nothing, torch.zeros(0, dtype=torch.int64), torch.tensor([0]))
     assert energy.shape == (0, 1)
