@@ -274,7 +274,9 @@ class KANLayer(torch.nn.Module):
             features [num_points, num_inputs, num_basis] (times ``norm``), and the steps below the
             lower (<= 0) and above the upper (>= 0) end, [num_points, num_inputs] each.
         """
-        inside = torch.clamp(s, -zero, self.steps - zero)  # with slope 1 at the ends
+        # With slope 1 at the ends; that of clamp is 1 or 0 there, by the version of torch.
+        inside = torch.where(s < -zero, -zero, s)
+        inside = torch.where(s > self.steps - zero, self.steps - zero, inside)
         beyond = s - inside
         if self.basis == "bspline":
             features = bases.bspline(

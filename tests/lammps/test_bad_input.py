@@ -314,7 +314,7 @@ def test_a_byte_that_is_wrong_anywhere_is_damage(engine, files, tmp_path):
             assert re.search(words, result.error), (place, result.error)
         else:  # a byte that no reader looks at
             assert result.energy == good.energy
-    assert told >= len(places) - 3
+    assert told >= 2 * len(places) // 3  # the rest lies in the padding between entries
 
 
 def test_a_path_is_that_of_its_command(engine, files, tmp_path):
