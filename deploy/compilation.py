@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.contract import Manifest
 from kan_md.model.device import set_tf32
 from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.judgement import Graph
 from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import sha256_of
-from kan_md_deploy.frames import judged_graphs
+from kan_md_deploy.judged_graphs import judged_graphs
 from kan_md_deploy.manifest import describe_model
 from kan_md_deploy.options import Options
 from kan_md_deploy.output import write_judged
@@ -47,7 +47,7 @@ def compile_model(
     task = task_of_checkpoint(checkpoint)
     groups = judged_graphs(checkpoint)
     graphs = next(iter(groups.values()))  # the reference frames
-    with nequip_scope():
+    with nequip_settings():
         exact = checkpoint.build("float64")
         description, reference = describe_model(checkpoint, exact, task), task.edge_model(exact)
         eager = task.edge_model(checkpoint.build(options.dtype))

@@ -19,7 +19,7 @@ from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.judgement import Graph
 from kan_md_deploy.compilation import compile_model
 from kan_md_deploy.errors import NotCompiledError
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 from kan_md_deploy.options import Operators, check_choice, choose_options
 from kan_md_deploy.output import SUFFIX, check_replaceable, output_path
 from kan_md_deploy.runtime import DeployedModel, load_deployed

@@ -2,7 +2,7 @@
 
 An ordinary end, an error, Ctrl-C, or one of :data:`kan_md.interrupt.ENDING` passes through
 :func:`child`, which ends the program. Where we are killed (SIGKILL, out of memory) the kernel does
-it: :data:`TIE` asks it to, in the child, before it becomes the program.
+it: :data:`END_WITH_PARENT` asks it to, in the child, before it becomes the program.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-TIE = Path(__file__).with_name("tie.py")
+END_WITH_PARENT = Path(__file__).with_name("end_with_parent.py")
 GRACE = 10.0
 """Seconds in which a program that was asked to end may write what it has."""
 
@@ -53,7 +53,7 @@ def start(command: Sequence[object], **options: Any) -> subprocess.Popen:
     """Start a program that the kernel ends (SIGTERM) when this process is gone."""
     words = list(map(str, command))
     if sys.platform == "linux":
-        words = [sys.executable, "-I", "-S", str(TIE), str(os.getpid()), *words]
+        words = [sys.executable, "-I", "-S", str(END_WITH_PARENT), str(os.getpid()), *words]
     return subprocess.Popen(words, **options)
 
 

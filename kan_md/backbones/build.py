@@ -13,8 +13,8 @@ import torch
 from hydra.errors import InstantiationException
 from nequip.nn.graph_model import GraphModel
 
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.backbones.readout import ReadoutConfig, parse_readout, without_idle_keys
-from kan_md.backbones.scope import nequip_scope
 from kan_md.backbones.sites import FunctionSlot
 from kan_md.contract import DTYPES, Kind
 from kan_md.errors import user_error
@@ -170,7 +170,7 @@ def build_model(
         if name in adapter.hyperparameters() and hyperparameters.get(name) is None:
             hyperparameters[name] = dict.fromkeys(type_names, neutral)
     builder = getattr(adapter.load(), adapter.builder)
-    with nequip_scope():
+    with nequip_settings():
         try:
             return builder(
                 seed=seed,

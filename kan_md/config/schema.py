@@ -304,8 +304,8 @@ class LossConfig(Section):
     """Weighted sum of the errors of energy, forces and stress.
 
     ``balanced``, alone or for all three weights, takes the weights from how far the labels of the
-    training set vary, see :mod:`kan_md.train.balance`. Where a number is given, weights that are
-    not given are 1, 1 and 0.
+    training set vary, see :mod:`kan_md.train.balanced_weights`. Where a number is given, weights
+    that are not given are 1, 1 and 0.
 
     Attributes:
         energy: weight of the energy error, eV/atom (or eV, see ``energy_per``).

@@ -146,14 +146,14 @@ def _draw_residuals(
     """Residuals; where a few lie far off they are drawn on the edge, and counted."""
     residual = factor * points.residual
     size = np.abs(residual)
-    reach = min(float(size.max()), 2.0 * float(np.quantile(size, 1.0 - _FEW))) or 1.0
-    _scatter(axis, points.label - points.middle, np.clip(residual, -reach, reach), points, colours)
+    half = min(float(size.max()), 2.0 * float(np.quantile(size, 1.0 - _FEW))) or 1.0
+    _scatter(axis, points.label - points.middle, np.clip(residual, -half, half), points, colours)
     axis.axhline(0.0, color=INK, linewidth=0.8, zorder=4)
-    axis.set_ylim(-1.1 * reach, 1.1 * reach)
+    axis.set_ylim(-1.1 * half, 1.1 * half)
     axis.set_ylabel("prediction − label" + f"\n({unit})" * bool(unit))
     axis.yaxis.set_major_locator(MaxNLocator(nbins=5))
     plain_axes(axis)
-    beyond = int((size > reach).sum())
+    beyond = int((size > half).sum())
     if beyond:
         said = f"{beyond} of {len(residual)} farther off, up to {size.max():.3g}: on the edge"
         axis.set_title(said, fontsize=8, color=INK)

@@ -29,6 +29,7 @@ from nequip.data import AtomicDataDict
 from nequip.nn import AvgNumNeighborsNorm, ScalarMLP, with_edge_vectors_
 
 from kan_md.forms.activation import twice_differentiable
+from kan_md.forms.environment_sums import Environments, environment, projection
 from kan_md.forms.harmonics import HarmonicsChain, is_plain_harmonics
 from kan_md.forms.networks import (
     Contributions,
@@ -39,7 +40,6 @@ from kan_md.forms.networks import (
     split_function,
 )
 from kan_md.forms.pairs import PairBasis, knows_pair_embedding, pair_weights
-from kan_md.forms.stars import Stars, environment, projection
 from kan_md.kan.layer import KANLayer
 
 PARTS = (
@@ -53,7 +53,7 @@ PARTS = (
 )
 """Upstream's modules on edges, by their names in the energy model, in order."""
 
-Layout = Literal["slots", "edges", "stars"]
+Layout = Literal["slots", "edges", "environments"]
 
 
 def why_not(energy: torch.nn.Module) -> str | None:
@@ -128,7 +128,7 @@ class AllegroForm(torch.nn.Module):
     def _factored(self) -> FactoredAllegro:
         (energy,) = self._upstream
         parts = dict(energy.named_children())
-        return StarAllegro({name: parts[name] for name in PARTS}, layout="stars")
+        return EdgeListAllegro({name: parts[name] for name in PARTS}, layout="environments")
 
 
 class Radial(torch.nn.Module):
@@ -214,7 +214,7 @@ class FactoredAllegro(torch.nn.Module):
         parts: upstream's modules by their names in the energy model.
         layout: ``slots``, edges padded per centre, whose shape depends on the data; or ``edges``,
             gathers and sums over edges, for compilers that need to know all shapes and fuse loops;
-            or ``stars``, the sums of :mod:`kan_md.forms.stars`, to be differentiated twice.
+            or ``environments``, of :mod:`kan_md.forms.environment_sums`, twice differentiable.
     """
 
     def __init__(self, parts: dict[str, torch.nn.Module], *, layout: Layout = "slots"):
@@ -262,7 +262,9 @@ class FactoredAllegro(torch.nn.Module):
 
         two_body = split_function(parts["scalar_embed_mlp"].mlp_module)
         last, rest = two_body.last_or_identity(), []
-        if self.layout == "stars" and not _is_worth_folding(last, self._width_of_pairs(parts)):
+        if self.layout == "environments" and not _is_worth_folding(
+            last, self._width_of_pairs(parts)
+        ):
             last, rest = torch.eye(last.size(1)).to(last), [Linear(last.to(self.dtype))]
         projection = last @ linear_weight(allegro.first_layer_env_embed_projection)
         tensor = last @ linear_weight(parts["tensor_embed"].env_embed_linear)
@@ -271,7 +273,7 @@ class FactoredAllegro(torch.nn.Module):
             self._by_irrep(projection[:, width:], allegro._env_weighter),
         ]
         first, embed = two_body.first, parts["radial_chemical_embed"]
-        if self.layout == "stars" and knows_pair_embedding(embed, first):
+        if self.layout == "environments" and knows_pair_embedding(embed, first):
             embed, first = PairBasis(embed), pair_weights(embed, first)
         self.radial = Radial(
             parts["edge_norm"],
@@ -310,7 +312,7 @@ class FactoredAllegro(torch.nn.Module):
         return 2 * weights + sum(linear) + shared
 
     def _body(self, split: Split) -> torch.nn.Module:
-        return twice_differentiable(split.body) if self.layout == "stars" else split.body
+        return twice_differentiable(split.body) if self.layout == "environments" else split.body
 
     def _by_irrep(self, weight: torch.Tensor, weighter: torch.nn.Module) -> torch.Tensor:
         """Reorder columns from upstream's (channel, irrep) to (irrep, channel)."""
@@ -460,8 +462,8 @@ class FactoredAllegro(torch.nn.Module):
         ).sum(2)
 
 
-class StarAllegro(FactoredAllegro):
-    """The layout of training, which TorchScript never meets: edges in any order, on ``stars``."""
+class EdgeListAllegro(FactoredAllegro):
+    """The layout of training, which TorchScript never meets: edges in any order."""
 
     def _edge_energy(
         self,
@@ -471,18 +473,18 @@ class StarAllegro(FactoredAllegro):
         types: torch.Tensor,
     ) -> torch.Tensor:
         """Energies [num_edges, 1] of edges in any order."""
-        stars = Stars(centre, types.size(0), self.slices)
+        environments = Environments(centre, types.size(0), self.slices)
         basis = self._basis(data, vectors)
         norm = self._environment_norm(types).unsqueeze(2)
         pieces = self.radial(data)
         tensor_weights, edge_weights, known = pieces[0], pieces[1], pieces[2:]
         matrices: list[torch.Tensor] = []
         for layer in self.layers:
-            around = environment(edge_weights, basis, stars) * norm
+            around = environment(edge_weights, basis, environments) * norm
             matrix = layer.matrix(around.permute(2, 0, 1))
             factor = _chain(matrices, matrix).permute(1, 2, 0).contiguous()
             matrices.append(matrix)
-            weighted = projection(basis, factor, stars) * tensor_weights
+            weighted = projection(basis, factor, environments) * tensor_weights
             scalars = weighted.view(-1, self.num_irreps, self.channels).sum(1)
             pieces = layer(known[0], scalars)
             edge_weights = pieces[0]  # of the next layer; the last one has none to give

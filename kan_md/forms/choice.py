@@ -10,7 +10,7 @@ from nequip.nn import ForceStressOutput, GraphModel
 
 from kan_md.errors import user_error
 from kan_md.forms import allegro, nequip
-from kan_md.forms.twins import with_module
+from kan_md.forms.replaced_module import with_module_replaced
 
 Wanted = Literal["auto", "fast", "upstream"]
 WANTED: tuple[str, ...] = get_args(Wanted)
@@ -121,4 +121,4 @@ def _is_watched(model: torch.nn.Module) -> bool:
 
 
 def _with_energy(model: GraphModel, energy: torch.nn.Module) -> GraphModel:
-    return with_module(model, "model", with_module(model.model, "func", energy))
+    return with_module_replaced(model, "model", with_module_replaced(model.model, "func", energy))

@@ -8,7 +8,7 @@ from nequip.nn import ConvNetLayer
 from nequip.nn._tp_scatter_base import TensorProductScatter
 
 from kan_md.forms.convolutions import Convolution, Ends, has_operators, knows_product
-from kan_md.forms.twins import with_module
+from kan_md.forms.replaced_module import with_module_replaced
 from kan_md.ops import is_built
 
 
@@ -54,7 +54,9 @@ class NequIPForm(torch.nn.Module):
         for name, part in energy.named_children():
             if name in self._convolutions:
                 sums = _SumsOfMessages(self._convolutions[name], ends)
-                part = with_module(part, "conv", with_module(part.conv, "tp_scatter", sums))
+                part = with_module_replaced(
+                    part, "conv", with_module_replaced(part.conv, "tp_scatter", sums)
+                )
             data = part(data)
         return data
 

@@ -101,10 +101,10 @@ def without_outliers(z: torch.Tensor) -> torch.Tensor:
     ordered = z.sort(dim=0).values
     share = min(0.25, max(0.05, 2.0 / number))
     low, high = _quantile(ordered, share), _quantile(ordered, 1.0 - share)
-    reach = OUTLIER_DISTANCE * (high - low)
+    margin = OUTLIER_DISTANCE * (high - low)
     most = max(1, int(OUTLIER_SHARE * number))
-    fence_low = torch.minimum(low - reach, ordered[most])
-    fence_high = torch.maximum(high + reach, ordered[-1 - most])
+    fence_low = torch.minimum(low - margin, ordered[most])
+    fence_high = torch.maximum(high + margin, ordered[-1 - most])
     inside = (z >= fence_low) & (z <= fence_high)
     lowest = torch.where(inside, z, math.inf).amin(dim=0)
     highest = torch.where(inside, z, -math.inf).amax(dim=0)

@@ -21,16 +21,16 @@ from kan_md.backbones.build import build_model
 from kan_md.backbones.mace import import_mace
 from kan_md.backbones.mace_modules import MACEReadout
 from kan_md.backbones.mace_weights import build_arguments_of, copy_weights, readout_kind_of
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.backbones.readout import ReadoutConfig, parse_readout
 from kan_md.backbones.readout_fit import ReadoutFit, clear_readout, fit_readout
 from kan_md.backbones.readout_report import describe_readouts
-from kan_md.backbones.scope import nequip_scope
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint
 from kan_md.model.file_kind import MACE_COMPILED, recognise, wrong_file
 from kan_md.model.graph import periodic_edges
+from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import evaluate, make_reference_frames, model_input
-from kan_md.model.samples import random_structures
 
 ENERGY_TOLERANCE = 1e-6
 """Largest difference from mace-torch's energy of a structure that a conversion may have, eV."""
@@ -170,7 +170,7 @@ def _one_head(model: torch.nn.Module, head: str | None) -> torch.nn.Module:
         return model
     from mace.tools.scripts_utils import remove_pt_head
 
-    with nequip_scope(), warnings.catch_warnings():
+    with nequip_settings(), warnings.catch_warnings():
         # mace-torch hands a tensor to torch.tensor here; the numbers are right.
         warnings.filterwarnings("ignore", message="To copy construct from a tensor")
         torch.set_default_dtype(next(model.parameters()).dtype)

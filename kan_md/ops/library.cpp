@@ -323,9 +323,9 @@ TORCH_LIBRARY(kan_md, m)
         "str basis, int steps, int order, bool shifted) -> (Tensor, Tensor)");
   m.def("function_moments(Tensor x, Tensor scale, Tensor g, Tensor grid, str basis, int steps, "
         "int order, bool shifted, int num_rows, int num_powers, int num_rest) -> (Tensor, Tensor)");
-  m.def("star_environment(Tensor weights, Tensor harmonics, Tensor order, Tensor first, "
+  m.def("environment_sum(Tensor weights, Tensor harmonics, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
-  m.def("star_projection(Tensor harmonics, Tensor field, Tensor order, Tensor first, "
+  m.def("environment_projection(Tensor harmonics, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
   m.def("message_sums(Tensor weights, Tensor harmonics, Tensor features, Tensor other, "
         "Tensor order, Tensor first, Tensor paths, Tensor triples, Tensor values, int width) "
@@ -334,7 +334,7 @@ TORCH_LIBRARY(kan_md, m)
         "Tensor target, Tensor paths, Tensor triples, Tensor values, int width) -> Tensor");
   m.def("message_harmonics(Tensor weights, Tensor features, Tensor field, Tensor source, "
         "Tensor target, Tensor paths, Tensor triples, Tensor values, int width) -> Tensor");
-  m.def("star_harmonics(Tensor weights, Tensor field, Tensor order, Tensor first, "
+  m.def("environment_harmonics(Tensor weights, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
 }
 
@@ -352,12 +352,12 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("function_values", kan_md::ops::function_values);
   m.impl("function_gradients", kan_md::ops::function_gradients);
   m.impl("function_moments", kan_md::ops::function_moments);
-  m.impl("star_environment", kan_md::ops::star_environment);
-  m.impl("star_projection", kan_md::ops::star_projection);
+  m.impl("environment_sum", kan_md::ops::environment_sum);
+  m.impl("environment_projection", kan_md::ops::environment_projection);
   m.impl("message_sums", kan_md::ops::message_sums);
   m.impl("message_weights", kan_md::ops::message_weights);
   m.impl("message_harmonics", kan_md::ops::message_harmonics);
-  m.impl("star_harmonics", kan_md::ops::star_harmonics);
+  m.impl("environment_harmonics", kan_md::ops::environment_harmonics);
 }
 
 TORCH_LIBRARY_IMPL(kan_md, Autograd, m)

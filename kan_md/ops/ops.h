@@ -126,7 +126,7 @@ std::tuple<at::Tensor, at::Tensor> function_moments(const at::Tensor &x, const a
                                                     int64_t order, bool shifted, int64_t num_rows,
                                                     int64_t num_powers, int64_t num_rest);
 
-// Sums over the edges around each centre, see kan_md/forms/stars.py.
+// Sums over the edges around each centre, see kan_md/forms/environment_sums.py.
 //
 //   weights      w [edges, degrees * channels], float32 or float64
 //   harmonics    Y [edges, components]
@@ -137,19 +137,19 @@ std::tuple<at::Tensor, at::Tensor> function_moments(const at::Tensor &x, const a
 // Bits of a result do not depend on the number of threads.
 
 // sum_e w[e, l(i), u] Y[e, i], [centres, components, channels].
-at::Tensor star_environment(const at::Tensor &weights, const at::Tensor &harmonics,
-                            const at::Tensor &order, const at::Tensor &first,
-                            const at::Tensor &degree, int64_t degrees);
-
-// sum_{i of l} Y[e, i] A[n(e), i, u], [edges, degrees * channels].
-at::Tensor star_projection(const at::Tensor &harmonics, const at::Tensor &field,
+at::Tensor environment_sum(const at::Tensor &weights, const at::Tensor &harmonics,
                            const at::Tensor &order, const at::Tensor &first,
                            const at::Tensor &degree, int64_t degrees);
 
+// sum_{i of l} Y[e, i] A[n(e), i, u], [edges, degrees * channels].
+at::Tensor environment_projection(const at::Tensor &harmonics, const at::Tensor &field,
+                                  const at::Tensor &order, const at::Tensor &first,
+                                  const at::Tensor &degree, int64_t degrees);
+
 // sum_u w[e, l(i), u] A[n(e), i, u], [edges, components].
-at::Tensor star_harmonics(const at::Tensor &weights, const at::Tensor &field,
-                          const at::Tensor &order, const at::Tensor &first,
-                          const at::Tensor &degree, int64_t degrees);
+at::Tensor environment_harmonics(const at::Tensor &weights, const at::Tensor &field,
+                                 const at::Tensor &order, const at::Tensor &first,
+                                 const at::Tensor &degree, int64_t degrees);
 
 // Equivariant convolutions of features with harmonics, see kan_md/forms/convolutions.py.
 //

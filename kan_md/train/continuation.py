@@ -31,7 +31,7 @@ from kan_md.train.resume import (
     saved_score,
     score_best,
 )
-from kan_md.train.settings import Change, find_changes, refuse
+from kan_md.train.resumed_settings import Change, find_changes, refuse
 from kan_md.train.trainer import accelerator_of
 
 

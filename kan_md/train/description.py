@@ -9,13 +9,13 @@ from kan_md.backbones.build import idle_hyperparameters
 from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.readout_report import describe_readouts, readout_lines
 from kan_md.backbones.transfer import Transfer
-from kan_md.config.idle import idle_settings
 from kan_md.config.schema import TrainConfig
+from kan_md.config.without_effect import settings_without_effect
 from kan_md.data.statistics import types_of
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
 from kan_md.train.finetune import find_reference_gap
-from kan_md.train.parts import Note, grouped, note_lines
 from kan_md.train.preparation import PreparedData
+from kan_md.train.structures import Note, grouped, note_lines
 
 
 def describe(
@@ -51,7 +51,7 @@ def describe(
 def _own_notes(config: TrainConfig, data: PreparedData, transfer: Transfer | None) -> list[Note]:
     """Settings without effect, types that nothing trains, and what another model gives."""
     notes: list[Note] = []
-    if idle := idle_settings(config):
+    if idle := settings_without_effect(config):
         notes.append(("settings", f"without effect here: {', '.join(idle)}"))
     untrained = data.statistics["untrained_types"]
     if untrained:

@@ -23,15 +23,15 @@ from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
 from kan_md.model.elements import elements_of
 from kan_md.tasks.targets import Target
-from kan_md.train.balance import balanced
+from kan_md.train.balanced_weights import balanced
 from kan_md.train.finetune import check_source
 from kan_md.train.metrics import (
     learned_names,
     unasked_losses,
     without_losses,
 )
-from kan_md.train.parts import Note, Parts, grouped, read_parts
 from kan_md.train.references import potential_statistics
+from kan_md.train.structures import Note, Parts, grouped, read_parts
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kan_md.data.statistics import EnergyScale, energy_scale, reference_energies
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.tasks.targets import ENERGY
-from kan_md.train.parts import Note, Parts
+from kan_md.train.structures import Note, Parts
 
 LARGEST_BINDING = 25.0
 """eV/atom; structures further from their isolated atoms have another reference."""

@@ -24,9 +24,9 @@ from kan_md.train.checkpoints import BEST, FOLDER, read_best
 from kan_md.train.divergence import check_best
 from kan_md.train.figure import plot_learning_curves
 from kan_md.train.folder import CURVE_FILE, LOG_FILE, MODEL_FILE, RESULT_FILE
+from kan_md.train.log import read_log
 from kan_md.train.module import MODEL_KEY
 from kan_md.train.preparation import PreparedData
-from kan_md.train.record import read_log
 from kan_md.train.resume import evaluated_weights, put_weights
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from kan_md.errors import user_error
 from kan_md.train.checkpoints import BEST, LAST
-from kan_md.train.settings import Change
+from kan_md.train.resumed_settings import Change
 
 _MODEL = "model."
 _EMA = "ema."

@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 from rich.console import Console
 
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.config.schema import TrainConfig
 from kan_md.data.dataset import make_loader
 from kan_md.figures import check_figure_name
@@ -23,7 +23,6 @@ from kan_md.train.checkpoints import (
     read_saved_run,
     told_to_resume,
 )
-from kan_md.train.claim import Claim
 from kan_md.train.clock import Clock
 from kan_md.train.continuation import check_continuation, make_record, settle_types
 from kan_md.train.description import describe
@@ -36,12 +35,13 @@ from kan_md.train.folder import (
     clear_folder,
     write_config,
 )
+from kan_md.train.folder_lock import Claim
 from kan_md.train.interrupt import Interruption
+from kan_md.train.log import EpochLog, ProgressDisplay
+from kan_md.train.loss_shares import LOSS_KEY, LossShares
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
-from kan_md.train.record import EpochLog, ProgressDisplay
 from kan_md.train.results import final_errors, load_best, summarize, write_results
 from kan_md.train.resume import best_chooser
-from kan_md.train.shares import LOSS_KEY, LossShares
 from kan_md.train.trainer import (
     check_time,
     choose_device,
@@ -76,7 +76,7 @@ def train(
         output_dir: folder; made if missing.
         resume: continue an interrupted run, or a finished one whose budget was raised. Settings
             that changed take effect, or are refused by name before anything is touched, see
-            :mod:`kan_md.train.settings`.
+            :mod:`kan_md.train.resumed_settings`.
         overwrite: replace a run that is there.
         settings: of the command line, kept for a resumed run, see
             :mod:`kan_md.config.overrides`.
@@ -124,7 +124,7 @@ def _train(
     record = make_record(config, data, settings, saved)
     given, config = config, data.config
     arguments = model_arguments(config, data) if saved is None else saved.arguments
-    with nequip_scope(), quiet_lightning(), operators_in_layers() as with_operators:
+    with nequip_settings(), quiet_lightning(), operators_in_layers() as with_operators:
         module = make_module(config, data, arguments, fresh=saved is None)
         describe(console, config, data, module)
         if config.readout.kind == "kan" and device == "cpu" and not with_operators:

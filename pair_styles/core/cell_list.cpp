@@ -61,8 +61,8 @@ void CellList::build(const double *const *x, int num_all, int num_centres,
   pairs_.clear();
   for (int i = 0; i < num_all; ++i) {
     offsets_[i] = static_cast<long>(pairs_.size());
-    const double reach = i < num_centres ? cutoff : ghost_cutoff;
-    if (cell_of_[i] < 0 || reach <= 0.0) continue;
+    const double limit = i < num_centres ? cutoff : ghost_cutoff;
+    if (cell_of_[i] < 0 || limit <= 0.0) continue;
     int from[3], to[3];
     for (int d = 0; d < 3; ++d) {
       const int own = cell_along(x[i][d], d);
@@ -75,7 +75,7 @@ void CellList::build(const double *const *x, int num_all, int num_centres,
         for (int k = cell_start_[row + from[0]]; k < cell_start_[row + to[0] + 1]; ++k) {
           const int j = cell_atoms_[k];
           const double dx = x[j][0] - x[i][0], dy = x[j][1] - x[i][1], dz = x[j][2] - x[i][2];
-          if (j != i && dx * dx + dy * dy + dz * dz < reach * reach) pairs_.push_back(j);
+          if (j != i && dx * dx + dy * dy + dz * dz < limit * limit) pairs_.push_back(j);
         }
       }
     counts_[i] = static_cast<int>(static_cast<long>(pairs_.size()) - offsets_[i]);

@@ -75,7 +75,7 @@ class GraphBuilder {
 
   Layout layout() const { return layout_; }
 
-  // Builds the graph of the present positions. `first_image` [num_all] is that of find_first_images;
+  // Builds the graph of the present positions. `first_image` [num_all] is that of find_same_atoms;
   // layout LOCAL_WITH_GHOSTS does not read it. Positions must be numbers, see find_lost_atom.
   const Graph &build(const AtomView &atoms, const TypeTable &types, const int *first_image,
                      int num_threads);

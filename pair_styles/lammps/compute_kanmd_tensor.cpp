@@ -6,7 +6,7 @@
 #include "compute_kanmd_tensor.h"
 
 #include "core/error.h"
-#include "core/images.h"
+#include "core/same_atoms.h"
 #include "core/text.h"
 #include "core/type_map.h"
 #include "fix_kanmd_ghosts.h"
@@ -156,7 +156,7 @@ void ComputeKanmdTensor::init()
 }
 
 // How far ghosts must reach: one cutoff where ghosts are their owners, else all that an atom sees.
-double ComputeKanmdTensor::reach() const
+double ComputeKanmdTensor::cutoff_of_ghosts() const
 {
   const double r_max = model_->manifest().r_max;
   return builder_->layout() == Layout::HALO ? std::max(r_max, tensor_.receptive_field) : r_max;
@@ -167,7 +167,7 @@ void ComputeKanmdTensor::request_ghosts()
   if (comm->mode != Comm::SINGLE)
     throw kan_md::Error("comm_modify mode must be single", "multi", "single",
                         "remove comm_modify mode multi");
-  const double cutoff = reach() + neighbor->skin;
+  const double cutoff = cutoff_of_ghosts() + neighbor->skin;
   if (comm->style == Comm::TILED)
     for (int d = 0; d < 3; ++d)
       if (const double height = FixKanmdGhosts::height(lmp, d);
@@ -182,7 +182,8 @@ void ComputeKanmdTensor::request_ghosts()
 // The skin is for atoms that move until LAMMPS makes its ghosts anew.
 void ComputeKanmdTensor::check_ghosts() const
 {
-  const double needed = reach() + neighbor->skin, found = FixKanmdGhosts::reach(lmp);
+  const double needed = cutoff_of_ghosts() + neighbor->skin,
+               found = FixKanmdGhosts::ghost_distance(lmp);
   if (found < needed * (1.0 - 1e-9))
     throw kan_md::Error(
         "ghosts must reach " + text_of(needed) + " Å out", text_of(found) + " Å", "",
@@ -250,7 +251,7 @@ void ComputeKanmdTensor::find_images()
   identity_.resize(atom->nlocal + atom->nghost);
   for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
   comm->forward_comm(this);
-  kan_md::find_first_images(identity_, first_image_);
+  kan_md::find_same_atoms(identity_, first_image_);
 }
 
 int ComputeKanmdTensor::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)

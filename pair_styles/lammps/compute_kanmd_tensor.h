@@ -50,7 +50,7 @@ class ComputeKanmdTensor : public Compute {
   void check_masses() const;
   void request_ghosts();
   void check_ghosts() const;
-  double reach() const;
+  double cutoff_of_ghosts() const;
 
   void evaluate();
   void find_images();
@@ -67,7 +67,7 @@ class ComputeKanmdTensor : public Compute {
   kan_md::CellList cells_;
   std::vector<char> use_;                 // [num_all] whether the model knows the atom's type
   std::vector<int> centres_;              // owned atoms that it knows
-  std::vector<std::int64_t> identity_;    // [num_all], see core/images.h
+  std::vector<std::int64_t> identity_;    // [num_all], see core/same_atoms.h
   std::vector<int> first_image_;          // [num_all]
   std::vector<double> rows_;              // [centres][columns of the tensor]
   std::vector<double> total_;             // [columns], sum or mean over all atoms of all ranks

@@ -88,7 +88,7 @@ double FixKanmdGhosts::height(LAMMPS *lmp, int d)
 }
 
 // In triclinic boxes LAMMPS keeps cutoffs in fractions of the box.
-double FixKanmdGhosts::reach(LAMMPS *lmp)
+double FixKanmdGhosts::ghost_distance(LAMMPS *lmp)
 {
   double least = std::numeric_limits<double>::max();
   for (int d = 0; d < 3; ++d)

@@ -42,7 +42,7 @@ class FixKanmdGhosts : public Fix {
   static void forget(class LAMMPS *lmp, const void *style);
 
   // How far the present ghosts reach, Å.
-  static double reach(class LAMMPS *lmp);
+  static double ghost_distance(class LAMMPS *lmp);
 
   // Height of the box over the faces that its edge d meets, Å: what ghosts that reach that far fill.
   static double height(class LAMMPS *lmp, int d);

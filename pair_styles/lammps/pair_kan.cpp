@@ -291,7 +291,7 @@ void PairKAN::request_ghosts()
 
 void PairKAN::check_ghosts() const
 {
-  const double found = FixKanmdGhosts::reach(lmp);
+  const double found = FixKanmdGhosts::ghost_distance(lmp);
   if (found < halo_cutoff() * (1.0 - 1e-9))
     throw kan_md::Error("ghosts must reach " + text_of(halo_cutoff()) +
                             " Å out for message passing on several ranks",

@@ -112,7 +112,7 @@ class PairKAN : public Pair {
   kan_md::Graph list_;             // that resident_ holds; edges are pairs of the neighbour list
   std::vector<int> list_types_;    // [num_all] LAMMPS types of its atoms
   Tally tally_;
-  std::vector<std::int64_t> identity_;    // [num_all], see core/images.h
+  std::vector<std::int64_t> identity_;    // [num_all], see core/same_atoms.h
   std::vector<int> first_image_;          // [num_all]
   std::vector<double> ghost_return_;      // [num_all][width], newton off
   std::vector<char> absent_;              // [num_local], see find_absent_atoms(); or empty

@@ -11,8 +11,8 @@
 #include "kanmd_checks.h"
 
 #include "core/error.h"
-#include "core/images.h"
 #include "core/parallel.h"
+#include "core/same_atoms.h"
 
 #include "atom.h"
 #include "comm.h"
@@ -165,7 +165,7 @@ void PairKAN::find_images()
   identity_.resize(atom->nlocal + atom->nghost);
   for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
   comm->forward_comm(this);
-  kan_md::find_first_images(identity_, first_image_);
+  kan_md::find_same_atoms(identity_, first_image_);
 }
 
 int PairKAN::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)

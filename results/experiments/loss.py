@@ -24,7 +24,7 @@ from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table
 from kan_md.calculator import KANCalculator
 from kan_md.model.checkpoint import load_checkpoint
-from kan_md.train.balance import SHARES, SMALLEST
+from kan_md.train.balanced_weights import SHARES, SMALLEST
 from results.experiments.crystals import cubic_constants, monoclinic_hafnia, relaxed_volume
 from results.experiments.training import Study, run_missing, save_bars
 from results.experiments.zoo import run_kan_md

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from kan_md.backbones.mace import import_mace
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.benchmark.job import (
     Block,
     Outcome,
@@ -162,7 +162,7 @@ def make_model(atoms: ase.Atoms, config: dict, *, num_edges: int) -> torch.nn.Mo
         "hidden_irreps": o3.Irreps(config["hidden_irreps"]),
         "MLP_irreps": o3.Irreps(config["MLP_irreps"]),
     }
-    with nequip_scope():
+    with nequip_settings():
         torch.set_default_dtype(torch.float32)
         return modules.ScaleShiftMACE(**arguments).eval()
 
@@ -182,7 +182,7 @@ def make_inputs(atoms: ase.Atoms, r_max: float) -> dict[str, torch.Tensor]:
     from mace.tools import AtomicNumberTable, torch_geometric
 
     table = AtomicNumberTable(sorted(set(atoms.numbers.tolist())))
-    with nequip_scope():
+    with nequip_settings():
         torch.set_default_dtype(torch.float32)
         data = AtomicData.from_config(config_from_atoms(atoms), z_table=table, cutoff=r_max)
         (batch,) = torch_geometric.dataloader.DataLoader([data], batch_size=1)

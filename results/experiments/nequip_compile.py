@@ -19,7 +19,7 @@ from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborList
 from nequip.nn.graph_model import GraphModel
 from nequip.scripts import compile as nequip_compile
 
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.model.checkpoint import load_checkpoint
 
 TARGETS = {"allegro": "pair_allegro", "nequip": "pair_nequip"}
@@ -30,7 +30,7 @@ def run_nequip_compile(model: GraphModel, atoms: ase.Atoms, output: Path, *, bac
     """Let nequip-compile write a file for LAMMPS on a CPU.
 
     Args:
-        model: what it would load from a checkpoint, built within ``nequip_scope``.
+        model: what it would load from a checkpoint, built within ``nequip_settings``.
         atoms: structure of realistic shape, as it would take from the training data.
         output: file to write.
         backbone: ``allegro`` or ``nequip``.
@@ -52,7 +52,7 @@ def main(model: Path, structure: Path, output: Path) -> None:
         output: file to write.
     """
     checkpoint = load_checkpoint(model)
-    with nequip_scope():
+    with nequip_settings():
         run_nequip_compile(
             checkpoint.build().eval(),
             ase.io.read(structure),

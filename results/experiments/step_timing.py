@@ -23,7 +23,7 @@ from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
 
 from kan_md.backbones.build import build_model
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.forms.choice import Form
 from kan_md.model.reference import model_input
 from kan_md.ops import operators_in_layers
@@ -63,7 +63,7 @@ _WARM_UP = 1
 def make_model(name: str) -> GraphModel:
     """One of :data:`MODELS` with fresh weights, float32."""
     arguments = {"readout": {}, **MODELS[name]}
-    with nequip_scope():
+    with nequip_settings():
         model = build_model(
             seed=1,
             model_dtype="float32",

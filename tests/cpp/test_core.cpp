@@ -6,10 +6,10 @@
 
 #include "core/error.h"
 #include "core/graph.h"
-#include "core/images.h"
 #include "core/manifest.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "core/same_atoms.h"
 #include "core/sha256.h"
 #include "core/tensor_output.h"
 #include "core/text.h"
@@ -226,7 +226,7 @@ void test_images()
   const auto here = [](int index) { return kan_md::identity_of(0, index); };
   const auto there = [](int index) { return kan_md::identity_of(1, index); };
   std::vector<int> first;
-  kan_md::find_first_images({here(0), here(1), there(0), here(1), there(1), there(0)}, first);
+  kan_md::find_same_atoms({here(0), here(1), there(0), here(1), there(1), there(0)}, first);
   expect(first == std::vector<int>({0, 1, 2, 1, 4, 2}), "first images");
 }
 

@@ -13,7 +13,7 @@ import pytest
 from kan_md.builds.toolchain import find_compiler, find_toolchain
 from kan_md.contract import Manifest
 
-CORE = ("graph", "images", "manifest", "memory", "sha256", "tensor_output", "zip_directory")
+CORE = ("graph", "same_atoms", "manifest", "memory", "sha256", "tensor_output", "zip_directory")
 
 # A comma in C's numbers; whole locales of languages are rarely installed.
 COMMA = """

@@ -12,7 +12,7 @@ import torch
 from emulated_device import LOG_VARIABLE
 
 from kan_md.model.checkpoint import load_checkpoint
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 
 BACKBONES = ("allegro", "nequip", "mace")
 CHECKS = sorted(

@@ -11,7 +11,7 @@ import torch
 
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md_deploy import load_deployed
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 
 PROGRAM = """
 import ctypes, json, sys

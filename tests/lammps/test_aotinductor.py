@@ -18,7 +18,7 @@ from kan_md.model.reference import evaluate
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy import deploy, load_deployed, pipeline
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 
 pytestmark = pytest.mark.lammps
 

@@ -8,7 +8,7 @@ from engine import start_line, system
 from structures import ELEMENTS, dimer, rattled, structures
 from upstream import PAIR_CUTOFFS, build, compile_aotinductor, compile_torchscript
 
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.model.reference import evaluate
 
 pytestmark = pytest.mark.lammps
@@ -45,7 +45,7 @@ def packaged(tmp_path_factory):
 
 
 def upstream_says(style, atoms, **changes):
-    with nequip_scope():
+    with nequip_settings():
         return evaluate(build(style, **changes), atoms)
 
 

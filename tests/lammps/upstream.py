@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from structures import ELEMENTS, R_MAX, rattled
 
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 
 ROOT = Path(__file__).parents[2]
 COMMON = {
@@ -48,7 +48,7 @@ def compile_torchscript(path: Path, style: str, **changes) -> Path:
     from nequip.utils.compile import conditional_torchscript_mode
     from nequip.utils.global_state import get_latest_global_state
 
-    with nequip_scope(), conditional_torchscript_mode(True):
+    with nequip_settings(), conditional_torchscript_mode(True):
         model = build(style, **changes)
         metadata = {**model.metadata, **get_latest_global_state(only_metadata_related=True)}
         save_torchscript_model(
@@ -76,7 +76,7 @@ def main(style: str, path: str, changes: str) -> None:
     """Compile as the project's timings of upstream do it, see there."""
     from results.experiments.nequip_compile import run_nequip_compile
 
-    with nequip_scope():
+    with nequip_settings():
         model = build(style, **json.loads(changes))
         run_nequip_compile(model, rattled((2, 2, 1)), Path(path), backbone=style)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kan_md.backbones.mace import import_mace
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,7 @@ def _mace_torch_model(elements: list[int], *, kind: str = "ScaleShiftMACE", **ch
     if kind == "ScaleShiftMACE":
         arguments |= {"atomic_inter_scale": 0.75, "atomic_inter_shift": 0.125}
     arguments |= changes
-    with nequip_scope():
+    with nequip_settings():
         torch.manual_seed(5)
         torch.set_default_dtype(torch.float64)
         return getattr(modules, kind)(**arguments).eval()

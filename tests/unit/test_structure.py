@@ -17,7 +17,7 @@ LAYERS = {
     "kan_md.allocator": 0,
     "kan_md.interrupt": 0,
     "kan_md.children": 0,
-    "kan_md.tie": 0,
+    "kan_md.end_with_parent": 0,
     "kan_md.waiting": 0,
     "kan_md.files": 0,
     "kan_md.contract": 0,

@@ -101,10 +101,10 @@ def silu_tail(layer: KANLayer, *, bound: float) -> float:
     """Steps of the grid over which a layer's SiLU would be tabulated to each side; 0 without."""
     if layer.base_weight is None:
         return 0.0
-    return (_silu_reach(bound) / layer.grid_step).max().item()
+    return (_silu_end(bound) / layer.grid_step).max().item()
 
 
-def _silu_reach(bound: float) -> float:
+def _silu_end(bound: float) -> float:
     """|z| beyond which z sigmoid(z) is max(z, 0) to well below ``bound``."""
     return 3.0 + 1.2 * math.log(1.0 / bound)
 
@@ -135,8 +135,8 @@ def _fit(functions: _Functions, cells: int, bound: float) -> Fit:
     layer, gain = functions.layer, functions.gain
     low, high = -layer.grid_zero, layer.steps - layer.grid_zero  # ends in steps from x = 0
     if layer.base_weight is not None:
-        reach = _silu_reach(bound) / layer.grid_step
-        low, high = torch.minimum(low, -reach), torch.maximum(high, reach)
+        end = _silu_end(bound) / layer.grid_step
+        low, high = torch.minimum(low, -end), torch.maximum(high, end)
     first = math.floor(low.min().item() * cells)
     last = math.ceil(high.max().item() * cells)
 

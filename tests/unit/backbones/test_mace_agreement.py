@@ -8,7 +8,7 @@ from ase import Atoms
 from kan_md.backbones import build_model
 from kan_md.backbones.mace import import_mace
 from kan_md.backbones.mace_weights import build_arguments_of, copy_weights, readout_kind_of
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.model.reference import evaluate
 
 R_MAX = 4.0
@@ -21,7 +21,7 @@ def mace_torch_numbers(model, atoms: Atoms) -> tuple[float, np.ndarray, np.ndarr
     from mace.tools import AtomicNumberTable, torch_geometric
 
     table = AtomicNumberTable(model.atomic_numbers.tolist())
-    with nequip_scope():
+    with nequip_settings():
         torch.set_default_dtype(torch.float64)
         data = AtomicData.from_config(config_from_atoms(atoms), z_table=table, cutoff=R_MAX)
         (batch,) = torch_geometric.dataloader.DataLoader([data], batch_size=1)

@@ -95,9 +95,9 @@ def test_nequip_train_builds_and_trains_our_model(ag_frames, tmp_path):
     assert run.returncode == 0, run.stderr[-3000:]
     from nequip.model.saved_models import ModelFromCheckpoint
 
-    from kan_md.backbones.scope import nequip_scope
+    from kan_md.backbones.nequip_settings import nequip_settings
 
-    with nequip_scope():
+    with nequip_settings():
         (model,) = ModelFromCheckpoint(str(tmp_path / "last.ckpt")).values()
     kans = [module for module in model.modules() if isinstance(module, KAN)]
     assert len(kans) == 2

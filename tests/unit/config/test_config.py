@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from kan_md.config import load_config, parse_config
-from kan_md.config.idle import idle_settings
+from kan_md.config.without_effect import settings_without_effect
 from kan_md.errors import KanMdError
 
 GOOD = {
@@ -185,7 +185,7 @@ def test_tensors_need_a_weight():
     ],
 )
 def test_settings_without_effect_are_known(key, value, idle):
-    assert idle_settings(parse_config(changed(key, value))) == idle
+    assert settings_without_effect(parse_config(changed(key, value))) == idle
 
 
 def test_settings_of_potentials_are_idle_for_tensors():
@@ -193,7 +193,7 @@ def test_settings_of_potentials_are_idle_for_tensors():
     content["training"]["loss"] = {"energy": 10, "forces": 1, "function": "huber", "delta": 0.1}
     content["data"] |= {"max_force": 5.0}
     config = parse_config({**content, "targets": [{"name": "bec"}]})
-    assert set(idle_settings(config)) == {
+    assert set(settings_without_effect(config)) == {
         "data.max_force", "model.per_type_energy_shifts",
         "training.loss.energy", "training.loss.forces", "training.loss.stress",
     }  # fmt: skip

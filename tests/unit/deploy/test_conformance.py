@@ -8,7 +8,7 @@ import torch
 
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md_deploy import load_deployed
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 
 MODELS = {
     "allegro": {"type_names": ("Cu", "Au")},

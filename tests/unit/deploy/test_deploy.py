@@ -15,7 +15,7 @@ from kan_md.tasks.potential_deviation import Deviation, check, deviation
 from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy import deploy, load_deployed
 from kan_md_deploy.archive import read_manifest, sha256_of
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 
 
 def test_float32_file_is_within_its_tolerance_of_float64(tiny_checkpoint, deployed):

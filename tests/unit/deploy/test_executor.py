@@ -40,7 +40,7 @@ def test_the_same_call_gives_the_same_bits(tiny_checkpoint, tmp_path):
     """The profiling executor gives other last bits from the third call on."""
     from kan_md.model.checkpoint import load_checkpoint
     from kan_md_deploy import deploy, load_deployed
-    from kan_md_deploy.frames import reference_graphs
+    from kan_md_deploy.judged_graphs import reference_graphs
 
     path = tiny_checkpoint("nequip")
     model = load_deployed(deploy(path, tmp_path / "x.pth", passes="none"))

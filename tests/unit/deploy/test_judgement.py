@@ -12,14 +12,14 @@ import pytest
 import torch
 from nequip.nn import PerTypeScaleShift
 
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.tasks.potential_deviation import check, deviation
 from kan_md.tasks.potential_function import make_edge_model
 from kan_md.tasks.tensor_deviation import tensor_deviations
 from kan_md_deploy import compilation, deploy
-from kan_md_deploy.frames import close_dimers, judged_graphs
+from kan_md_deploy.judged_graphs import close_dimers, judged_graphs
 
 ALLOY = {"type_names": ("Cu", "Au")}
 SCALED = ALLOY | {"per_type_energy_scales": {"Cu": 1.5, "Au": 2.0}}
@@ -116,7 +116,7 @@ def test_lost_repulsion_is_refused_though_no_frame_has_atoms_so_close(
 ):
     part = {"pair_repulsion": True} if backbone == "mace" else {"pair_potential": ZBL}
     checkpoint = load_checkpoint(tiny_checkpoint(backbone, **ALLOY, **part))
-    with nequip_scope():
+    with nequip_settings():
         whole = checkpoint.build("float64")
         lost = copy.deepcopy(whole)
         network = lost.model.func

@@ -7,7 +7,7 @@ from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.registry import choose_passes, run_passes
 

@@ -15,8 +15,8 @@ from kan_md.data.write import write_frames
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.tasks.tensor_checks import check_tensor_labels
+from kan_md.train.log import read_log
 from kan_md.train.preparation import prepare_data
-from kan_md.train.record import read_log
 from kan_md.train.run import train
 from kan_md_deploy import deploy, load_deployed
 

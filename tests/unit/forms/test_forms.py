@@ -10,9 +10,9 @@ from ase.build import bulk
 from nequip.data import AtomicDataDict
 
 from kan_md.backbones.build import build_model
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.errors import KanMdError
-from kan_md.forms.allegro import PARTS, StarAllegro
+from kan_md.forms.allegro import PARTS, EdgeListAllegro
 from kan_md.forms.choice import Form, with_fixed_weights
 from kan_md.model.reference import model_input
 from kan_md.ops import is_built, operators_in_layers
@@ -76,7 +76,7 @@ OTHERS = [
 
 
 def make_model(dtype="float64", **changes):
-    with nequip_scope():
+    with nequip_settings():
         model = build_model(
             "allegro",
             seed=1,
@@ -161,7 +161,7 @@ NEQUIPS = [
 def make_nequip(**changes):
     sizes = {"num_layers": 2, "num_features": 3, "radial_mlp_width": 6, "l_max": 1}
     common = {name: value for name, value in SIZES.items() if "per_type" in name or "avg" in name}
-    with nequip_scope():
+    with nequip_settings():
         return build_model(
             "nequip",
             seed=1,
@@ -216,7 +216,7 @@ def test_fast_form_takes_edges_in_any_order():
 def test_products_are_made_where_the_weights_are(sites):
     model = make_model(num_layers=2, readout={"sites": [sites]}).to("meta")
     parts = dict(model.model.func.named_children())
-    factored = StarAllegro({name: parts[name] for name in PARTS}, layout="stars")
+    factored = EdgeListAllegro({name: parts[name] for name in PARTS}, layout="environments")
     assert {tensor.device.type for tensor in factored.buffers()} == {"meta"}
 
 

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from kan_md.backbones import sites_of
 from kan_md.backbones.mace import WEIGHTS_ONLY_OVERRIDE
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.model.convert import _mace_input, convert_mace
+from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import evaluate
-from kan_md.model.samples import random_structures
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,7 @@ def test_converted_model_is_what_maces_own_calculator_says(
     checkpoint = convert_mace(path, trust=True, structures=structures).checkpoint
     assert checkpoint.dtype == dtype
     original = torch.load(path, weights_only=False)
-    with nequip_scope():  # the calculator changes the default dtype
+    with nequip_settings():  # the calculator changes the default dtype
         calculator = MACECalculator(models=[original], device="cpu", default_dtype="float64")
         for atoms in (structures[0], dimer()):
             atoms = atoms.copy()

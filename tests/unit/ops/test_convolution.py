@@ -1,10 +1,10 @@
-"""The fused convolution against its plain torch twin, and the twin against e3nn."""
+"""The fused convolution against its plain torch form, and that form against e3nn."""
 
 from __future__ import annotations
 
+import plain_operators
 import pytest
 import torch
-import twins
 from e3nn import o3
 from ops_support import RandomGraph, check_reverse, random_graph
 
@@ -82,9 +82,9 @@ def assert_equal(found, expected, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("num_pairs", [1, 4])
 @pytest.mark.parametrize("name", SPECS)
-def test_operator_equals_twin_in_value_and_gradient(operators, name, num_pairs, dtype):
+def test_operator_equals_plain_torch_in_value_and_gradient(operators, name, num_pairs, dtype):
     args = arguments(SPECS[name], random_graph(7, 60), dtype, num_pairs=num_pairs)
-    weight, expected = value_and_gradients(twins.convolution, args)
+    weight, expected = value_and_gradients(plain_operators.convolution, args)
     assert_equal(value_and_gradients(operators.convolution, args, weight)[1], expected, dtype)
 
 
@@ -100,7 +100,7 @@ def test_sparse_graphs(operators, graph):
     else:
         graph = random_graph(*graph)
     args = arguments(NEQUIP_LIKE, graph, torch.float64, num_pairs=4)
-    weight, expected = value_and_gradients(twins.convolution, args)
+    weight, expected = value_and_gradients(plain_operators.convolution, args)
     found = value_and_gradients(operators.convolution, args, weight)[1]
     assert_equal(found, expected, torch.float64)
 
@@ -111,7 +111,7 @@ def test_any_number_of_paths(operators):
     args = arguments(
         ConvolutionSpec(((3, 0),), paths), random_graph(4, 9), torch.float64, num_pairs=1
     )
-    weight, expected = value_and_gradients(twins.convolution, args)
+    weight, expected = value_and_gradients(plain_operators.convolution, args)
     assert_equal(
         value_and_gradients(operators.convolution, args, weight)[1], expected, torch.float64
     )
@@ -122,7 +122,7 @@ def test_any_number_of_paths(operators):
 def test_only_the_first_centres_are_computed(operators, dtype, num_centres):
     args = arguments(NEQUIP_LIKE, random_graph(7, 60), dtype, num_pairs=4)
     args = (*args, torch.tensor([num_centres]))
-    weight, expected = value_and_gradients(twins.convolution, args)
+    weight, expected = value_and_gradients(plain_operators.convolution, args)
     found = value_and_gradients(operators.convolution, args, weight)[1]
     assert_equal(found, expected, dtype)
     left_out = args[2][0] >= num_centres
@@ -171,7 +171,7 @@ def test_zero_beyond_the_cutoff(operators):
 def test_float32_vectors_are_taken(operators):
     args = list(arguments(MACE_LIKE, random_graph(5, 40), torch.float32, num_pairs=1))
     args[0] = args[0].float()
-    weight, expected = value_and_gradients(twins.convolution, args)
+    weight, expected = value_and_gradients(plain_operators.convolution, args)
     found = value_and_gradients(operators.convolution, args, weight)[1]
     assert_equal(found, expected, torch.float32)
 
@@ -205,15 +205,17 @@ def wigner(degree, rotation):
 
 
 @pytest.mark.parametrize("l_max", range(5))
-def test_harmonics_of_the_twin_are_e3nns(l_max):
+def test_harmonics_of_the_plain_form_are_e3nns(l_max):
     unit = torch.nn.functional.normalize(torch.randn(20, 3, dtype=torch.float64), dim=1)
     expected = o3.spherical_harmonics(
         list(range(l_max + 1)), unit, normalize=False, normalization="component"
     )
-    torch.testing.assert_close(twins.spherical_harmonics(unit, l_max), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        plain_operators.spherical_harmonics(unit, l_max), expected, rtol=0, atol=1e-12
+    )
 
 
-def test_twin_is_e3nns_tensor_product_with_interpolated_weights():
+def test_plain_form_is_e3nns_tensor_product_with_interpolated_weights():
     spec = ConvolutionSpec(
         ((16, 0), (16, 1)), ((0, 1, 1, 0), (1, 1, 0, 1), (1, 1, 2, 2), (1, 2, 1, 3))
     )
@@ -229,11 +231,11 @@ def test_twin_is_e3nns_tensor_product_with_interpolated_weights():
     ).double()
     graph = random_graph(5, 30, num_types=1)
     args = arguments(spec, graph, torch.float64, num_pairs=1)
-    found = twins.convolution(*args)
+    found = plain_operators.convolution(*args)
 
     lengths = graph.edge_vectors.norm(dim=1)
     values = unpack_table(args[4], spec, NUM_KNOTS)
-    weights = twins.hermite(lengths, torch.zeros(30, dtype=torch.int64), values, args[5])
+    weights = plain_operators.hermite(lengths, torch.zeros(30, dtype=torch.int64), values, args[5])
     harmonics = o3.spherical_harmonics(
         [0, 1, 2], graph.edge_vectors, normalize=True, normalization="component"
     )
@@ -248,12 +250,12 @@ def test_twin_is_e3nns_tensor_product_with_interpolated_weights():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_twin_has_a_second_derivative():
+def test_plain_form_has_a_second_derivative():
     spec = ConvolutionSpec(((2, 0), (2, 1)), ((0, 1, 1, 0), (1, 1, 0, 1)))
     args = arguments(spec, random_graph(3, 6, length=2.0), torch.float64, num_pairs=1)
 
     def function(vectors, x):
-        return twins.convolution(vectors, x, *args[2:])
+        return plain_operators.convolution(vectors, x, *args[2:])
 
     inputs = (args[0].requires_grad_(True), args[1].requires_grad_(True))
     assert torch.autograd.gradcheck(function, inputs)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from ops_support import random_graph
 
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 from kan_md_deploy.passes import operator_weights
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_allegro import AllegroOnOperator
@@ -34,7 +34,7 @@ def rewrite(path, *, dtype="float64", bound=1e-7, passes=PASSES, operators="fuse
     """The eager float64 model, the rewritten one, frames, and the passes' reports."""
     checkpoint = load_checkpoint(path)
     graphs = reference_graphs(checkpoint)[:2]
-    with nequip_scope():
+    with nequip_settings():
         eager, model = checkpoint.build("float64"), checkpoint.build(dtype)
         context = PassContext(
             static_shapes=False,

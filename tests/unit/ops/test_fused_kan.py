@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.registry import choose_passes, run_passes
@@ -39,7 +39,7 @@ def prepare(path, dtype, bound, operators="fused"):
 @BASES
 def test_fused_kan_is_the_collapsed_one(operators, tiny_checkpoint, basis):
     path = tiny_checkpoint("allegro", readout={"basis": basis})
-    with nequip_scope():
+    with nequip_settings():
         _, model, graphs, context = prepare(path, "float64", 1e-6)
         plain = copy.deepcopy(model)
         report = KANCollapse().apply(model, context)
@@ -56,7 +56,7 @@ def test_fused_kan_is_the_collapsed_one(operators, tiny_checkpoint, basis):
 @BASES
 def test_float32_file_is_within_its_tolerance(operators, tiny_checkpoint, basis):
     path = tiny_checkpoint("allegro", readout={"basis": basis})
-    with nequip_scope():
+    with nequip_settings():
         eager, model, graphs, context = prepare(path, "float32", 1e-6)
         reports = run_passes(model, choose_passes("kan_collapse"), context)
         assert list(reports) == ["kan_collapse"]
@@ -67,7 +67,7 @@ def test_float32_file_is_within_its_tolerance(operators, tiny_checkpoint, basis)
 
 def test_zero_features_give_exactly_nothing(operators, tiny_checkpoint):
     path = tiny_checkpoint("allegro", readout={"basis": "gaussian"})
-    with nequip_scope():
+    with nequip_settings():
         _, model, _, context = prepare(path, "float32", 1e-6)
         run_passes(model, choose_passes("kan_collapse"), context)
     (fused,) = (module for module in model.modules() if isinstance(module, FusedPiecewiseSum))
@@ -77,7 +77,7 @@ def test_zero_features_give_exactly_nothing(operators, tiny_checkpoint):
 
 def test_portable_files_do_without(operators, tiny_checkpoint):
     path = tiny_checkpoint("allegro", readout={"basis": "gaussian"})
-    with nequip_scope():
+    with nequip_settings():
         _, model, _, context = prepare(path, "float32", 1e-6, operators="portable")
         reports = run_passes(model, choose_passes("default"), context)
     assert not any("operator" in report for report in reports.values())

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from kan_md.backbones.build import build_model
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
-from kan_md_deploy.frames import graph_of
+from kan_md_deploy.judged_graphs import graph_of
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_message_passing import FUSED_MACE, FUSED_NEQUIP
 from kan_md_deploy.passes.message_passing.atoms_per_layer import centres_per_layer
@@ -99,7 +99,7 @@ def context(**changes):
 
 def test_functions_that_no_table_holds_leave_the_model_alone(operators):
     """mace-torch's Chebyshev polynomials of r are steep beyond measure."""
-    with nequip_scope():
+    with nequip_settings():
         model = build("mace", MACE | {"radial_type": "chebyshev"}, ["C"])
         before = list(model.model.func.named_children())
         report = FUSED_MACE.apply(model, context())
@@ -108,7 +108,7 @@ def test_functions_that_no_table_holds_leave_the_model_alone(operators):
 
 
 def test_products_of_four_are_left_to_torch(operators):
-    with nequip_scope():
+    with nequip_settings():
         assert not FUSED_MACE.applies_to(build("mace", MACE | {"correlation": 4}, ["C"]), context())
 
 
@@ -123,7 +123,7 @@ def test_fused_model_is_the_eager_one_with_ghosts_or_without(
     those of local ones.
     """
     frame = graph(type_names)
-    with nequip_scope():
+    with nequip_settings():
         model = build(backbone, keywords, type_names)
         eager = make_edge_model(copy.deepcopy(model))
         exported, _ = rewrite(backbone, copy.deepcopy(model), type_names, static_shapes=True)
@@ -159,7 +159,7 @@ def test_reach_follows_the_edges_of_a_chain():
 
 @pytest.mark.parametrize(("backbone", "keywords"), [("mace", MACE), ("nequip", NEQUIP)])
 def test_float32_file_is_within_its_tolerance(operators, backbone, keywords):
-    with nequip_scope():
+    with nequip_settings():
         double = build(backbone, keywords, ["C"])
         single = build(backbone, keywords, ["C"], dtype="float32")
         single.load_state_dict(double.state_dict())  # random numbers differ by dtype
@@ -174,14 +174,14 @@ def test_float32_file_is_within_its_tolerance(operators, backbone, keywords):
 def test_pass_leaves_other_backbones_alone(backbone):
     other = {"mace": "nequip", "nequip": "mace"}[backbone]
     keywords = {"mace": MACE, "nequip": NEQUIP}[other]
-    with nequip_scope():
+    with nequip_settings():
         model = build(other, keywords, ["C"])
     assert not PASSES[backbone].applies_to(model, context())
 
 
 @pytest.mark.parametrize(("backbone", "keywords"), [("mace", MACE), ("nequip", NEQUIP)])
 def test_a_bound_of_zero_leaves_tables_out(operators, backbone, keywords):
-    with nequip_scope():
+    with nequip_settings():
         model = build(backbone, keywords, ["C"])
     assert not PASSES[backbone].applies_to(model, context(bound=0.0))
     assert PASSES[backbone].applies_to(model, context())

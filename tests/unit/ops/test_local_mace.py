@@ -10,10 +10,10 @@ import torch
 from ops_support import random_graph
 
 from kan_md.backbones.build import build_model
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
-from kan_md_deploy.frames import graph_of
+from kan_md_deploy.judged_graphs import graph_of
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_local_mace import FusedLocalMACE
 from kan_md_deploy.passes.registry import choose_passes, run_passes
@@ -88,7 +88,7 @@ def rewrite(model, type_names, **changes):
 @pytest.mark.parametrize(("readout", "type_names", "keywords"), CASES)
 def test_operator_is_the_eager_model(operators, readout, type_names, keywords):
     """Ghosts, atoms without edges and no edges at all among the graphs."""
-    with nequip_scope():
+    with nequip_settings():
         double = build(readout, type_names, keywords)
         eager = make_edge_model(build(readout, type_names, keywords))
         single = build(readout, type_names, keywords, dtype="float32")
@@ -106,7 +106,7 @@ def test_operator_is_the_eager_model(operators, readout, type_names, keywords):
 
 def test_tables_belong_to_ordered_pairs_of_elements(operators):
     """Exchanging the elements changes the energy."""
-    with nequip_scope():
+    with nequip_settings():
         model, report = rewrite(build(KAN, TWO, {}), TWO)
     vectors, index, types, num_local = graph(TWO)
     first, _ = model(vectors, index, types, num_local)
@@ -118,7 +118,7 @@ def test_tables_belong_to_ordered_pairs_of_elements(operators):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_numbers_do_not_depend_on_the_threads(operators, threads):
     """Centres of very different numbers of edges, in batches that cut them anywhere."""
-    with nequip_scope():
+    with nequip_settings():
         model, _ = rewrite(build(KAN, TWO, {}), TWO)
     vectors, index, types = random_graph(60, 700, length=R_MAX)
     inputs = (vectors, index, types, torch.tensor([60]))
@@ -138,13 +138,13 @@ def test_numbers_do_not_depend_on_the_threads(operators, threads):
 def test_other_models_are_left_to_other_passes(operators, keywords):
     readout = keywords.get("readout", KAN)
     keywords = {key: value for key, value in keywords.items() if key != "readout"}
-    with nequip_scope():
+    with nequip_settings():
         model = build(readout, ALONE, keywords)
         assert not FusedLocalMACE().applies_to(model, context(ALONE))
 
 
 def test_default_passes_choose_this_one(operators):
-    with nequip_scope():
+    with nequip_settings():
         model = build(KAN, ALONE, {}, dtype="float32")
         reports = run_passes(model, choose_passes("default"), context(ALONE, bound=1e-6))
     assert list(reports) == ["fused_local_mace"]

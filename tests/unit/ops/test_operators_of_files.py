@@ -9,7 +9,7 @@ from kan_md.model.checkpoint import load_checkpoint
 from kan_md.ops import library
 from kan_md_deploy import load_deployed
 from kan_md_deploy.archive import read_manifest
-from kan_md_deploy.frames import reference_graphs
+from kan_md_deploy.judged_graphs import reference_graphs
 
 CALLED = {
     "allegro": {"kan_md::allegro"},

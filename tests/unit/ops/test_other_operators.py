@@ -1,13 +1,13 @@
-"""Polynomial, piecewise sum, radial table: operator against twin, twin against definition."""
+"""Polynomial, piecewise sum, radial table: operator against plain torch, and that against scipy."""
 
 from __future__ import annotations
 
 import itertools
 from math import factorial
 
+import plain_operators
 import pytest
 import torch
-import twins
 from ops_support import check_reverse
 from scipy.interpolate import PPoly, make_interp_spline
 
@@ -26,8 +26,8 @@ def value_and_gradient(function, x, weight=None):
     return weight, out.detach(), torch.autograd.grad((out * weight).sum(), x)[0]
 
 
-def assert_same(operator, twin, x):
-    weight, expected, gradient = value_and_gradient(twin, x)
+def assert_same(operator, plain, x):
+    weight, expected, gradient = value_and_gradient(plain, x)
     _, found, found_gradient = value_and_gradient(operator, x, weight)
     for f, e in ((found, expected), (found_gradient, gradient)):
         assert f.dtype == e.dtype
@@ -57,10 +57,12 @@ def polynomial_arguments(dtype, *, num_atoms, channels):
 
 @DTYPES
 @pytest.mark.parametrize(("num_atoms", "channels"), [(9, 16), (5, 21), (1, 3), (0, 8)])
-def test_polynomial_equals_twin(operators, num_atoms, channels, dtype):
+def test_polynomial_equals_plain_torch(operators, num_atoms, channels, dtype):
     a, types, values, nest = polynomial_arguments(dtype, num_atoms=num_atoms, channels=channels)
     rest = (types, pack_coefficients(values), nest.program, COMPONENTS, OUTPUTS)
-    assert_same(lambda x: operators.polynomial(x, *rest), lambda x: twins.polynomial(x, *rest), a)
+    assert_same(
+        lambda x: operators.polynomial(x, *rest), lambda x: plain_operators.polynomial(x, *rest), a
+    )
 
 
 @DTYPES
@@ -69,7 +71,9 @@ def test_polynomial_of_the_first_atoms_alone(operators, num_centres, dtype):
     a, types, values, nest = polynomial_arguments(dtype, num_atoms=5, channels=21)
     rest = (types, pack_coefficients(values), nest.program, COMPONENTS, OUTPUTS)
     rest = (*rest, torch.tensor([num_centres]))
-    assert_same(lambda x: operators.polynomial(x, *rest), lambda x: twins.polynomial(x, *rest), a)
+    assert_same(
+        lambda x: operators.polynomial(x, *rest), lambda x: plain_operators.polynomial(x, *rest), a
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,7 @@ def test_tracers_see_what_the_piecewise_sum_does(operators, dtype):
     torch.library.opcheck(operators.piecewise_sum.default, (x.detach(), *rest, False))
 
 
-def test_polynomial_of_the_twin_is_the_sum_of_its_terms():
+def test_polynomial_of_the_plain_form_is_the_sum_of_its_terms():
     a, types, values, nest = polynomial_arguments(torch.float64, num_atoms=4, channels=5)
     one, two, three = a.split([4 * n for n in COMPONENTS])
     rows = torch.cat([one.view(4, 1, 5), two.view(4, 2, 5), three.view(4, 3, 5)], dim=1)
@@ -106,7 +110,7 @@ def test_polynomial_of_the_twin_is_the_sum_of_its_terms():
         expected[:, output] += product
     expected = torch.cat([expected[:, :1].reshape(-1, 5), expected[:, 1:].reshape(-1, 5)])
     packed = pack_coefficients(values)
-    found = twins.polynomial(a, types, packed, nest.program, COMPONENTS, OUTPUTS)
+    found = plain_operators.polynomial(a, types, packed, nest.program, COMPONENTS, OUTPUTS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -143,13 +147,13 @@ def piece_arguments(dtype, *, num_inputs):
 
 @DTYPES
 @pytest.mark.parametrize("num_inputs", [16, 13, 1, 70])
-def test_piecewise_sum_equals_twin(operators, num_inputs, dtype):
+def test_piecewise_sum_equals_plain_torch(operators, num_inputs, dtype):
     _, _, rest = piece_arguments(dtype, num_inputs=num_inputs)
     for rows in (0, 1, 20):
         x = 2 * torch.randn(rows, num_inputs, dtype=dtype)
         assert_same(
             lambda x: operators.piecewise_sum(x, *rest)[0],
-            lambda x: twins.piecewise_sum(x, *rest)[0],
+            lambda x: plain_operators.piecewise_sum(x, *rest)[0],
             x,
         )
         value, slopes = operators.piecewise_sum(x, *rest, False)
@@ -159,10 +163,10 @@ def test_piecewise_sum_equals_twin(operators, num_inputs, dtype):
         assert slopes.shape == (0, num_inputs)
 
 
-def test_piecewise_sum_of_the_twin_is_scipys_spline_with_linear_tails():
+def test_piecewise_sum_of_the_plain_form_is_scipys_spline_with_linear_tails():
     splines, knots, rest = piece_arguments(torch.float64, num_inputs=3)
     x = 2 * torch.randn(50, 3, dtype=torch.float64)
-    found, slopes = twins.piecewise_sum(x, *rest)
+    found, slopes = plain_operators.piecewise_sum(x, *rest)
     expected = torch.zeros(50, dtype=torch.float64)
     for i, spline in enumerate(splines):
         inside = x[:, i].clamp(knots[i, 0], knots[i, -1])
@@ -189,7 +193,9 @@ def test_piecewise_values_are_the_sums_of_every_output(operators, num_inputs, nu
     packed = pack_outputs([pieces[..., :6] for pieces, _, _ in outputs])
 
     def expected(x):
-        sums = [twins.piecewise_sum(x, pieces, step, origin)[0] for pieces, _, _ in outputs]
+        sums = [
+            plain_operators.piecewise_sum(x, pieces, step, origin)[0] for pieces, _, _ in outputs
+        ]
         return torch.cat(sums, dim=1)
 
     def found(x):
@@ -231,7 +237,7 @@ def test_table_keeps_its_bound():
         r = torch.linspace(0.3, 4.9, 997, dtype=torch.float64)
         for pair, function in enumerate(functions):
             pairs = torch.full_like(r, pair, dtype=torch.int64)
-            found = twins.hermite(r, pairs, table.values, table.cutoffs)
+            found = plain_operators.hermite(r, pairs, table.values, table.cutoffs)
             expected = torch.where((r < cutoffs[pair]).unsqueeze(1), function(r), 0.0)
             assert (found - expected).abs().max() <= bound * function(r).abs().max() * 3
 
@@ -241,23 +247,25 @@ def test_table_is_smooth_at_the_cutoff():
     step = 1e-3
     r = 5.0 - step * torch.arange(1, 6, dtype=torch.float64)
     pairs = torch.zeros(5, dtype=torch.int64)
-    values = twins.hermite(r, pairs, table.values, table.cutoffs)
+    values = plain_operators.hermite(r, pairs, table.values, table.cutoffs)
     # zero with two derivatives: f = O((r_max - r)^3)
     assert (values.abs().amax(1) <= 50 * (5.0 - r) ** 3).all()
 
 
-def test_twins_have_second_derivatives():
+def test_plain_forms_have_second_derivatives():
     table = torch.randn(1, 5, 3, 2, dtype=torch.float64)
     cutoffs = torch.tensor([2.0], dtype=torch.float64)
     r = (2 * torch.rand(6, dtype=torch.float64)).requires_grad_(True)
     pairs = torch.zeros(6, dtype=torch.int64)
-    assert torch.autograd.gradgradcheck(lambda r: twins.hermite(r, pairs, table, cutoffs), r)
+    assert torch.autograd.gradgradcheck(
+        lambda r: plain_operators.hermite(r, pairs, table, cutoffs), r
+    )
     a, types, values, nest = polynomial_arguments(torch.float64, num_atoms=2, channels=2)
     packed = pack_coefficients(values)
     a = a.requires_grad_(True)
     assert torch.autograd.gradgradcheck(
-        lambda a: twins.polynomial(a, types, packed, nest.program, COMPONENTS, OUTPUTS), a
+        lambda a: plain_operators.polynomial(a, types, packed, nest.program, COMPONENTS, OUTPUTS), a
     )
     _, _, rest = piece_arguments(torch.float64, num_inputs=3)
     x = torch.randn(4, 3, dtype=torch.float64).requires_grad_(True)
-    assert torch.autograd.gradgradcheck(lambda x: twins.piecewise_sum(x, *rest)[0], x)
+    assert torch.autograd.gradgradcheck(lambda x: plain_operators.piecewise_sum(x, *rest)[0], x)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kan_md.backbones import build_model
-from kan_md.backbones.scope import nequip_scope
+from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.errors import KanMdError
 from kan_md.kan.layer import KANLayer
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -18,8 +18,8 @@ from kan_md.tasks.potential import PotentialTask
 from kan_md.tasks.tensor import TensorTask
 from kan_md.tasks.tensor_deviation import tensor_deviations
 from kan_md_deploy import deploy, load_deployed
-from kan_md_deploy.frames import graph_of, made_up_crystal
 from kan_md_deploy.inspect import describe_file
+from kan_md_deploy.judged_graphs import graph_of, made_up_crystal
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.kan_collapse import KANCollapse
 from kan_md_deploy.passes.registry import choose_passes, run_passes
@@ -85,7 +85,7 @@ def context_of(dtype, operators):
 
 def optimise(dtype, readout, *, tensors=ONE, operators="fused"):
     """Deviation of the rewritten model from eager float64, and the reports."""
-    with nequip_scope():
+    with nequip_settings():
         eager = TASK.edge_model(build("float64", readout, tensors))
         model = build(dtype, readout, tensors)
         reports = run_passes(model, choose_passes("default"), context_of(dtype, operators))
@@ -142,7 +142,7 @@ def test_layers_of_a_potential_with_many_outputs_stay(operators, tiny_checkpoint
     readout = {"sites": ["latent"], "num_basis": 4}
     checkpoint = load_checkpoint(tiny_checkpoint("allegro", readout=readout))
     context = replace(context_of("float32", "fused"), task=PotentialTask())
-    with nequip_scope():
+    with nequip_settings():
         assert not KANCollapse().applies_to(checkpoint.build(), context)
 
 

@@ -10,7 +10,7 @@ import yaml
 from kan_md.cli.main import main
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
-from kan_md.train.record import read_log
+from kan_md.train.log import read_log
 from kan_md.train.run import train
 
 HYPERPARAMETERS = {

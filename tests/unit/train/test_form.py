@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from kan_md.errors import KanMdError
-from kan_md.train.record import read_log
+from kan_md.train.log import read_log
 from kan_md.train.run import train
 
 

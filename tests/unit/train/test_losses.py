@@ -8,9 +8,9 @@ from nequip.data import AtomicDataDict
 from kan_md.config.schema import ScheduleConfig
 from kan_md.data.dataset import WEIGHT_PREFIX
 from kan_md.train.budget import rate_factor
+from kan_md.train.log import read_log
 from kan_md.train.losses import TargetError
 from kan_md.train.metrics import loss_manager, stage_coefficients
-from kan_md.train.record import read_log
 from kan_md.train.run import train
 
 ENERGIES = torch.tensor([[1.0], [2.0]], dtype=torch.float64)

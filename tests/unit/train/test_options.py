@@ -6,7 +6,7 @@ import torch
 from kan_md.backbones.transfer import is_readout
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.train import run as run_module
-from kan_md.train.record import EpochLog
+from kan_md.train.log import EpochLog
 from kan_md.train.run import train
 
 

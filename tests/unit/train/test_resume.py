@@ -25,9 +25,9 @@ from kan_md.model.checkpoint import load_checkpoint
 from kan_md.train import run as run_module
 from kan_md.train.checkpoints import read_best
 from kan_md.train.interrupt import TrainingInterrupted
-from kan_md.train.record import EpochLog, read_log
+from kan_md.train.log import EpochLog, read_log
+from kan_md.train.resumed_settings import RESUME, effect_of, find_changes
 from kan_md.train.run import train
-from kan_md.train.settings import RESUME, effect_of, find_changes
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

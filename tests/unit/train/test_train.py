@@ -18,7 +18,7 @@ from kan_md.model.reference import evaluate
 from kan_md.ops import is_built
 from kan_md.train import run as run_module
 from kan_md.train.interrupt import TrainingInterrupted
-from kan_md.train.record import EpochLog, read_log
+from kan_md.train.log import EpochLog, read_log
 from kan_md.train.run import train
 
 

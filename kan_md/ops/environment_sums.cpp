@@ -1,4 +1,4 @@
-// Sums over the edges around each centre, for training. kan_md/forms/stars.py says what they are; its
+// Sums over the edges around each centre, for training. kan_md/forms/environment_sums.py says what they are; its
 // plain torch kernels define what these compute, and its derivatives are made of these three.
 //
 // Edges come in the order of their centres, so that one thread has all edges of a centre and the bits
@@ -18,7 +18,7 @@
 namespace kan_md::ops {
 namespace {
 
-struct Star {
+struct Environment {
   const int64_t *order, *first;    // edges sorted by centre; where those of a centre begin
   const int64_t *degree;           // of each component
   int64_t centres, components, channels, degrees;
@@ -38,8 +38,8 @@ void check(const char *name, const at::Tensor &like, at::TensorList others, cons
   TORCH_CHECK(first.numel() >= 1, "kan_md::", name, ": first [centres + 1], got none");
 }
 
-Star star_of(const at::Tensor &order, const at::Tensor &first, const at::Tensor &degree,
-             int64_t channels, int64_t degrees)
+Environment environment_of(const at::Tensor &order, const at::Tensor &first,
+                           const at::Tensor &degree, int64_t channels, int64_t degrees)
 {
   return {order.const_data_ptr<int64_t>(),
           first.const_data_ptr<int64_t>(),
@@ -66,7 +66,7 @@ template <typename T> T dot(const T *a, const T *b, int64_t count)
 
 // body(centre, edge) for all edges of a centre, centre by centre.
 template <typename Begin, typename Body>
-void for_each_edge(const Star &s, const Begin &begin_centre, const Body &body)
+void for_each_edge(const Environment &s, const Begin &begin_centre, const Body &body)
 {
   in_parallel_parts(at::get_num_threads(), s.centres, [&](int64_t begin, int64_t end) {
     for (int64_t centre = begin; centre < end; ++centre) {
@@ -78,14 +78,14 @@ void for_each_edge(const Star &s, const Begin &begin_centre, const Body &body)
 
 }    // namespace
 
-at::Tensor star_environment(const at::Tensor &weights, const at::Tensor &harmonics,
-                            const at::Tensor &order, const at::Tensor &first,
-                            const at::Tensor &degree, int64_t degrees)
+at::Tensor environment_sum(const at::Tensor &weights, const at::Tensor &harmonics,
+                           const at::Tensor &order, const at::Tensor &first,
+                           const at::Tensor &degree, int64_t degrees)
 {
-  check("star_environment", weights, {weights, harmonics}, order, first, degree);
-  const Star s = star_of(order, first, degree, weights.size(1) / degrees, degrees);
+  check("environment_sum", weights, {weights, harmonics}, order, first, degree);
+  const Environment s = environment_of(order, first, degree, weights.size(1) / degrees, degrees);
   const at::Tensor result = at::empty({s.centres, s.components, s.channels}, weights.options());
-  AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "star_environment", [&] {
+  AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "environment_sum", [&] {
     const scalar_t *w = weights.const_data_ptr<scalar_t>();
     const scalar_t *y = harmonics.const_data_ptr<scalar_t>();
     scalar_t *out = result.mutable_data_ptr<scalar_t>();
@@ -104,15 +104,15 @@ at::Tensor star_environment(const at::Tensor &weights, const at::Tensor &harmoni
   return result;
 }
 
-at::Tensor star_projection(const at::Tensor &harmonics, const at::Tensor &field,
-                           const at::Tensor &order, const at::Tensor &first,
-                           const at::Tensor &degree, int64_t degrees)
+at::Tensor environment_projection(const at::Tensor &harmonics, const at::Tensor &field,
+                                  const at::Tensor &order, const at::Tensor &first,
+                                  const at::Tensor &degree, int64_t degrees)
 {
-  check("star_projection", harmonics, {harmonics, field}, order, first, degree);
-  const Star s = star_of(order, first, degree, field.size(2), degrees);
+  check("environment_projection", harmonics, {harmonics, field}, order, first, degree);
+  const Environment s = environment_of(order, first, degree, field.size(2), degrees);
   const at::Tensor result =
       at::zeros({harmonics.size(0), s.degrees * s.channels}, harmonics.options());
-  AT_DISPATCH_FLOATING_TYPES(harmonics.scalar_type(), "star_projection", [&] {
+  AT_DISPATCH_FLOATING_TYPES(harmonics.scalar_type(), "environment_projection", [&] {
     const scalar_t *y = harmonics.const_data_ptr<scalar_t>();
     const scalar_t *a = field.const_data_ptr<scalar_t>();
     scalar_t *out = result.mutable_data_ptr<scalar_t>();
@@ -130,14 +130,14 @@ at::Tensor star_projection(const at::Tensor &harmonics, const at::Tensor &field,
   return result;
 }
 
-at::Tensor star_harmonics(const at::Tensor &weights, const at::Tensor &field,
-                          const at::Tensor &order, const at::Tensor &first,
-                          const at::Tensor &degree, int64_t degrees)
+at::Tensor environment_harmonics(const at::Tensor &weights, const at::Tensor &field,
+                                 const at::Tensor &order, const at::Tensor &first,
+                                 const at::Tensor &degree, int64_t degrees)
 {
-  check("star_harmonics", weights, {weights, field}, order, first, degree);
-  const Star s = star_of(order, first, degree, field.size(2), degrees);
+  check("environment_harmonics", weights, {weights, field}, order, first, degree);
+  const Environment s = environment_of(order, first, degree, field.size(2), degrees);
   const at::Tensor result = at::empty({weights.size(0), s.components}, weights.options());
-  AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "star_harmonics", [&] {
+  AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "environment_harmonics", [&] {
     const scalar_t *w = weights.const_data_ptr<scalar_t>();
     const scalar_t *a = field.const_data_ptr<scalar_t>();
     scalar_t *out = result.mutable_data_ptr<scalar_t>();

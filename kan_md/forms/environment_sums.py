@@ -22,7 +22,7 @@ import torch
 from kan_md.ops import function_sums
 
 
-class Stars:
+class Environments:
     """Which edges are around which centre, and the degrees of harmonics.
 
     In plain torch edges are padded per centre to the largest count, so that each sum is a batched
@@ -89,66 +89,70 @@ class Stars:
         return padded.flatten(0, 1).index_select(0, self._slot_of_edge)
 
 
-def environment(weights: torch.Tensor, harmonics: torch.Tensor, stars: Stars) -> torch.Tensor:
+def environment(
+    weights: torch.Tensor, harmonics: torch.Tensor, environments: Environments
+) -> torch.Tensor:
     """Σ_{e around n} w[e,l(i),u] Y[e,i].
 
     Args:
         weights: [num_edges, degrees * channels].
         harmonics: [num_edges, components].
-        stars: of the edges.
+        environments: of the edges.
 
     Returns:
         [num_atoms, components, channels].
     """
-    return _Environment.apply(weights, harmonics, stars)
+    return _Environment.apply(weights, harmonics, environments)
 
 
-def projection(harmonics: torch.Tensor, field: torch.Tensor, stars: Stars) -> torch.Tensor:
+def projection(
+    harmonics: torch.Tensor, field: torch.Tensor, environments: Environments
+) -> torch.Tensor:
     """Σ_{i of l} Y[e,i] A[n(e),i,u].
 
     Args:
         harmonics: [num_edges, components].
         field: [num_atoms, components, channels].
-        stars: of the edges.
+        environments: of the edges.
 
     Returns:
         [num_edges, degrees * channels].
     """
-    return _Projection.apply(harmonics, field, stars)
+    return _Projection.apply(harmonics, field, environments)
 
 
 class _Environment(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weights, harmonics, stars):
+    def forward(ctx, weights, harmonics, environments):
         ctx.save_for_backward(weights, harmonics)
-        ctx.stars = stars
-        return _sum_over_edges(weights, harmonics, stars)
+        ctx.environments = environments
+        return _sum_over_edges(weights, harmonics, environments)
 
     @staticmethod
     def backward(ctx, grad):
         weights, harmonics = ctx.saved_tensors
-        wanted, stars = ctx.needs_input_grad, ctx.stars
+        wanted, environments = ctx.needs_input_grad, ctx.environments
         return (
-            _Projection.apply(harmonics, grad, stars) if wanted[0] else None,
-            _Harmonics.apply(weights, grad, stars) if wanted[1] else None,
+            _Projection.apply(harmonics, grad, environments) if wanted[0] else None,
+            _Harmonics.apply(weights, grad, environments) if wanted[1] else None,
             None,
         )
 
 
 class _Projection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, harmonics, field, stars):
+    def forward(ctx, harmonics, field, environments):
         ctx.save_for_backward(harmonics, field)
-        ctx.stars = stars
-        return _project(harmonics, field, stars)
+        ctx.environments = environments
+        return _project(harmonics, field, environments)
 
     @staticmethod
     def backward(ctx, grad):
         harmonics, field = ctx.saved_tensors
-        wanted, stars = ctx.needs_input_grad, ctx.stars
+        wanted, environments = ctx.needs_input_grad, ctx.environments
         return (
-            _Harmonics.apply(grad, field, stars) if wanted[0] else None,
-            _Environment.apply(grad, harmonics, stars) if wanted[1] else None,
+            _Harmonics.apply(grad, field, environments) if wanted[0] else None,
+            _Environment.apply(grad, harmonics, environments) if wanted[1] else None,
             None,
         )
 
@@ -157,57 +161,65 @@ class _Harmonics(torch.autograd.Function):
     """Σ_u w[e,l(i),u] A[n(e),i,u]: [num_edges, components]."""
 
     @staticmethod
-    def forward(ctx, weights, field, stars):
+    def forward(ctx, weights, field, environments):
         ctx.save_for_backward(weights, field)
-        ctx.stars = stars
-        return _contract(weights, field, stars)
+        ctx.environments = environments
+        return _contract(weights, field, environments)
 
     @staticmethod
     def backward(ctx, grad):
         weights, field = ctx.saved_tensors
-        wanted, stars = ctx.needs_input_grad, ctx.stars
+        wanted, environments = ctx.needs_input_grad, ctx.environments
         return (
-            _Projection.apply(grad, field, stars) if wanted[0] else None,
-            _Environment.apply(weights, grad, stars) if wanted[1] else None,
+            _Projection.apply(grad, field, environments) if wanted[0] else None,
+            _Environment.apply(weights, grad, environments) if wanted[1] else None,
             None,
         )
 
 
-def _sum_over_edges(weights: torch.Tensor, harmonics: torch.Tensor, stars: Stars) -> torch.Tensor:
+def _sum_over_edges(
+    weights: torch.Tensor, harmonics: torch.Tensor, environments: Environments
+) -> torch.Tensor:
     operators = function_sums.operators_for(weights)
-    if hasattr(operators, "star_environment"):  # not in libraries of older sources
-        return operators.star_environment(
-            weights.contiguous(), harmonics.contiguous(), *stars.places()
+    if hasattr(operators, "environment_sum"):  # not in libraries of older sources
+        return operators.environment_sum(
+            weights.contiguous(), harmonics.contiguous(), *environments.places()
         )
-    padded = stars.pad(weights)
-    turned = stars.pad_by_zeros(harmonics).transpose(1, 2)
-    channels = weights.size(1) // len(stars.slices)
+    padded = environments.pad(weights)
+    turned = environments.pad_by_zeros(harmonics).transpose(1, 2)
+    channels = weights.size(1) // len(environments.slices)
     parts = [
         torch.bmm(turned[:, own], padded[:, :, number * channels : (number + 1) * channels])
-        for number, own in enumerate(stars.slices)
+        for number, own in enumerate(environments.slices)
     ]
     return torch.cat(parts, dim=1)
 
 
-def _project(harmonics: torch.Tensor, field: torch.Tensor, stars: Stars) -> torch.Tensor:
+def _project(
+    harmonics: torch.Tensor, field: torch.Tensor, environments: Environments
+) -> torch.Tensor:
     operators = function_sums.operators_for(harmonics)
-    if hasattr(operators, "star_projection"):  # not in libraries of older sources
-        return operators.star_projection(
-            harmonics.contiguous(), field.contiguous(), *stars.places()
+    if hasattr(operators, "environment_projection"):  # not in libraries of older sources
+        return operators.environment_projection(
+            harmonics.contiguous(), field.contiguous(), *environments.places()
         )
-    padded = stars.pad(harmonics)
-    parts = [torch.bmm(padded[:, :, own], field[:, own]) for own in stars.slices]
-    return stars.unpad(torch.cat(parts, dim=2))
+    padded = environments.pad(harmonics)
+    parts = [torch.bmm(padded[:, :, own], field[:, own]) for own in environments.slices]
+    return environments.unpad(torch.cat(parts, dim=2))
 
 
-def _contract(weights: torch.Tensor, field: torch.Tensor, stars: Stars) -> torch.Tensor:
+def _contract(
+    weights: torch.Tensor, field: torch.Tensor, environments: Environments
+) -> torch.Tensor:
     operators = function_sums.operators_for(weights)
-    if hasattr(operators, "star_harmonics"):  # not in libraries of older sources
-        return operators.star_harmonics(weights.contiguous(), field.contiguous(), *stars.places())
-    padded, turned = stars.pad(weights), field.transpose(1, 2)
+    if hasattr(operators, "environment_harmonics"):  # not in libraries of older sources
+        return operators.environment_harmonics(
+            weights.contiguous(), field.contiguous(), *environments.places()
+        )
+    padded, turned = environments.pad(weights), field.transpose(1, 2)
     channels = field.size(2)
     parts = [
         torch.bmm(padded[:, :, number * channels : (number + 1) * channels], turned[:, :, own])
-        for number, own in enumerate(stars.slices)
+        for number, own in enumerate(environments.slices)
     ]
-    return stars.unpad(torch.cat(parts, dim=2))
+    return environments.unpad(torch.cat(parts, dim=2))

@@ -1,4 +1,4 @@
-"""Plain torch twins of the C++ operators: same arguments, same numbers, any derivative.
+"""Plain torch plain operators of the C++ operators: same arguments, same numbers, any derivative.
 
 They say what an operator computes, and the tests hold the operators to them. They make tensors of
 [num_edges, channels] and more, which is what the operators are there to avoid.
@@ -157,7 +157,7 @@ def polynomial(
     outputs: list[int],
     num_centres: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sums of monomials in components, per channel; the twin of ``kan_md::polynomial``.
+    """Sums of monomials in components, per channel; the plain form of ``kan_md::polynomial``.
 
     Args:
         a: [num_atoms * sum(components), channels], for each entry n of ``components`` a block
@@ -205,7 +205,7 @@ def polynomial(
 def piecewise_sum(
     x: torch.Tensor, pieces: torch.Tensor, inverse_step: torch.Tensor, origin: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ_i φ_i(x_i) and its slopes; the twin of ``kan_md::piecewise_sum``.
+    """Σ_i φ_i(x_i) and its slopes; the plain form of ``kan_md::piecewise_sum``.
 
     Args:
         x: [num_rows, in].

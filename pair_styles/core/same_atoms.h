@@ -13,6 +13,6 @@ std::int64_t identity_of(int rank, int index);
 
 // For each atom the first one with the same identity. Owned atoms stand before ghosts, so they are
 // their own.
-void find_first_images(const std::vector<std::int64_t> &identities, std::vector<int> &first);
+void find_same_atoms(const std::vector<std::int64_t> &identities, std::vector<int> &first);
 
 }    // namespace kan_md

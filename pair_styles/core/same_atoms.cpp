@@ -1,4 +1,4 @@
-#include "images.h"
+#include "same_atoms.h"
 
 #include <unordered_map>
 
@@ -9,7 +9,7 @@ std::int64_t identity_of(int rank, int index)
   return static_cast<std::int64_t>(rank) << 32 | index;
 }
 
-void find_first_images(const std::vector<std::int64_t> &identities, std::vector<int> &first)
+void find_same_atoms(const std::vector<std::int64_t> &identities, std::vector<int> &first)
 {
   const int count = static_cast<int>(identities.size());
   first.resize(count);

@@ -21,7 +21,7 @@ from kan_md.data.outliers import force_outliers
 from kan_md.data.statistics import reference_energies
 from kan_md.tasks.targets import ENERGY, FORCES, STRESS, Target
 from kan_md.train.losses import rho
-from kan_md.train.parts import Note
+from kan_md.train.structures import Note
 
 SHARES = {"energy": 0.3, "forces": 1.0, "stress": 0.1}
 """a, which forces lead: they are many, and a model learns most from them."""

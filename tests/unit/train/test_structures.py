@@ -9,9 +9,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kan_md import KANCalculator
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
-from kan_md.train.parts import note_lines
 from kan_md.train.preparation import prepare_data
 from kan_md.train.run import train
+from kan_md.train.structures import note_lines
 
 E0 = {"Cu": 3.51, "Au": 3.80}
 

@@ -7,10 +7,10 @@ import copy
 import torch
 
 
-def with_module(
+def with_module_replaced(
     module: torch.nn.Module, name: str, replacement: torch.nn.Module
 ) -> torch.nn.Module:
     """The same module, sharing all that it owns, but for one of those inside."""
-    twin = copy.copy(module)
-    twin._modules = {**module._modules, name: replacement}
-    return twin
+    changed = copy.copy(module)
+    changed._modules = {**module._modules, name: replacement}
+    return changed

@@ -1,4 +1,4 @@
-"""``python tie.py PARENT PROGRAM ARGS...``: become a program that ends with its parent.
+"""``python end_with_parent.py PARENT PROGRAM ARGS...``: become a program that ends with its parent.
 
 Run as a file, by :mod:`kan_md.children`; prctl(2), PR_SET_PDEATHSIG. It stands in a process of its
 own because code between fork and exec may not take locks, which Python does.

@@ -1,11 +1,11 @@
-"""Sums over stars: by definition, by each other, by operators, with any order of edges."""
+"""Sums over environments: by definition, by each other, by operators, with any order of edges."""
 
 import pytest
 import torch
 
 from kan_md.errors import KanMdError
 from kan_md.forms.activation import TwiceSiLU
-from kan_md.forms.stars import Stars, environment, projection
+from kan_md.forms.environment_sums import Environments, environment, projection
 from kan_md.ops import function_sums, load
 
 SLICES = [slice(0, 1), slice(1, 4), slice(4, 9)]
@@ -42,24 +42,24 @@ def numbers(dtype=torch.float64, num_edges=17):
 @pytest.mark.parametrize("num_edges", [17, 0])
 def test_sums_are_those_of_the_definition(kernels, dtype, num_edges):
     weights, harmonics, field, centre = numbers(dtype, num_edges)
-    stars = Stars(centre, 6, SLICES)
+    environments = Environments(centre, 6, SLICES)
     per_component = weights.view(-1, 3, CHANNELS)[:, DEGREE]
     around = torch.zeros(6, 9, CHANNELS, dtype=dtype)
     around.index_add_(0, centre, per_component * harmonics.unsqueeze(2))
-    torch.testing.assert_close(environment(weights, harmonics, stars), around)
+    torch.testing.assert_close(environment(weights, harmonics, environments), around)
     terms = harmonics.unsqueeze(2) * field[centre]
     projected = torch.zeros(num_edges, 3, CHANNELS, dtype=dtype).index_add_(1, DEGREE, terms)
-    torch.testing.assert_close(projection(harmonics, field, stars), projected.flatten(1))
+    torch.testing.assert_close(projection(harmonics, field, environments), projected.flatten(1))
 
 
 def test_derivatives_are_those_of_finite_differences_twice(kernels):
     weights, harmonics, field, centre = numbers(num_edges=7)
     variables = [tensor.requires_grad_() for tensor in (weights, harmonics, field)]
-    stars = Stars(centre, 6, SLICES)
+    environments = Environments(centre, 6, SLICES)
 
     def function(weights, harmonics, field):
-        around = environment(weights, harmonics, stars)
-        return (projection(harmonics, field * around, stars) * weights).sum(1)
+        around = environment(weights, harmonics, environments)
+        return (projection(harmonics, field * around, environments) * weights).sum(1)
 
     assert torch.autograd.gradcheck(function, variables)
     assert torch.autograd.gradgradcheck(function, variables)

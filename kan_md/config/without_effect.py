@@ -24,16 +24,18 @@ _SCHEDULES = {
 """Names of the schedules that a key has an effect on."""
 
 
-def idle_settings(config: TrainConfig) -> list[str]:
+def settings_without_effect(config: TrainConfig) -> list[str]:
     """Names of keys that are given in vain, ``section.key``; those of the readout are refused.
 
     Args:
         config: whole.
     """
-    return [name for section, key in _idle(config) if (name := _changed(config, section, key))]
+    return [
+        name for section, key in _given_in_vain(config) if (name := _changed(config, section, key))
+    ]
 
 
-def _idle(config: TrainConfig) -> Iterator[tuple[str, str]]:
+def _given_in_vain(config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Keys without effect beside the others, by section, whether they are given or not."""
     training = config.training
     if config.targets:

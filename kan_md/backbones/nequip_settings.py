@@ -1,4 +1,4 @@
-"""A scope for nequip's builders, which want process-wide settings."""
+"""Process-wide settings that nequip's builders want, set for a while."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
 @contextmanager
-def nequip_scope() -> Iterator[None]:
+def nequip_settings() -> Iterator[None]:
     """Set nequip's global state inside, and put back outside what it changes for everyone.
 
     nequip's builders refuse to run before ``set_global_state``, which seeds every random number

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from kan_md.errors import KanMdError
-from kan_md.train.claim import Claim
+from kan_md.train.folder_lock import Claim
 from kan_md.train.run import train
 
 

@@ -17,12 +17,12 @@ from kan_md.data.dataset import FramesDataset, make_loader
 from kan_md.data.statistics import types_of
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.tasks.targets import POTENTIAL_TARGETS, STRESS
-from kan_md.train.balance import SHARES, SMALLEST, balanced_weights, label_spreads
+from kan_md.train.balanced_weights import SHARES, SMALLEST, balanced_weights, label_spreads
+from kan_md.train.log import read_log
+from kan_md.train.loss_shares import warnings_of
 from kan_md.train.losses import TargetError
 from kan_md.train.preparation import prepare_data
-from kan_md.train.record import read_log
 from kan_md.train.run import train
-from kan_md.train.shares import warnings_of
 
 R_MAX = 3.0
 
