@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from kan_md.contract import BACKENDS, DTYPES, Backend, Dtype
 from kan_md.errors import user_error
@@ -18,10 +18,22 @@ if TYPE_CHECKING:
 
 Operators = Literal["fused", "portable"]
 
-_BOUND = {"float32": 1e-6, "float64": 0.0}
+BOUND = {"float32": 1e-6, "float64": 1e-10}
+"""Lets the passes work in either dtype, within the tolerance of the dtype."""
 
-FAST_BOUND = {"float32": 1e-6, "float64": 1e-10}
-"""Bounds that let the passes work in either dtype, within the tolerance of the dtype."""
+
+class Choices(TypedDict, total=False):
+    """What a user may choose; see :func:`kan_md_deploy.deploy_model`."""
+
+    backend: Backend | Literal["auto"] | None
+    device: str
+    dtype: Dtype | None
+    passes: str
+    bound: float | None
+    operators: Operators
+    static_shapes: bool | None
+    tf32: bool
+    overwrite: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +57,7 @@ def choose_options(
     device: str,
     dtype: Dtype | None,
     passes: str,
-    bound: float | Mapping[str, float] | None,
+    bound: float | None,
     operators: Operators,
     static_shapes: bool | None,
     tf32: bool,
@@ -59,8 +71,6 @@ def choose_options(
     check_choice("backend", backend, BACKENDS)
     check_choice("dtype", dtype, DTYPES)
     check_device(device, without="add --static-shapes to make a file for a GPU on this machine")
-    if isinstance(bound, Mapping):
-        bound = bound[dtype]
     if bound is not None and not 0.0 <= bound < 1.0:
         raise user_error(
             "bound of the tables", found=bound, allowed="0 <= bound < 1", remedy="change --bound"
@@ -93,7 +103,7 @@ def choose_options(
         device=device,
         dtype=dtype,
         passes=choose_passes(passes),
-        bound=_BOUND[dtype] if bound is None else bound,
+        bound=BOUND[dtype] if bound is None else bound,
         # The project's operators are for processors.
         operators="portable" if for_gpu or device != "cpu" else operators,
         static_shapes=task.can_be_static and (for_gpu or backend == "aotinductor"),

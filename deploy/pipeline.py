@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 
@@ -20,7 +19,7 @@ from kan_md.tasks.judgement import Graph
 from kan_md_deploy.compilation import compile_model
 from kan_md_deploy.errors import NotCompiledError
 from kan_md_deploy.judged_graphs import reference_graphs
-from kan_md_deploy.options import Operators, check_choice, choose_options
+from kan_md_deploy.options import Choices, Operators, check_choice, choose_options
 from kan_md_deploy.output import SUFFIX, check_replaceable, output_path
 from kan_md_deploy.runtime import DeployedModel, load_deployed
 from kan_md_deploy.timing import median_times
@@ -39,7 +38,9 @@ class Deployment:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def deploy(model_path: str | Path, output: str | Path | None = None, **choices: object) -> Path:
+def deploy(
+    model_path: str | Path, output: str | Path | None = None, **choices: Unpack[Choices]
+) -> Path:
     """Compile a trained model, hold it against the eager one, and write it.
 
     Args:
@@ -65,11 +66,11 @@ def deploy_model(
     device: str = "cpu",
     dtype: Dtype | None = None,
     passes: str = "default",
-    bound: float | Mapping[str, float] | None = None,
-    operators: Operators = "portable",
+    bound: float | None = None,
+    operators: Operators = "fused",
     static_shapes: bool | None = None,
     tf32: bool = False,
-    overwrite: bool = True,
+    overwrite: bool = False,
 ) -> Deployment:
     """Compile a trained model, hold it against the eager one, and write it.
 
@@ -82,10 +83,10 @@ def deploy_model(
         device: ``cpu`` or ``cuda``.
         dtype: of the weights; the trained model's own where ``None``.
         passes: ``default``, ``none`` or names with commas.
-        bound: error that approximating passes may make, relative to a function's range, or one by
-            dtype; 0 leaves them out. ``None``: 1e-6 for float32; 0 for float64, which is there for
-            validation.
-        operators: ``fused`` or ``portable``, see :class:`kan_md_deploy.passes.base.PassContext`.
+        bound: error that approximating passes may make, relative to a function's range; 0 leaves
+            them out. ``None``: 1e-6 for float32, 1e-10 for float64.
+        operators: ``fused``, where they are built and the file is for a processor, or ``portable``,
+            see :class:`kan_md_deploy.passes.base.PassContext`.
         static_shapes: make a file that a GPU can replay, see the same class; ``None``: where
             ``device`` is a GPU. Such a file is portable.
         tf32: let a GPU multiply float32 matrices with 10 bits of mantissa.

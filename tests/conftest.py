@@ -167,7 +167,8 @@ def _write_checkpoint(path: Path, backbone: str, frames: list[Atoms], **keywords
 def deployed(tmp_path_factory, tiny_checkpoint) -> Callable[..., Path]:
     """Factory of deployed files: ``deployed("allegro", readout=..., deploy={"passes": "none"})``.
 
-    ``deploy`` goes to ``kan_md_deploy.deploy``, everything else to ``tiny_checkpoint``.
+    ``deploy`` goes to ``kan_md_deploy.deploy``, everything else to ``tiny_checkpoint``. Files are
+    portable, and exact in float64, unless it says otherwise.
     """
     made: dict[str, Path] = {}
     folder = tmp_path_factory.mktemp("deployed")
@@ -175,7 +176,9 @@ def deployed(tmp_path_factory, tiny_checkpoint) -> Callable[..., Path]:
     def make(backbone: str = "allegro", *, deploy: dict | None = None, **keywords) -> Path:
         from kan_md_deploy import deploy as deploy_model
 
-        options = deploy or {}
+        dtype = (deploy or {}).get("dtype") or keywords.get("model_dtype", "float64")
+        exact = {"bound": 0.0} if dtype == "float64" else {}
+        options = {"operators": "portable"} | exact | (deploy or {})
         key = json.dumps([backbone, options, keywords], sort_keys=True, default=list)
         if key not in made:
             suffix = ".pt2" if options.get("backend") == "aotinductor" else ".pth"

@@ -17,8 +17,9 @@ from nequip.nn.mlp import ScalarLinearLayer
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from kan_md.errors import KanMdError, user_error
+from kan_md.errors import user_error
 from kan_md.kan.network import KAN
+from kan_md.validation import readable
 
 Kind = Literal["kan", "mlp", "linear"]
 Basis = Literal["gaussian", "bspline", "fourier"]
@@ -57,7 +58,7 @@ class ReadoutConfig(BaseModel):
 
     kind: Kind = "kan"
     basis: Basis = "gaussian"
-    sites: tuple[Site, ...] = Field(("output",), min_length=1)
+    sites: tuple[Site, ...] = ("output",)
     hidden: tuple[int, ...] = ()
     num_basis: int = Field(8, ge=2)
     order: int = Field(3, ge=1, le=5)
@@ -66,10 +67,28 @@ class ReadoutConfig(BaseModel):
     base: Literal["silu", "none"] = "silu"
     input_gain: Literal["learned", "none"] = "learned"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_alone_or_hydras(cls, value: object) -> object:
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        if isinstance(value, str):
+            return {"kind": value}
+        if value is None or isinstance(value, Mapping):
+            return dict(value or {})
+        return value
+
     @field_validator("sites", mode="before")
     @classmethod
     def _one_site_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("sites")
+    @classmethod
+    def _one_site_at_least(cls, value: tuple[Site, ...]) -> tuple[Site, ...]:
+        if not value:
+            raise ValueError(f"at least one site of {', '.join(SITES)} is needed")
+        return value
 
     @field_validator("hidden")
     @classmethod
@@ -161,44 +180,10 @@ def parse_readout(readout: ReadoutConfig | Mapping | str | None) -> ReadoutConfi
     Raises:
         KanMdError: a key is unknown or a value is not allowed.
     """
-    if isinstance(readout, ReadoutConfig):
-        return readout
-    if OmegaConf.is_config(readout):
-        readout = OmegaConf.to_container(readout, resolve=True)
-    if readout is None:
-        readout = {}
-    if isinstance(readout, str):
-        readout = {"kind": readout}
-    if not isinstance(readout, Mapping):
-        raise user_error(
-            "readout must be a mapping",
-            found=repr(readout),
-            allowed=None,
-            remedy="set readout.kind",
-        )
     try:
-        return ReadoutConfig.model_validate(dict(readout))
+        return ReadoutConfig.model_validate(readout)
     except ValidationError as error:
-        raise _readable(error) from error
-
-
-def _readable(error: ValidationError) -> KanMdError:
-    """The first complaint of pydantic as one line."""
-    first = error.errors()[0]
-    key = ".".join(["readout", *(str(part) for part in first["loc"])])
-    if first["type"] == "extra_forbidden":
-        return user_error(
-            "unknown readout key",
-            found=key,
-            allowed=", ".join(ReadoutConfig.model_fields),
-            remedy="remove or rename it",
-        )
-    return user_error(
-        f"{key}: {first['msg'].removeprefix('Value error, ')}",
-        found=repr(first["input"]),
-        allowed=first.get("ctx", {}).get("expected"),
-        remedy=f"change {key}",
-    )
+        raise readable(error, ReadoutConfig, within=["readout"]) from error
 
 
 class MLP(torch.nn.Sequential):

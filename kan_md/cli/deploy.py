@@ -81,7 +81,6 @@ def deploy(
     from kan_md.tasks.choose import task_of_manifest
     from kan_md_deploy import deploy_model
     from kan_md_deploy.archive import read_manifest
-    from kan_md_deploy.options import FAST_BOUND
 
     console = Console(stderr=True)
     with console.status("compiling"):
@@ -92,7 +91,7 @@ def deploy(
             device=device,
             dtype=dtype,
             passes=passes,
-            bound=FAST_BOUND if bound is None else bound,
+            bound=bound,
             operators="portable" if portable else "fused",
             static_shapes=static_shapes or None,
             tf32=tf32,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from kan_md.backbones.build import adapter_of, upstream_names
 from kan_md.config.schema import ModelConfig, TrainConfig
 from kan_md.config.yaml_file import parse_yaml, read_mapping
-from kan_md.errors import KanMdError, user_error
+from kan_md.errors import user_error
+from kan_md.validation import readable
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -72,7 +71,7 @@ def parse_config(content: Mapping, base: str | Path = ".") -> TrainConfig:
     try:
         config = TrainConfig.model_validate(content)
     except ValidationError as error:
-        raise _readable(error) from error
+        raise readable(error, TrainConfig) from error
     _check_hyperparameters(config.model)
     _check_targets(config)
     return _resolve_paths(config, Path(base))
@@ -91,114 +90,6 @@ def _override(content: dict, override: str) -> None:
                 remedy="correct it",
             )
     content[parts[-1]] = parse_yaml(text, source=f"--set {override}")
-
-
-def _readable(error: ValidationError) -> KanMdError:
-    """The first complaint of pydantic as one line: key, value, allowed values, nearest key."""
-    # A misspelt key often makes another one missing, and is the cause.
-    complaints = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    first = complaints[0]
-    names = [str(part) for part in first["loc"] if not _is_union_branch(part)]
-    key = ".".join(names)
-    context = first.get("ctx", {})
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1])
-        return user_error(
-            "unknown configuration key",
-            found=key,
-            allowed=", ".join(known),
-            remedy=_remedy_of_unknown(names, known),
-        )
-    if first["type"] == "missing":
-        return user_error(
-            f"configuration key {key}", found="nothing", allowed=None, remedy=f"add {key}"
-        )
-    if first["type"] == "value_error":
-        message = str(context.get("error", first["msg"]))
-        if ", got " in message:  # keys that do not go together
-            return KanMdError(f"{key}: {message}; change {key}")
-        return user_error(
-            f"{key}: {message}", found=_short(first["input"]), allowed=None, remedy=f"change {key}"
-        )
-    same = [item for item in complaints if _same_key(item["loc"], first["loc"])]
-    allowed = " or ".join(dict.fromkeys(_allowed(item) for item in same))
-    near = _nearest_choice(first["input"], [str(item.get("ctx", {})) for item in same])
-    return user_error(
-        f"configuration key {key}",
-        found=_short(first["input"]),
-        allowed=allowed,
-        remedy=f"did you mean {near}?" if near else f"change {key}",
-    )
-
-
-def _remedy_of_unknown(names: list[str], known: list[str]) -> str:
-    """The key that was meant: one spelt alike, or one of that name in a section."""
-    near = difflib.get_close_matches(names[-1], known, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    homes = [section for section in known if names == [names[-1]] and _has_key(section, names[-1])]
-    return f"did you mean {homes[0]}.{names[-1]}?" if homes else "remove it"
-
-
-def _has_key(section: str, name: str) -> bool:
-    return name in _known_keys([section]) if section in TrainConfig.model_fields else False
-
-
-def _is_union_branch(part: object) -> bool:
-    """Whether pydantic put the name of a type, not of a key, into the path of an error."""
-    return isinstance(part, str) and (
-        "[" in part or part in {"float", "int", "constrained-float", "constrained-int"}
-    )
-
-
-def _same_key(one: tuple, other: tuple) -> bool:
-    return [part for part in one if not _is_union_branch(part)] == [
-        part for part in other if not _is_union_branch(part)
-    ]
-
-
-def _allowed(complaint: dict) -> str:
-    """What pydantic would have taken."""
-    context = complaint.get("ctx", {})
-    if "expected" in context:
-        return str(context["expected"])
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    bounds = [f"{signs[name]} {value:g}" for name, value in context.items() if name in signs]
-    if bounds:
-        return " and ".join(bounds)
-    message = complaint["msg"].removeprefix("Input should be ").partition(",")[0]
-    return message.removeprefix("a ").removeprefix("valid ")
-
-
-def _nearest_choice(value: object, contexts: Sequence[str]) -> str | None:
-    """The listed choice that is spelt most like what was given."""
-    choices = [word.strip("',} ") for text in contexts for word in text.split("'")]
-    near = difflib.get_close_matches(str(value), [word for word in choices if word.isidentifier()])
-    return near[0] if near else None
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    """Keys of the section at a place in the configuration."""
-    section: type[BaseModel] = TrainConfig
-    for part in location:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation) or section
-    return list(section.model_fields)
-
-
-def _section_in(annotation: object) -> type[BaseModel] | None:
-    """The section inside an annotation like ``list[Section] | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (list, Union, UnionType):
-        found = [_section_in(argument) for argument in get_args(annotation)]
-        return next((section for section in found if section), None)
-    return None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _check_hyperparameters(model: ModelConfig) -> None:

@@ -268,7 +268,8 @@ class ReadoutSection(ReadoutConfig):
     @property
     def architecture(self) -> ReadoutConfig:
         """Without what matters to training only."""
-        return ReadoutConfig(**self.model_dump(exclude={"fit_grid"}))
+        names = ReadoutConfig.model_fields
+        return ReadoutConfig.model_construct(**{name: getattr(self, name) for name in names})
 
 
 class TargetConfig(Section):

@@ -56,7 +56,7 @@ __all__ = ["MODEL_FILE", "RESULT_FILE", "train"]
 
 def train(
     config: TrainConfig,
-    output_dir: str | Path,
+    output_dir: str | Path = "run",
     *,
     resume: bool = False,
     overwrite: bool = False,

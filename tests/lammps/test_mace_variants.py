@@ -20,18 +20,18 @@ ZBL = SINGLE | {"pair_repulsion": True}
 ATT = "RealAgnosticAttResidualInteractionBlock"
 NONLINEAR = "RealAgnosticResidualNonLinearInteractionBlock"
 VARIANTS = {
-    "repulsion": (ZBL, {"operators": "fused"}),
-    "repulsion, portable": (ZBL, {}),
+    "repulsion": (ZBL, {}),
+    "repulsion, portable": (ZBL, {"operators": "portable"}),
     "repulsion, no passes": (ZBL, {"passes": "none"}),
-    "repulsion, Agnesi": (ZBL | {"distance_transform": "Agnesi"}, {"operators": "fused"}),
-    "repulsion, Soft": (ZBL | {"distance_transform": "Soft"}, {"operators": "fused"}),
-    "repulsion, float64": (ZBL, {"dtype": "float64", "operators": "fused", "bound": 1e-10}),
-    "attention": (SINGLE | {"interaction_cls": ATT}, {"operators": "fused"}),
+    "repulsion, Agnesi": (ZBL | {"distance_transform": "Agnesi"}, {}),
+    "repulsion, Soft": (ZBL | {"distance_transform": "Soft"}, {}),
+    "repulsion, float64": (ZBL, {"dtype": "float64"}),
+    "attention": (SINGLE | {"interaction_cls": ATT}, {}),
     "attention, first": (SINGLE | {"interaction_cls_first": ATT}, {"static_shapes": True}),
-    "nonlinear": (SINGLE | {"interaction_cls": NONLINEAR}, {"operators": "fused"}),
+    "nonlinear": (SINGLE | {"interaction_cls": NONLINEAR}, {}),
     "nonlinear, scalars": (
         SINGLE | {"interaction_cls": NONLINEAR, "hidden_irreps": "4x0e"},
-        {"dtype": "float64"},
+        {"dtype": "float64", "operators": "portable", "bound": 0.0},
     ),
 }
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # only the parts that a user faces (calculator, evaluate, command line) see it.
 LAYERS = {
     "kan_md.errors": 0,
+    "kan_md.validation": 0,
     "kan_md.allocator": 0,
     "kan_md.interrupt": 0,
     "kan_md.children": 0,

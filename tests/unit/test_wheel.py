@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-KEPT = ("*.cpp", "*.h", "CMakeLists.txt", "*.in", "*.yaml", "*.sh", "LICENSE")
+KEPT = ("py.typed", "*.cpp", "*.h", "CMakeLists.txt", "*.in", "*.yaml", "*.sh", "LICENSE")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from nequip.data._key_registry import get_field_type
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kan_md.errors import KanMdError, user_error
+from kan_md.errors import user_error
+from kan_md.validation import readable
 
 Symmetry = Literal["full", "symmetric", "traceless"]
 Owner = Literal["atom", "structure"]
@@ -178,16 +179,4 @@ def _parse_one(index: int, item: object) -> TensorSpec:
     try:
         return TensorSpec.model_validate({"name": item} if isinstance(item, str) else item)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([f"tensors[{index}]", *(str(part) for part in first["loc"])])
-        if first["type"] == "extra_forbidden":
-            raise KanMdError(
-                f"unknown key, got {key}; allowed: {', '.join(TensorSpec.model_fields)}; "
-                "remove or rename it"
-            ) from error
-        raise user_error(
-            f"{key}: {first['msg'].removeprefix('Value error, ')}",
-            found=repr(first["input"]),
-            allowed=first.get("ctx", {}).get("expected"),
-            remedy=f"change {key}",
-        ) from error
+        raise readable(error, TensorSpec, within=[f"tensors[{index}]"]) from error

@@ -82,16 +82,22 @@ def test_settings_may_be_a_kind_a_mapping_or_absent():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"knd": "kan"}, "unknown readout key, got readout.knd; allowed: kind, basis"),
+        ({"knd": "kan"}, "unknown configuration key, got readout.knd; allowed: kind, basis"),
         ({"kind": "tree"}, "readout.kind.*got 'tree'; allowed: 'kan', 'mlp' or 'linear'"),
         ({"basis": "wavelet"}, "readout.basis.*got 'wavelet'; allowed: 'gaussian'"),
         ({"sites": "input"}, "readout.sites.0.*got 'input'; allowed: 'output'"),
-        ({"sites": []}, "readout.sites"),
+        (
+            {"sites": []},
+            "readout.sites: at least one site of output, two_body, .* got \\[\\]; change",
+        ),
+        ({"sites": 3}, "readout.sites, got 3; allowed: list;"),
+        ({"grid_range": [1.0]}, r"readout.grid_range, got \[1.0\]; allowed: more values"),
+        ({"grid_range": [-1.0, 0.0, 1.0]}, "readout.grid_range, .*; allowed: list of 2 at most"),
         ({"hidden": [0]}, "hidden widths must be >= 1"),
-        ({"num_basis": 1}, "readout.num_basis.*greater than or equal to 2"),
+        ({"num_basis": 1}, "readout.num_basis, got 1; allowed: >= 2"),
         ({"basis": "bspline", "order": 5, "num_basis": 5}, "num_basis > order"),
         ({"grid_range": [1.0, 2.0]}, "0 inside"),
-        (3, "readout must be a mapping, got 3"),
+        (3, "configuration key readout, got 3; allowed: mapping"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -150,7 +150,7 @@ def test_refused_model_leaves_the_older_file(tiny_checkpoint, tmp_path, monkeypa
     older.write_text("older")
     monkeypatch.setitem(check.__globals__["TOLERANCE"], "float64", -1.0)
     with pytest.raises(KanMdError, match="compiled model differs"):
-        deploy(tiny_checkpoint("allegro"), older)
+        deploy(tiny_checkpoint("allegro"), older, bound=0.0, overwrite=True)
     assert older.read_text() == "older"
     assert list(tmp_path.iterdir()) == [older]
 
@@ -160,7 +160,7 @@ def test_full_disk_leaves_the_older_file_and_no_remains(tiny_checkpoint, tmp_pat
     older.write_text("older")
     source = tiny_checkpoint()
     with files_up_to(10_000), pytest.raises(KanMdError, match=r"cannot write .*older.deployed.pth"):
-        deploy(source, older)
+        deploy(source, older, overwrite=True)
     assert older.read_text() == "older"
     assert list(tmp_path.iterdir()) == [older]
 

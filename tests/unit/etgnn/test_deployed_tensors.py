@@ -35,7 +35,7 @@ def checkpoint_path(build, crystal, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def deployed_path(checkpoint_path):
-    return deploy(checkpoint_path)
+    return deploy(checkpoint_path, bound=0.0)
 
 
 def test_deployed_file_gives_what_the_eager_model_gives(checkpoint_path, deployed_path, crystal):
