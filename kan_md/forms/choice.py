@@ -8,8 +8,9 @@ import torch
 from nequip.data import AtomicDataDict
 from nequip.nn import ForceStressOutput, GraphModel
 
+from kan_md.backbones.mace_modules import MACELayer
 from kan_md.errors import user_error
-from kan_md.forms import allegro, nequip
+from kan_md.forms import allegro, mace, nequip
 from kan_md.forms.replaced_module import with_module_replaced
 
 Wanted = Literal["auto", "fast", "upstream"]
@@ -58,6 +59,9 @@ class Form:
         if missing is None and _is_allegro(model.model.func):
             self._energy = allegro.AllegroForm(model.model.func)
             self.reason = "products of weights are formed once per step"
+        elif missing is None and _is_mace(model.model.func):
+            self._energy = mace.MACEForm(model.model.func)
+            self.reason = "products of weights are formed once per step"
         elif missing is None:
             self._energy = nequip.NequIPForm(model.model.func)
             self.reason = "convolutions by operators on a CPU"
@@ -84,7 +88,8 @@ def with_fixed_weights(model: GraphModel) -> GraphModel:
         return model
     if _is_allegro(model.model.func):
         return _with_energy(model, allegro.AllegroForm(model.model.func, fixed=True))
-    return _with_energy(model, _Registered(nequip.NequIPForm(model.model.func), model.model.func))
+    kind = mace.MACEForm if _is_mace(model.model.func) else nequip.NequIPForm
+    return _with_energy(model, _Registered(kind(model.model.func), model.model.func))
 
 
 class _Registered(torch.nn.Module):
@@ -103,11 +108,17 @@ def why_upstream(model: torch.nn.Module) -> str | None:
     if not isinstance(model, GraphModel) or not isinstance(model.model, ForceStressOutput):
         return "forms are for potentials"
     energy = model.model.func
-    return allegro.why_not(energy) if _is_allegro(energy) else nequip.why_not(energy)
+    if _is_allegro(energy):
+        return allegro.why_not(energy)
+    return mace.why_not(energy) if _is_mace(energy) else nequip.why_not(energy)
 
 
 def _is_allegro(energy: torch.nn.Module) -> bool:
     return "allegro" in dict(energy.named_children())
+
+
+def _is_mace(energy: torch.nn.Module) -> bool:
+    return any(isinstance(part, MACELayer) for part in energy.children())
 
 
 def _is_watched(model: torch.nn.Module) -> bool:

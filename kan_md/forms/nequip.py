@@ -20,7 +20,7 @@ def why_not(energy: torch.nn.Module) -> str | None:
     """
     layers = [part for part in energy.children() if isinstance(part, ConvNetLayer)]
     if not layers:
-        return "the faster forms are for Allegro and NequIP"
+        return "the faster forms are for Allegro, NequIP and MACE"
     for layer in layers:
         scatter = layer.conv.tp_scatter
         if type(scatter) is not TensorProductScatter or not knows_product(scatter.tp):

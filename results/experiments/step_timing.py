@@ -2,7 +2,7 @@
 
 ``python step_timing.py MODEL`` prints JSON: milliseconds of a step in every form, which take turns,
 their ratios and the memory that a step adds to a process of its own. The form ``upstream`` calls
-the modules that nequip-train calls.
+the modules that nequip-train calls, or MACE's own.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ SMALL = README | {
     "num_tensor_features": 8,
 }
 NEQUIP = {"backbone": "nequip", "r_max": 5.0, "l_max": 2, "num_layers": 3, "num_features": 32}
+MACE = {
+    "backbone": "mace",
+    "r_max": 5.0,
+    "hidden_irreps": "64x0e + 64x1o",
+    "max_ell": 3,
+    "correlation": 3,
+}
+LOCAL_MACE = MACE | {"num_interactions": 1, "hidden_irreps": "16x0e"}
 MODELS: dict[str, Mapping] = {
     "Allegro, Gaussian KAN": README,
     "Allegro, B-spline KAN": README | {"readout": {"basis": "bspline"}},
@@ -55,6 +63,10 @@ MODELS: dict[str, Mapping] = {
     "small Allegro, MLP": SMALL | {"readout": "mlp"},
     "NequIP, Gaussian KAN": NEQUIP,
     "NequIP, MLP": NEQUIP | {"readout": "mlp"},
+    "MACE, Gaussian KAN": MACE,
+    "MACE, MLP": MACE | {"readout": "mlp"},
+    "one-layer MACE, Gaussian KAN": LOCAL_MACE,
+    "one-layer MACE, MLP": LOCAL_MACE | {"readout": "mlp"},
 }
 FORMS = ("upstream", "fast")
 _WARM_UP = 1

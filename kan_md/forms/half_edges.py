@@ -1,0 +1,86 @@
+"""The edges of a graph, each pair of atoms once.
+
+An edge i -> j and the edge j -> i have the same length, and spherical harmonics that differ by
+(-1)^l. What belongs to a pair alone, such as a radial network, is evaluated for one of the two.
+"""
+
+from __future__ import annotations
+
+import torch
+from nequip.data import AtomicDataDict
+
+
+class HalfEdges:
+    """Edges of one direction, and all edges in an order of our own: those, then the same turned.
+
+    Args:
+        data: a graph; where it gives vectors, or where an edge has no counterpart (cutoffs that
+            depend on the centre), all edges are taken as they are.
+
+    Attributes:
+        kept: [num_pairs], numbers of the edges that are evaluated.
+        centre: [num_edges] in the new order.
+        neighbour: [num_edges] in the new order.
+        mirrored: whether the second half of the edges is the first one turned round.
+    """
+
+    def __init__(self, data: AtomicDataDict.Type):
+        index = data[AtomicDataDict.EDGE_INDEX_KEY]
+        kept = None if AtomicDataDict.EDGE_VECTORS_KEY in data else _one_direction(data, index)
+        self.mirrored = kept is not None
+        self.kept = torch.arange(index.size(1), device=index.device) if kept is None else kept
+        one = index if kept is None else index.index_select(1, kept)
+        self.centre, self.neighbour = torch.cat([one, one.flip(0)], 1) if self.mirrored else one
+
+    def evaluated(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """The graph of the edges that are evaluated."""
+        if not self.mirrored:
+            return data
+        fields = (
+            AtomicDataDict.POSITIONS_KEY,
+            AtomicDataDict.CELL_KEY,
+            AtomicDataDict.BATCH_KEY,
+            AtomicDataDict.NUM_NODES_KEY,
+        )
+        half = {field: data[field] for field in fields if field in data}
+        count = self.kept.numel()
+        half[AtomicDataDict.EDGE_INDEX_KEY] = torch.stack(
+            [self.centre[:count], self.neighbour[:count]]
+        )
+        shift = AtomicDataDict.EDGE_CELL_SHIFT_KEY
+        if shift in data:
+            half[shift] = data[shift].index_select(0, self.kept)
+        return half
+
+    def of_all(self, x: torch.Tensor) -> torch.Tensor:
+        """[num_pairs, width] to [num_edges, width]."""
+        return torch.cat([x, x]) if self.mirrored else x
+
+    def harmonics(self, harmonics: torch.Tensor, parities: torch.Tensor) -> torch.Tensor:
+        """Harmonics of all edges from those that were evaluated.
+
+        Args:
+            harmonics: [num_pairs, components].
+            parities: [components], what each is multiplied by where the edge is turned.
+        """
+        return torch.cat([harmonics, harmonics * parities]) if self.mirrored else harmonics
+
+
+def _one_direction(data: AtomicDataDict.Type, index: torch.Tensor) -> torch.Tensor | None:
+    """One edge of each pair; None where some edge has no counterpart."""
+    if index.size(1) == 0:
+        return None
+    first, second = index
+    num_atoms = AtomicDataDict.num_nodes(data)
+    forth, back = first * num_atoms + second, second * num_atoms + first
+    if AtomicDataDict.EDGE_CELL_SHIFT_KEY in data:
+        shift = data[AtomicDataDict.EDGE_CELL_SHIFT_KEY].detach().round().to(torch.int64)
+        base = 2 * shift.abs().max() + 1
+        image = (shift[:, 0] * base + shift[:, 1]) * base + shift[:, 2]  # odd in the shift
+        forth, back = forth * base**3 + image, back * base**3 - image
+    chosen = forth < back
+    kept, others = chosen.nonzero().view(-1), chosen.logical_not().nonzero().view(-1)
+    if kept.numel() != others.numel():
+        return None
+    counterparts = back.index_select(0, others).sort()[0]
+    return kept if torch.equal(forth.index_select(0, kept).sort()[0], counterparts) else None

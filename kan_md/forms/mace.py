@@ -1,0 +1,405 @@
+"""MACE whose products of weights are made once per step, with each pair of atoms evaluated once.
+
+    A_lm = Σ_j R(r_ij) Y_lm(r̂_ij) x_j W_l     x_j and W_l folded in the first layer, where x_j
+                                              depends on the neighbour's type alone
+    B    = Σ P A A A                          :mod:`kan_md.forms.contraction`
+    x'   = W B + W^z x
+
+Radial networks see one edge of each pair, :mod:`kan_md.forms.half_edges`. Atoms are sorted by type,
+so that what depends on the type are matrix products of blocks. Readouts are upstream's modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from e3nn.o3 import Irreps, wigner_3j
+from nequip.data import AtomicDataDict
+from nequip.nn import with_edge_vectors_
+
+from kan_md.backbones.mace_modules import (
+    MACEEdgeEmbedding,
+    MACELayer,
+    MACENodeEmbedding,
+    MACEReadout,
+)
+from kan_md.forms.activation import TwiceSiLU
+from kan_md.forms.contraction import Contraction, knows_contraction
+from kan_md.forms.convolutions import Convolution, Ends, knows_product
+from kan_md.forms.environment_sums import Environments, environment
+from kan_md.forms.equivariant_weights import (
+    Matrices,
+    between_irreps,
+    knows_linear,
+    knows_network,
+    knows_product_with_types,
+    linear_matrices,
+    network_weights,
+    typed_matrices,
+)
+from kan_md.forms.half_edges import HalfEdges
+from kan_md.forms.harmonics import HarmonicsChain, is_plain_harmonics
+
+_TYPED_FIRST = (  # the map by type comes before the product basis, and nothing is added behind it
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+)
+_RESIDUAL = (
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+)
+_MOST_TYPES_OF_SLOTS = 4
+"""Types for which the first layer sums each apart; with more, neighbours' features are gathered."""
+
+
+def why_not(energy: torch.nn.Module) -> str | None:
+    """Why an energy model of MACE has no such form; None where it has one.
+
+    Args:
+        energy: the adapter's sequence of modules.
+    """
+    edges = energy.edge_embedding
+    if not is_plain_harmonics(edges.spherical_harmonics):
+        return "its spherical harmonics are of another kind"
+    if type(edges.radial_embedding).__name__ != "RadialEmbeddingBlock":
+        return "its radial embedding is of another kind"
+    for layer in energy.children():
+        if not isinstance(layer, MACELayer):
+            continue
+        interaction, product = layer.interaction, layer.product
+        kind = type(interaction).__name__
+        if kind not in (*_TYPED_FIRST, *_RESIDUAL):
+            return f"its interactions are {kind}"
+        known = (
+            knows_product(interaction.conv_tp)
+            and knows_product_with_types(interaction.skip_tp)
+            and all(map(knows_linear, (interaction.linear_up, interaction.linear, product.linear)))
+            and _has_each_irreps_once(interaction.irreps_out, product.linear.irreps_out)
+            and all(
+                knows_network(getattr(interaction, name))
+                for name in ("conv_tp_weights", "density_fn")
+                if hasattr(interaction, name)
+            )
+        )
+        if not known:
+            return "its interactions have parts of another kind"
+        if not knows_contraction(product):
+            return "its product basis is of a correlation beyond 3"
+    return None
+
+
+def _has_each_irreps_once(*several: Irreps) -> bool:
+    return all(len({ir for _, ir in irreps}) == len(irreps) for irreps in several)
+
+
+class MACEForm(torch.nn.Module):
+    """Energies of the adapter's model.
+
+    Args:
+        energy: its sequence of modules, of which :func:`why_not` knows no fault.
+    """
+
+    def __init__(self, energy: torch.nn.Module):
+        super().__init__()
+        self._upstream = (energy,)
+        self._layers: dict[str, _Layer] = {}
+        for name, part in energy.named_children():
+            if isinstance(part, MACELayer):
+                self._layers[name] = _Layer(part, dtype=energy.edge_embedding._dtype)
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Do what the adapter's sequence of modules does."""
+        (energy,) = self._upstream
+        atoms = AtomsByType(data, energy.node_embedding.num_types)
+        edges = _Edges(data, energy.edge_embedding, atoms)
+        features: Features | None = None
+        for name, part in energy.named_children():
+            if isinstance(part, MACENodeEmbedding):
+                embedding = part.node_embedding(torch.eye(part.num_types).to(edges.harmonics))
+                data[AtomicDataDict.NODE_ATTRS_KEY] = edges.one_hot
+            elif isinstance(part, MACEEdgeEmbedding):
+                pass
+            elif isinstance(part, MACELayer):
+                features = self._layers[name](features, embedding, edges)
+                in_order = features.as_rows().index_select(0, atoms.rank)
+                data[AtomicDataDict.NODE_FEATURES_KEY] = in_order
+            else:
+                if not isinstance(part, MACEReadout):
+                    data = with_edge_vectors_(data, with_lengths=True)
+                data = part(data)
+        return data
+
+
+class AtomsByType:
+    """Atoms sorted by type.
+
+    Args:
+        data: of all frames.
+        num_types: of the model.
+
+    Attributes:
+        rank: [num_atoms], where each atom comes.
+        types: [num_atoms], in that order.
+        counts: number and count of each type that there is.
+    """
+
+    def __init__(self, data: AtomicDataDict.Type, num_types: int):
+        types = data[AtomicDataDict.ATOM_TYPE_KEY].view(-1)
+        self.num_types, self.num_atoms = num_types, types.numel()
+        self.types, order = torch.sort(types, stable=True)
+        self.rank = torch.empty_like(order).index_copy_(
+            0, order, torch.arange(self.num_atoms, device=order.device)
+        )
+        counts = torch.bincount(types, minlength=num_types).tolist()
+        self.counts = [(number, count) for number, count in enumerate(counts) if count]
+
+    def multiply(self, x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+        """Rows x [num_atoms, rows, in] by the matrices of their types, [types, in, out]."""
+        pieces = torch.split(x, [count for _, count in self.counts])
+        return torch.cat(
+            [
+                (piece.reshape(-1, x.size(2)) @ matrices[number]).view(*piece.shape[:2], -1)
+                for piece, (number, _) in zip(pieces, self.counts, strict=True)
+            ]
+        )
+
+
+class _Edges:
+    """What all layers know of the edges.
+
+    Attributes:
+        centre: [num_edges], among atoms sorted by type.
+        neighbour: [num_edges].
+        harmonics: [num_edges, (l_max + 1)²], of vectors to the centre, as MACE has them.
+        one_hot: [num_atoms, types], in the order of the frames.
+        radial: [num_pairs, radial functions].
+        cutoff: [num_pairs, 1] where weights are cut off instead of these.
+    """
+
+    def __init__(self, data: AtomicDataDict.Type, embedding: MACEEdgeEmbedding, atoms: AtomsByType):
+        self.halves, self.atoms = HalfEdges(data), atoms
+        evaluated = with_edge_vectors_(self.halves.evaluated(data), with_lengths=True)
+        dtype = embedding._dtype
+        lengths = evaluated[AtomicDataDict.EDGE_LENGTH_KEY].view(-1, 1).to(dtype)
+        vectors = evaluated[AtomicDataDict.EDGE_VECTORS_KEY].to(dtype)
+        l_max = embedding.spherical_harmonics.irreps_out.lmax
+        chain = HarmonicsChain(l_max, dtype=dtype, device=lengths.device)
+        degrees = range(l_max + 1)
+        parities = torch.cat([torch.full((2 * n + 1,), (-1.0) ** n) for n in degrees])
+        harmonics = chain(vectors / lengths.neg())
+        self.harmonics = self.halves.harmonics(harmonics, parities.to(harmonics))
+        self.slices = embedding.spherical_harmonics.irreps_out.slices()
+        types = data[AtomicDataDict.ATOM_TYPE_KEY].view(-1)
+        self.one_hot = torch.nn.functional.one_hot(types, atoms.num_types).to(dtype)
+        self.radial, self.cutoff = embedding.radial_embedding(
+            lengths,
+            self.one_hot,
+            evaluated[AtomicDataDict.EDGE_INDEX_KEY].flip(0),
+            embedding.atomic_numbers,
+        )
+        self.centre = atoms.rank.index_select(0, self.halves.centre)
+        self.neighbour = atoms.rank.index_select(0, self.halves.neighbour)
+
+    @cached_property
+    def ends(self) -> Ends:
+        """For convolutions."""
+        return Ends(self.centre, self.neighbour, self.atoms.num_atoms)
+
+    @cached_property
+    def by_neighbour(self) -> Environments:
+        """Edges around each centre to the neighbours of each type."""
+        number = self.atoms.num_types
+        slot = self.centre * number + self.atoms.types.index_select(0, self.neighbour)
+        return Environments(slot, self.atoms.num_atoms * number, self.slices)
+
+    def network(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A network of the radial functions, [num_pairs, out]."""
+        x, silu = self.radial, TwiceSiLU()
+        for number, weight in enumerate(weights):
+            x = (silu(x) if number else x) @ weight
+        return x
+
+    def cut(self, x: torch.Tensor) -> torch.Tensor:
+        """Times the cutoff where the radial functions do not hold it."""
+        return x if self.cutoff is None else x * self.cutoff
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of atoms sorted by type.
+
+    Attributes:
+        irreps: every irrep once.
+        blocks: [num_atoms, 2l+1, channels] each.
+    """
+
+    irreps: Irreps
+    blocks: tuple[torch.Tensor, ...]
+
+    def components_first(self) -> torch.Tensor:
+        """[num_atoms, irreps], components before channels."""
+        return torch.cat([block.flatten(1) for block in self.blocks], dim=1)
+
+    def as_rows(self) -> torch.Tensor:
+        """[num_atoms, irreps] in e3nn's layout, channels before components."""
+        return torch.cat([block.transpose(1, 2).flatten(1) for block in self.blocks], dim=1)
+
+
+Mapped = tuple[torch.Tensor, torch.Tensor]
+"""For an irreps: [num_atoms, 2l+1, channels] and a matrix [channels, channels out]."""
+
+
+class _Layer:
+    """One interaction with its product basis; parameters are read at every call."""
+
+    def __init__(self, layer: MACELayer, *, dtype: torch.dtype):
+        self.interaction, self.product = (layer.interaction,), (layer.product,)
+        interaction = layer.interaction
+        self.convolution = Convolution(interaction.conv_tp, dtype=dtype)
+        self.contraction = Contraction(layer.product)
+        self.is_typed_first = type(interaction).__name__ in _TYPED_FIRST
+        self.sums_by_type = _sums_by_type(interaction.conv_tp)
+
+    def __call__(self, x: Features | None, embedding: torch.Tensor, edges: _Edges) -> Features:
+        """Features of the next layer.
+
+        Args:
+            x: of the atoms; None in the first layer.
+            embedding: [types, channels], the features in the first layer.
+            edges: of all frames.
+        """
+        (interaction,), (product,) = self.interaction, self.product
+        atoms = edges.atoms
+        weights = network_weights(interaction.conv_tp_weights)
+        if x is None and self.sums_by_type and atoms.num_types <= _MOST_TYPES_OF_SLOTS:
+            messages = self._messages_of_types(weights, embedding, edges)
+        else:
+            if x is None:
+                rows = embedding.index_select(0, atoms.types).unsqueeze(1)
+                given = Features(Irreps(interaction.node_feats_irreps), (rows,))
+            messages = self._messages(weights, given if x is None else x, edges)
+        a = self._mapped(messages, atoms)
+        if hasattr(interaction, "density_fn"):
+            a = a / (1.0 + self._density(edges)).view(1, 1, -1)
+        b = self.contraction(a, atoms.counts)
+        irreps = Irreps(product.linear.irreps_out)
+        blocks = [part.permute(2, 1, 0) for part in torch.split(b, [ir.dim for _, ir in irreps], 1)]
+        out = _apply(linear_matrices(product.linear), blocks, irreps)
+        if not self.is_typed_first and product.use_sc:
+            out = self._with_skip(out, x, embedding, atoms)
+        return Features(irreps, tuple(out))
+
+    def _messages_of_types(
+        self, weights: list[torch.Tensor], embedding: torch.Tensor, edges: _Edges
+    ) -> list[Mapped]:
+        """Sums over the neighbours of each type, and the maps behind them."""
+        (interaction,) = self.interaction
+        atoms = edges.atoms
+        w = edges.halves.of_all(edges.cut(edges.network(weights)))
+        sums = environment(w, edges.harmonics, edges.by_neighbour)
+        sums = sums.view(atoms.num_atoms, atoms.num_types, sums.size(1), -1)
+        up = interaction.linear_up(embedding)  # [types, channels]
+        maps = linear_matrices(interaction.linear)
+        found = []
+        for path in interaction.conv_tp.instructions:
+            degree = interaction.conv_tp.irreps_in2[path.i_in2].ir.l
+            own = edges.slices[path.i_in2]
+            part = sums[:, :, own].transpose(1, 2).flatten(2)  # [num_atoms, 2l+1, types * channels]
+            factor = path.path_weight * float(
+                wigner_3j(0, degree, degree, dtype=torch.float64)[0, 0, 0]
+            )
+            matrix = maps[path.i_out, path.i_out] * factor
+            found.append((part, (up.unsqueeze(2) * matrix).flatten(0, 1)))
+        return found
+
+    def _messages(self, weights: list[torch.Tensor], x: Features, edges: _Edges) -> list[Mapped]:
+        """Sums of messages and the maps behind them."""
+        (interaction,) = self.interaction
+        w = edges.halves.of_all(edges.cut(edges.network(weights)))
+        up = linear_matrices(interaction.linear_up)
+        irreps = Irreps(interaction.linear_up.irreps_out)
+        sent = Features(irreps, tuple(_apply(up, x.blocks, irreps)))
+        sums = self.convolution.sums(sent.components_first(), edges.harmonics, w, edges.ends)
+        middle = Irreps(interaction.conv_tp.irreps_out)
+        pieces = [
+            sums[:, own].unflatten(1, (ir.dim, mul))
+            for own, (mul, ir) in zip(middle.slices(), middle, strict=True)
+        ]
+        outgoing = Irreps(interaction.irreps_out)
+        # e3nn's linear map joins neighbouring irreps of one kind.
+        maps = between_irreps(
+            linear_matrices(interaction.linear), Irreps(interaction.linear.irreps_in), outgoing
+        )
+        found = []
+        for number, (_, ir) in enumerate(outgoing):
+            own = [p for p, (_, kind) in zip(pieces, middle, strict=True) if kind == ir]
+            found.append((torch.cat(own, dim=2), maps[0, number]))
+        return found
+
+    def _mapped(self, messages: list[Mapped], atoms: AtomsByType) -> torch.Tensor:
+        """What the product basis takes, [channels, components, num_atoms]."""
+        (interaction,) = self.interaction
+        norm = 1.0 if hasattr(interaction, "density_fn") else float(interaction.avg_num_neighbors)
+        typed = typed_matrices(interaction.skip_tp) if self.is_typed_first else None
+        found = []
+        for number, (part, matrix) in enumerate(messages):
+            matrix = matrix / norm
+            if typed is None:
+                found.append((part.reshape(-1, part.size(2)) @ matrix).view(*part.shape[:2], -1))
+            else:
+                found.append(atoms.multiply(part, matrix @ typed[number, number]))
+        return torch.cat(found, dim=1).permute(2, 1, 0).contiguous()
+
+    def _density(self, edges: _Edges) -> torch.Tensor:
+        """Σ_j tanh(network(r_ij)²), [num_atoms]."""
+        (interaction,) = self.interaction
+        network = edges.network(network_weights(interaction.density_fn))
+        shares = edges.halves.of_all(edges.cut(torch.tanh(network.square()))).view(-1)
+        return shares.new_zeros(edges.atoms.num_atoms).index_add(0, edges.centre, shares)
+
+    def _with_skip(
+        self,
+        out: list[torch.Tensor],
+        x: Features | None,
+        embedding: torch.Tensor,
+        atoms: AtomsByType,
+    ) -> list[torch.Tensor]:
+        """Add what the types make of the features that came in."""
+        (interaction,) = self.interaction
+        for (source, target), matrices in typed_matrices(interaction.skip_tp).items():
+            if x is None:
+                rows = torch.bmm(embedding.unsqueeze(1), matrices)  # [types, 1, channels]
+                added = rows.index_select(0, atoms.types)
+            else:
+                added = atoms.multiply(x.blocks[source], matrices)
+            out[target] = out[target] + added
+        return out
+
+
+def _sums_by_type(product: torch.nn.Module) -> bool:
+    """Whether features are scalars and every degree comes once, in order."""
+    degrees = [path.i_in2 for path in product.instructions]
+    return (
+        len(product.irreps_in1) == 1
+        and product.irreps_in1[0].ir == (0, 1)
+        and degrees == list(range(len(product.irreps_in2)))
+        and [path.i_out for path in product.instructions] == degrees
+    )
+
+
+def _apply(
+    matrices: Matrices, blocks: Sequence[torch.Tensor], irreps: Irreps
+) -> list[torch.Tensor]:
+    """Linear maps between blocks [num_atoms, 2l+1, channels]; irreps that nothing feeds are 0."""
+    out: list[torch.Tensor | None] = [None] * len(irreps)
+    for (source, target), matrix in matrices.items():
+        part = blocks[source]
+        product = (part.reshape(-1, part.size(2)) @ matrix).view(*part.shape[:2], -1)
+        out[target] = product if out[target] is None else out[target] + product
+    return [
+        blocks[0].new_zeros(len(blocks[0]), ir.dim, mul) if found is None else found
+        for found, (mul, ir) in zip(out, irreps, strict=True)
+    ]
