@@ -37,7 +37,8 @@ def test_form_is_told_and_recorded(make_config, tmp_path):
 
 
 def test_form_that_is_not_there_is_refused_before_anything_is_written(make_config, tmp_path):
-    model = {"backbone": "mace", "r_max": 3.2, "hidden_irreps": "4x0e", "max_ell": 1}
+    attention = {"interaction_cls": "RealAgnosticAttResidualInteractionBlock"}
+    model = {"backbone": "mace", "r_max": 3.2, "hidden_irreps": "4x0e", "max_ell": 1, **attention}
     config = make_config({"training.form": "fast", "model": model})
     with pytest.raises(KanMdError, match=r"no fast form of this model, got .* training\.form out"):
         train(config, tmp_path / "run")
