@@ -72,7 +72,7 @@ def check_labels(
         labels = [target.label(atoms) for atoms in frames]
         missing = [atoms for atoms, label in zip(frames, labels, strict=True) if label is None]
         if len(missing) == len(frames):
-            named = f", or name the labels with data.keys.{target.name}" * target.of_potential
+            named = f", or name the labels with data.keys.{target.name}" * target.named_by_key
             raise user_error(
                 f"{what} without {target.name}",
                 found=f"{len(frames)} structures, none with {target.name}"

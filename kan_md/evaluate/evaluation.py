@@ -90,7 +90,7 @@ def evaluate_file(
             found=f"{len(frames)} structures with {others}",
             allowed=None,
             remedy="label them, or name the labels with --key"
-            if targets[0].of_potential
+            if targets[0].named_by_key
             else "label them under these names",
         )
     check_labels(frames, labelled)

@@ -41,8 +41,8 @@ class Target:
         shape: of one label, without the axis of structures or atoms.
         unit: of labels and errors.
         extensive: whether errors are divided by the number of atoms.
-        of_potential: whether a potential predicts it (read from ASE's calculator) or a tensor
-            model (read from ``arrays`` or ``info``).
+        named_by_key: whether ``data.keys`` can name it: then reading puts it into ASE's calculator.
+            Else it is in ``arrays`` or ``info``, by ``name``.
         components: names of the components that get errors of their own, last index fastest.
     """
 
@@ -52,7 +52,7 @@ class Target:
     shape: tuple[int, ...]
     unit: str
     extensive: bool = False
-    of_potential: bool = False
+    named_by_key: bool = False
     components: tuple[str, ...] = ()
 
     def label(self, atoms: Atoms) -> np.ndarray | None:
@@ -63,11 +63,11 @@ class Target:
         Raises:
             KanMdError: the label has another number of entries.
         """
-        if self.of_potential:
+        if self.named_by_key:
             value = (atoms.calc.results if atoms.calc else {}).get(self.name)
         else:
             value = (atoms.arrays if self.per == "atom" else atoms.info).get(self.name)
-        if value is None or (not self.of_potential and label_weight(atoms, self.name) == 0.0):
+        if value is None or (not self.named_by_key and label_weight(atoms, self.name) == 0.0):
             return None
         value = np.asarray(value, dtype=np.float64)
         if np.isnan(value).all():
@@ -93,7 +93,7 @@ ENERGY = Target(
     shape=(1,),
     unit="eV",
     extensive=True,
-    of_potential=True,
+    named_by_key=True,
 )
 FORCES = Target(
     name="forces",
@@ -101,7 +101,7 @@ FORCES = Target(
     per="atom",
     shape=(3,),
     unit="eV/Å",
-    of_potential=True,
+    named_by_key=True,
 )
 STRESS = Target(
     name="stress",
@@ -109,7 +109,7 @@ STRESS = Target(
     per="structure",
     shape=(3, 3),
     unit="eV/Å³",
-    of_potential=True,
+    named_by_key=True,
 )
 POTENTIAL_TARGETS = (ENERGY, FORCES, STRESS)
 

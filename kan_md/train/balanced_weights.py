@@ -43,8 +43,6 @@ def balanced(
     """
     training = config.training
     losses = [training.loss, *(stage.loss for stage in training.stages)]
-    if config.targets:
-        return config, []
     if not any(loss.is_balanced for loss in losses):
         return config, _labels_without_weight(losses, frames, dataset)
     found = [

@@ -13,7 +13,7 @@ from kan_md.config.schema import TrainConfig
 from kan_md.config.without_effect import settings_without_effect
 from kan_md.data.statistics import types_of
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
-from kan_md.train.finetune import find_reference_gap
+from kan_md.train.learning import learning_of
 from kan_md.train.preparation import PreparedData
 from kan_md.train.structures import Note, grouped, note_lines
 
@@ -62,8 +62,7 @@ def _own_notes(config: TrainConfig, data: PreparedData, transfer: Transfer | Non
     if transfer is not None:
         source = load_checkpoint(config.training.init_from, wanted="source")
         notes += _transfer_notes(config, data, source, transfer)
-        if not config.targets:
-            notes += _reference_notes(config, data, source)
+        notes += learning_of(config).source_notes(config, data.frames["train"], source)
     return notes
 
 
@@ -84,22 +83,3 @@ def _transfer_notes(
     if absent:
         lines.append(f"without data here, as they were there: {', '.join(absent)}")
     return [(heading, line) for line in lines]
-
-
-def _reference_notes(config: TrainConfig, data: PreparedData, source: Checkpoint) -> list[Note]:
-    """Whether energies are measured from where that model measures them."""
-    shifts = config.model.per_type_energy_shifts
-    given = None if isinstance(shifts, str) else shifts
-    gap = find_reference_gap(source, data.frames["train"], 0.0 if shifts == "zero" else given)
-    if gap is None or not gap.is_of_another_reference:
-        return []
-    constants = ", ".join(f"{name} {value:+.3f}" for name, value in gap.constants.items())
-    references = ", ".join(f"{name}: {value:.4f}" for name, value in gap.shifts.items())
-    return [
-        (
-            "warning",
-            f"energies lie {gap.rms:.3g} eV/atom (RMS) off those of training.init_from, and "
-            f"{gap.remainder:.2g} with a constant per type ({constants} eV): labels of another "
-            f"reference? then set model.per_type_energy_shifts: {{{references}}}",
-        )
-    ]

@@ -36,18 +36,19 @@ def learned_names(config: TrainConfig) -> set[str]:
 
 
 def unasked_losses(config: TrainConfig) -> set[str]:
-    """Targets of a potential that are in the loss by default, not by the configuration."""
+    """Targets that are in the loss by default, not by the configuration."""
     asked = {
         name
         for loss in all_losses(config)
         for name in loss.model_fields_set
         if getattr(loss, name) != "balanced"
     }
-    return {target.name for target in config.task.targets if target.of_potential} - asked
+    given = {spec.name for spec in config.targets}
+    return {target.name for target in config.task.targets} - given - asked
 
 
 def without_losses(config: TrainConfig, names: Collection[str]) -> TrainConfig:
-    """The configuration with some of a potential's targets taken out of every loss."""
+    """The configuration with some targets taken out of every ``training.loss``."""
     weights = dict.fromkeys(names, 0.0)
     training = config.training
     stages = [

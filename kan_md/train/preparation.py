@@ -11,26 +11,23 @@ from nequip.data import AtomicDataDict
 
 from kan_md.backbones.arguments import STATISTICS
 from kan_md.backbones.build import adapter_of, upstream_names
-from kan_md.backbones.etgnn import default_triplet_r_max
 from kan_md.config.schema import TrainConfig
 from kan_md.data.checks import check_elements, check_labels, check_structures
 from kan_md.data.dataset import FramesDataset, edge_lengths
-from kan_md.data.label_report import source_of, sources_in_words
+from kan_md.data.label_report import sources_in_words
 from kan_md.data.statistics import edge_statistics, types_of
 from kan_md.data.survey import distances_of, make_survey
-from kan_md.data.tensor_statistics import tensor_doubts, tensor_statistics
 from kan_md.errors import user_error
-from kan_md.model.checkpoint import Checkpoint, load_checkpoint
+from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.elements import elements_of
 from kan_md.tasks.targets import Target
-from kan_md.train.balanced_weights import balanced
 from kan_md.train.finetune import check_source
+from kan_md.train.learning import learning_of
 from kan_md.train.metrics import (
     learned_names,
     unasked_losses,
     without_losses,
 )
-from kan_md.train.references import potential_statistics
 from kan_md.train.structures import Note, Parts, grouped, read_parts
 
 
@@ -75,8 +72,12 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
         KanMdError: anything is wrong with them.
     """
     targets = config.task.targets
-    learned = learned_names(config)
-    parts = read_parts(config.data, config.model.r_max, [t for t in targets if t.name in learned])
+    learning, learned = learning_of(config), learned_names(config)
+    parts = read_parts(
+        config.data,
+        [target for target in targets if target.name in learned],
+        sort_out=lambda parts: learning.sort_out(parts, config.data, config.model.r_max),
+    )
     everything = [atoms for frames in parts.frames.values() for atoms in frames]
     config.task.check_labels(everything)
     for name in ("train", "val"):
@@ -101,18 +102,9 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
     statistics = edge_statistics(datasets["train"])
     present = set(types_of(parts.frames["train"]))
     statistics["untrained_types"] = [name for name in type_names if name not in present]
-    if config.targets:
-        specs = config.task.specs
-        statistics |= tensor_statistics(datasets["train"], specs, leg_r_max=_leg_r_max(config))
-        notes += [
-            ("warning", f"{text} (first {source_of(parts.frames['train'][index])})")
-            for text, index in tensor_doubts(datasets["train"], specs)
-        ]
-    else:
-        found, more = potential_statistics(config, parts, datasets["train"])
-        statistics |= found
-        config, weights = balanced(config, parts.frames["train"], datasets["train"])
-        notes += more + weights
+    config, found, more = learning.study(config, parts, datasets["train"])
+    statistics |= found
+    notes += more
     return PreparedData(
         config=config,
         frames=parts.frames,
@@ -176,7 +168,7 @@ def _without_absent_labels(
             [target for target in targets if target.name in asked],
             what=what,
             report=parts.report,
-            remedy=", or take it out of training.loss ({}: 0)" if not config.targets else "",
+            remedy=f", or set {learning_of(config).weight_key}: 0" * (len(learned) > 1),
         )
     notes: list[Note] = []
     if absent:
@@ -208,12 +200,6 @@ def _without_absent_labels(
     return config, notes
 
 
-def _leg_r_max(config: TrainConfig) -> float:
-    """Cutoff of triplet legs, as the builder will have it."""
-    given = config.model.hyperparameters.get("triplet_r_max")
-    return default_triplet_r_max(config.model.r_max) if given is None else float(given)
-
-
 def _source_types(config: TrainConfig) -> list[str] | None:
     """Types of the model that weights are taken from."""
     path = config.training.init_from
@@ -239,14 +225,12 @@ def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
     if path is not None:
         source = load_checkpoint(path, wanted="source")
         check_source(source, path, backbone=model.backbone, type_names=data.type_names)
-    if config.targets:
-        # Made for the weights, like the statistics below: what is written in the file comes first,
-        # then what the weights were made with.
-        made = data.statistics if source is None else source.config["model"]
-        names = ("avg_num_triplets", "type_shifts", "scales")
-        arguments = {name: made[name] for name in names if name in made} | arguments
-    arguments |= _statistics_arguments(config, data, source)
-    return arguments | config.task.arguments
+    found = learning_of(config).arguments(data.statistics)
+    found["avg_num_neighbors"] = data.statistics["avg_num_neighbors"]
+    if source is not None:  # whose weights were made for these numbers, or for those by default
+        theirs = source.config["model"]
+        found = {name: theirs[name] for name in found if name in theirs}
+    return found | arguments | _given_statistics(config, data) | config.task.arguments
 
 
 def given_statistics(config: TrainConfig) -> set[str]:
@@ -268,24 +252,14 @@ def given_statistics(config: TrainConfig) -> set[str]:
     }
 
 
-def _statistics_arguments(
-    config: TrainConfig, data: PreparedData, source: Checkpoint | None
-) -> dict[str, Any]:
-    model, statistics = config.model, data.statistics
-    known = adapter_of(model.backbone).hyperparameters()
-    automatic: dict[str, Any] = {"avg_num_neighbors": statistics["avg_num_neighbors"]}
-    if "per_type_energy_shifts" in known:
-        automatic["per_type_energy_shifts"] = statistics["reference_energies"]
-        automatic["per_type_energy_scales"] = statistics["forces_rms"]
-    if source is not None:
-        automatic |= {
-            name: value for name, value in source.config["model"].items() if name in automatic
-        }
-    given = {name: getattr(model, name) for name in automatic if name in given_statistics(config)}
+def _given_statistics(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
+    """Of those with a key of their own in section model."""
+    names = given_statistics(config) & type(config.model).model_fields.keys()
+    given = {name: getattr(config.model, name) for name in names}
     if given.get("per_type_energy_shifts") == "zero":
         given["per_type_energy_shifts"] = dict.fromkeys(data.type_names, 0.0)
     _check_per_type(given, data.type_names)
-    return automatic | given
+    return given
 
 
 def _check_per_type(given: Mapping[str, Any], type_names: Sequence[str]) -> None:

@@ -37,8 +37,9 @@ from kan_md.train.folder import (
 )
 from kan_md.train.folder_lock import Claim
 from kan_md.train.interrupt import Interruption
+from kan_md.train.learning import learning_of
 from kan_md.train.log import EpochLog, ProgressDisplay
-from kan_md.train.loss_shares import LOSS_KEY, LossShares
+from kan_md.train.loss_shares import LossShares
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
 from kan_md.train.results import final_errors, load_best, summarize, write_results
 from kan_md.train.resume import best_chooser
@@ -137,7 +138,7 @@ def _train(
             budget,
             EpochLog(folder / LOG_FILE, budget),
             ProgressDisplay(console, budget),
-            LossShares(console, key="weight of target {}" if config.targets else LOSS_KEY),
+            LossShares(console, key=learning_of(config).weight_key),
             StopAtDivergence(console),
             RunRecord(record),
             interruption,

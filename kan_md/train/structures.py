@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from ase import Atoms
 
 from kan_md.config.schema import DataConfig
 from kan_md.data.checks import check_structures
 from kan_md.data.identity import shared
-from kan_md.data.isolated import is_marked, separate_isolated
 from kan_md.data.label_report import LabelReport, source_of, structures
 from kan_md.data.labels import check_keys
 from kan_md.data.reading import read_frames
 from kan_md.data.splitting import PARTS, Sizes, split_counts, split_indices
 from kan_md.errors import user_error
-from kan_md.model.graph import periodic_edges
-from kan_md.tasks.targets import ENERGY, FORCES, Target
+from kan_md.tasks.targets import Target
 
 Note = tuple[str, str]
 """A heading and what is said below it."""
@@ -58,13 +55,15 @@ class Parts:
     notes: list[Note] = field(default_factory=list)
 
 
-def read_parts(data: DataConfig, r_max: float, targets: Sequence[Target]) -> Parts:
+def read_parts(
+    data: DataConfig, targets: Sequence[Target], *, sort_out: Callable[[Parts], None]
+) -> Parts:
     """Read, sort out and divide the structures of a configuration.
 
     Args:
         data: where they are, and how they are divided.
-        r_max: cutoff, Å; a single atom without neighbours within it is an isolated atom.
         targets: what is learned; structures without any of it are left out.
+        sort_out: takes out structures that serve another end.
 
     Raises:
         KanMdError: a file or a structure cannot be used, or there are too few.
@@ -76,81 +75,11 @@ def read_parts(data: DataConfig, r_max: float, targets: Sequence[Target]) -> Par
     check_structures([atoms for found in frames.values() for atoms in found], "data")
     parts = Parts(dict(frames), {part: [] for part in PARTS}, report)
     parts.notes += [("labels", line) for line in report.lines()]
-    if all(target.of_potential for target in targets):
-        _note_odd_marks(parts)
-        _set_isolated_apart(parts, r_max, keep=data.isolated_atoms == "train")
-        _leave_out_large_forces(parts, data.max_force)
+    sort_out(parts)
     _leave_out_unlabelled(parts, targets)
     _divide(parts, data, lost=len(frames["train"]) - len(parts.frames["train"]))
     _note_shared(parts)
     return parts
-
-
-def _set_isolated_apart(parts: Parts, r_max: float, *, keep: bool) -> None:
-    for part, frames in parts.frames.items():
-        others, parts.isolated[part] = separate_isolated(frames, r_max)
-        if not keep:
-            parts.frames[part] = others
-    isolated = [atoms for found in parts.isolated.values() for atoms in found]
-    if not isolated:
-        return
-    elements = ", ".join(dict.fromkeys(str(atoms.symbols) for atoms in isolated))
-    fate = "also in the loss" if keep else "reference energies, not in the loss"
-    parts.notes.append(("isolated atoms", f"{len(isolated)} of {elements}: {fate}"))
-    without = [atoms for atoms in isolated if ENERGY.label(atoms) is None]
-    if without:
-        text = f"{len(without)} without an energy: no references (first {source_of(without[0])})"
-        parts.notes.append(("isolated atoms", text))
-    crowded = [a for a in isolated if periodic_edges(a, r_max).edge_index.shape[1]]
-    if crowded:
-        text = (
-            f"{source_of(crowded[0])}, called an isolated atom, has images within {r_max:g} Å: is "
-            "its cell too small?"
-        )
-        parts.notes.append(("warning", text))
-
-
-def _note_odd_marks(parts: Parts) -> None:
-    odd = [
-        atoms
-        for frames in parts.frames.values()
-        for atoms in frames
-        if len(atoms) > 1 and is_marked(atoms)
-    ]
-    if odd:
-        parts.notes.append(
-            (
-                "isolated atoms",
-                f"{structures(len(odd))} of several atoms called so: "
-                f"used as any other (first {source_of(odd[0])})",
-            )
-        )
-
-
-def _leave_out_large_forces(parts: Parts, max_force: float | None) -> None:
-    if max_force is None:
-        return
-    dropped = []
-    for part, frames in parts.frames.items():
-        largest = [_largest_component(atoms) for atoms in frames]
-        dropped += [a for a, size in zip(frames, largest, strict=True) if size > max_force]
-        parts.frames[part] = [
-            a for a, size in zip(frames, largest, strict=True) if not size > max_force
-        ]
-    if dropped:
-        parts.notes.append(
-            (
-                "left out",
-                f"{structures(len(dropped))} by data.max_force: {max_force:g} eV/Å "
-                f"(first {source_of(dropped[0])})",
-            )
-        )
-
-
-def _largest_component(atoms: Atoms) -> float:
-    """eV/Å; NaN without forces."""
-    forces = FORCES.label(atoms)
-    return np.nan if forces is None else float(np.nanmax(np.abs(forces)))
 
 
 def _leave_out_unlabelled(parts: Parts, targets: Sequence[Target]) -> None:

@@ -179,7 +179,7 @@ def test_sets_of_energies_or_of_forces_alone_are_learned(
     assert f"without {missing}: no structure has labels of it" in notes
     assert scale in notes
     asked = {"energy": 1.0, "forces": 1.0, "stress": 0.0}
-    with pytest.raises(KanMdError, match=rf"data without {missing}.*training.loss \({missing}: 0"):
+    with pytest.raises(KanMdError, match=rf"data without {missing}.*training.loss.{missing}: 0"):
         prepare(frames, training__loss=asked)
 
 
