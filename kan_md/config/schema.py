@@ -128,6 +128,8 @@ class DataConfig(Section):
         isolated_atoms: frames of single atoms without neighbours, or with ``config_type:
             IsolatedAtom``, give reference energies (``reference``); ``train`` has them in the loss
             as well.
+        graph_memory: GB of memory that the graphs of all structures may take, in each process. More
+            is kept in a file in the folder for temporary files, ``TMPDIR``.
     """
 
     train: Paths
@@ -138,6 +140,7 @@ class DataConfig(Section):
     missing_stress: Literal["error", "mask"] = "mask"
     max_force: Positive | None = None
     isolated_atoms: Literal["reference", "train"] = "reference"
+    graph_memory: Positive = 4.0
 
     @model_validator(mode="after")
     def _split_can_be_made(self) -> DataConfig:
@@ -424,6 +427,9 @@ class StageConfig(Section):
     lr: Positive | None = None
 
 
+_BATCH_SIZE = 5
+
+
 class TrainingConfig(Section):
     """How the model is trained.
 
@@ -431,8 +437,11 @@ class TrainingConfig(Section):
         loss: what is minimised.
         optimizer: by what.
         schedule: of the learning rate.
-        batch_size: structures per step.
-        val_batch_size: structures per validation step.
+        batch_size: structures per step, 5; with ``batch_edges`` no limit unless one is given.
+        batch_edges: most edges per step, for structures of many sizes; a number of edges takes
+            about the same memory and time in whichever structures they are. Every step then has
+            about as many edges as the others.
+        val_batch_size: structures per validation step; ``batch_edges`` counts there, too.
         epochs: passes over the training set; at least one of ``epochs`` and ``max_time``.
         max_time: wall-clock budget, e.g. ``90s``, ``10m``, ``2h``, from the start of the command to
             the end of its writing; counted over interruptions.
@@ -455,7 +464,8 @@ class TrainingConfig(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    batch_size: PositiveInt = 5
+    batch_size: PositiveInt | None = None
+    batch_edges: PositiveInt | None = None
     val_batch_size: PositiveInt = 10
     epochs: PositiveInt | None = None
     max_time: Duration | None = None
@@ -471,6 +481,12 @@ class TrainingConfig(Section):
     fresh_readout: bool = False
     freeze: Literal["none", "backbone"] = "none"
     reference_frames: Annotated[int, Field(ge=1, le=100)] = 3
+
+    @model_validator(mode="after")
+    def _batches_have_a_size(self) -> TrainingConfig:
+        if self.batch_size is None and self.batch_edges is None:
+            self.__dict__["batch_size"] = _BATCH_SIZE  # model_fields_set keeps what the file says
+        return self
 
     @model_validator(mode="after")
     def _has_a_budget_and_ordered_stages(self) -> TrainingConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from ase import Atoms
 from nequip.data import AtomicDataDict, register_fields
 from nequip.data.dataset import AtomicDataset
 
+from kan_md.data.batches import Batches, Share
+from kan_md.data.graph_store import GraphStore
 from kan_md.errors import user_error
 from kan_md.model.cells import completed_cell
 from kan_md.model.reference import model_input
@@ -32,6 +35,8 @@ class FramesDataset(AtomicDataset):
         r_max: cutoff, Å.
         type_names: element symbols in the order of the type index.
         targets: labels to carry.
+        memory: bytes that the graphs may take in memory, see
+            :class:`kan_md.data.graph_store.GraphStore`.
 
     Raises:
         KanMdError: atoms overlap, or an element is none of ``type_names``.
@@ -44,16 +49,21 @@ class FramesDataset(AtomicDataset):
         *,
         type_names: Sequence[str],
         targets: Sequence[Target],
+        memory: float = math.inf,
     ) -> None:
         super().__init__()
         register_fields(graph_fields=[WEIGHT_PREFIX + target.field for target in targets])
         # Structures of one batch need the same fields, and a stress needs a cell.
         with_cell = any(atoms.pbc.any() for atoms in frames) or STRESS in targets
         self.type_names = tuple(type_names)
-        self.data_list = [
-            _with_labels(_input(atoms, r_max, type_names, with_cell), atoms, targets)
-            for atoms in frames
-        ]
+        self._labels = [target.field for target in targets]
+        self.data_list = GraphStore(
+            (
+                _with_labels(_input(atoms, r_max, type_names, with_cell), atoms, targets)
+                for atoms in frames
+            ),
+            memory=memory,
+        )
 
     def __len__(self) -> int:
         return len(self.data_list)
@@ -64,6 +74,19 @@ class FramesDataset(AtomicDataset):
         if isinstance(indices, slice):
             return self.data_list[indices]
         return [self.data_list[int(index)] for index in indices]
+
+    def collate(self, graphs: list[AtomicDataDict.Type]) -> AtomicDataDict.Type:
+        """Make a batch; of nothing, one that counts nowhere: a small structure without labels.
+
+        A process without a structure of its own goes through a step with that, so that all
+        processes meet in it.
+        """
+        if not graphs:
+            smallest = min(range(len(self)), key=self.data_list.num_edges.__getitem__)
+            graphs = [self[smallest]]
+            for name in self._labels:
+                graphs[0][name] = torch.full_like(graphs[0][name], torch.nan)
+        return AtomicDataDict.batched_from_list(graphs)
 
 
 def _input(
@@ -117,30 +140,6 @@ def _with_labels(
     return data
 
 
-class EpochOrder(torch.utils.data.Sampler[int]):
-    """A random order per epoch that depends on nothing but the seed and the epoch.
-
-    Lightning calls ``set_epoch``, also after a restart, so a resumed run sees the frames in the
-    order of the uninterrupted one.
-    """
-
-    def __init__(self, number: int, seed: int) -> None:
-        self.number = number
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.number)
-        return iter(order.tolist())
-
-    def __len__(self) -> int:
-        return self.number
-
-
 class ResumableLoader(torch.utils.data.DataLoader):
     """A loader that Lightning can save in the middle of an epoch and set going again there."""
 
@@ -165,16 +164,23 @@ class ResumableLoader(torch.utils.data.DataLoader):
 
 
 def make_loader(
-    dataset: FramesDataset, batch_size: int, *, shuffle_seed: int | None = None
+    dataset: FramesDataset,
+    batch_size: int | None,
+    *,
+    batch_edges: int | None = None,
+    shuffle_seed: int | None = None,
+    share: Share | None = None,
 ) -> torch.utils.data.DataLoader:
-    """Batch a dataset; in a random order per epoch if a seed is given."""
-    if shuffle_seed is None:
-        return torch.utils.data.DataLoader(
-            dataset, batch_size, shuffle=False, collate_fn=AtomicDataDict.batched_from_list
-        )
-    return ResumableLoader(
-        dataset,
-        batch_size,
-        sampler=EpochOrder(len(dataset), shuffle_seed),
-        collate_fn=AtomicDataDict.batched_from_list,
+    """Batch a dataset; in a random order per epoch if a seed is given.
+
+    For the other arguments see :class:`kan_md.data.batches.Batches`.
+    """
+    batches = Batches(
+        dataset.data_list.num_edges,
+        batch_size=batch_size,
+        batch_edges=batch_edges,
+        seed=shuffle_seed,
+        share=share,
     )
+    loader = torch.utils.data.DataLoader if shuffle_seed is None else ResumableLoader
+    return loader(dataset, batch_sampler=batches, collate_fn=dataset.collate)

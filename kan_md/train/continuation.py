@@ -13,13 +13,13 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from kan_md.config.schema import TrainConfig
-from kan_md.data.dataset import make_loader
 from kan_md.errors import user_error
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.train.budget import Budget
 from kan_md.train.checkpoints import SavedRun, read_best
 from kan_md.train.fingerprint import check_same_data, fingerprint
 from kan_md.train.folder import read_results
+from kan_md.train.loaders import evaluation_loader, train_loader
 from kan_md.train.metrics import MONITOR, learned_names
 from kan_md.train.preparation import PreparedData
 from kan_md.train.resume import (
@@ -76,13 +76,16 @@ class Continuation:
         notes = [*saved.notes]
         if self.changes:
             notes.append(f"changed: {'; '.join(map(str, self.changes))}")
-        before = saved.config["training"]["batch_size"]
+        before = {key: saved.config["training"].get(key) for key in ("batch_size", "batch_edges")}
         content, more = adapt(
             saved.content,
             module,
             trainer,
             self.changes,
-            batch_sizes=(before, training.batch_size),
+            batches=(
+                train_loader(data, training.model_copy(update=before)).batch_sampler,
+                train_loader(data, training).batch_sampler,
+            ),
         )
         results = read_results(self.folder) or {}
         budget.clock.before = max(saved.seconds, results.get("wall_seconds", 0.0))
@@ -145,7 +148,7 @@ class Continuation:
             enable_model_summary=False,
             inference_mode=False,
         )
-        loader = make_loader(data.datasets["val"], self.config.training.val_batch_size)
+        loader = evaluation_loader(data, "val", self.config.training)
         (found,) = judge.validate(module, loader, verbose=False)
         score = found[MONITOR]
         return score, [f"best epoch so far, {best['epoch'] + 1}: its loss is {score:.4g} by now"]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
@@ -23,6 +24,7 @@ LOSS_KEY = "training.loss.{}"
 """Key of a term's weight."""
 
 _PREFIX = "loss_"
+_EPOCH = "train_loss_epoch/"
 
 
 class LossShares(Checkpoint):
@@ -54,7 +56,7 @@ class LossShares(Checkpoint):
         if coefficients != self._of_step:
             when = "at first" if not self._of_step else "with other weights at first"
             self._of_step = coefficients
-            self._tell(trainer, coefficients, part="train_loss_step", when=when)
+            self._tell(pl_module.terms, coefficients, when=when)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say the shares of the first epoch, and which are too small."""
@@ -63,16 +65,21 @@ class LossShares(Checkpoint):
             return
         self._of_epoch = coefficients
         when = f"in epoch {trainer.current_epoch + 1}"
-        terms = self._tell(trainer, coefficients, part="train_loss_epoch", when=when)
+        means = {
+            key.removeprefix(_EPOCH): value
+            for key, value in trainer.callback_metrics.items()
+            if key.startswith(_EPOCH)
+        }
+        terms = self._tell(means, coefficients, when=when)
         for line in warnings_of(terms, coefficients, self.key):
             self.console.print(f"warning: {line}", highlight=False, soft_wrap=True)
 
     def _tell(
-        self, trainer: Trainer, coefficients: Mapping[str, float], *, part: str, when: str
+        self, means: Mapping[str, torch.Tensor], coefficients: Mapping[str, float], *, when: str
     ) -> dict[str, float]:
         """Print the shares; returns the weighted terms."""
         terms = {
-            name: coefficient * float(trainer.callback_metrics[f"{part}/{_PREFIX}{name}"])
+            name: coefficient * float(means[f"{_PREFIX}{name}"])
             for name, coefficient in coefficients.items()
         }
         total = sum(terms.values())

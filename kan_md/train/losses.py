@@ -73,6 +73,14 @@ class TargetError(Metric):
 
     def update(self, preds: AtomicDataDict.Type, target: AtomicDataDict.Type) -> None:
         """Add the errors of a batch."""
+        total, count = self.sums(preds, target)
+        self.total = self.total + total
+        self.count = self.count + count
+
+    def sums(
+        self, preds: AtomicDataDict.Type, target: AtomicDataDict.Type
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of ρ over the labelled components of a batch, differentiable, and their number."""
         label = target[self.field].to(torch.float64)
         error = preds[self.field].to(torch.float64).reshape(label.shape) - label
         rows = error.flatten(1)  # [rows, components]
@@ -83,8 +91,12 @@ class TargetError(Metric):
         values = rho(torch.where(known, rows, 0.0), self.function, delta=self.delta)
         if self.weighted:
             values = values * self._row_weights(target)
-        self.total = self.total + torch.where(known, values, 0.0).sum()
-        self.count = self.count + known.sum()
+        return torch.where(known, values, 0.0).sum(), known.sum().to(torch.float64)
+
+    def add(self, total: torch.Tensor, count: torch.Tensor) -> None:
+        """Add what :meth:`sums` gave."""
+        self.merge_state({"total": total.detach(), "count": count})
+        self._update_count += 1  # compute() warns where nothing was added
 
     def compute(self) -> torch.Tensor:
         """The mean over everything since the last reset.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from nequip.data import AtomicDataDict
 from nequip.nn.graph_model import GraphModel
-from nequip.train import EMALightningModule, NequIPLightningModule
+from nequip.train import EMALightningModule, MetricsManager, NequIPLightningModule
 
 from kan_md.backbones.build import build_model
 from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts
@@ -29,6 +29,7 @@ class _KanModel:
     Attributes:
         transfer: what was taken over from another model, if any.
         form: what evaluates the model in training, validation and test; it owns nothing.
+        terms: of the loss of the last step, without their weights, by name.
     """
 
     def __init__(
@@ -41,6 +42,9 @@ class _KanModel:
         super().__init__(**kwargs)
         self.form = Form(self.model[MODEL_KEY], form)
         self.penalties = dict(regularization or {})
+        self.terms: dict[str, torch.Tensor] = {}
+        for metric in self.loss.values():
+            metric.dist_sync_on_step = False  # training_step does what that is for
 
     def _build_model(self, model_config: Mapping[str, Any]) -> GraphModel:
         model, self.transfer = build_for_training(**model_config)
@@ -51,12 +55,58 @@ class _KanModel:
         with torch.enable_grad():
             return self.form(inputs)
 
-    def training_step(self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0):
-        """Add the penalties on KAN layers to nequip's loss."""
-        loss = super().training_step(batch, batch_idx, dataloader_idx)
+    def training_step(
+        self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0
+    ) -> torch.Tensor:
+        """Loss of a batch, with the penalties on KAN layers.
+
+        In place of nequip's, which asks each term and each error for its number in every step and
+        logs it: that waits for the device and takes longer than a small model. Sums are kept, and
+        asked for at the end of the epoch.
+        """
+        target = self.process_target(batch, batch_idx, dataloader_idx)
+        output = self(batch)
+        _add_errors(self.train_metrics, output, target)
+        loss = self._loss_of(output, target)
         if any(self.penalties.values()):
             loss = loss + regularization(self.model, **self.penalties)
         return loss
+
+    def validation_step(
+        self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Add the errors of a batch."""
+        target = self.process_target(batch, batch_idx, dataloader_idx)
+        _add_errors(self.val_metrics[dataloader_idx], self(batch), target)
+
+    def test_step(
+        self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Add the errors of a batch."""
+        target = self.process_target(batch, batch_idx, dataloader_idx)
+        _add_errors(self.test_metrics[dataloader_idx], self(batch), target)
+
+    def _loss_of(self, output: AtomicDataDict.Type, target: AtomicDataDict.Type) -> torch.Tensor:
+        """Weighted sum of the terms, each a mean over what is labelled in the batch."""
+        sums = {name: metric.sums(output, target) for name, metric in self.loss.items()}
+        loss = 0.0
+        self.terms = {}
+        for name, (total, count) in sums.items():
+            self.loss[name].add(total, count)
+            term = total / count.clamp(min=1)
+            self.terms[name] = term.detach()
+            coefficient = self.loss.entries[name].coeff
+            if coefficient is not None:
+                loss = loss + coefficient * term
+        return loss
+
+
+def _add_errors(
+    metrics: MetricsManager, output: AtomicDataDict.Type, target: AtomicDataDict.Type
+) -> None:
+    with torch.no_grad():
+        for metric in metrics.values():
+            metric.update(output, target)
 
 
 class PlainModule(_KanModel, NequIPLightningModule):

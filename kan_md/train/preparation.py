@@ -14,6 +14,7 @@ from kan_md.backbones.build import adapter_of, upstream_names
 from kan_md.config.schema import TrainConfig
 from kan_md.data.checks import check_elements, check_labels, check_structures
 from kan_md.data.dataset import FramesDataset, edge_lengths
+from kan_md.data.graph_store import GIGABYTE
 from kan_md.data.label_report import sources_in_words
 from kan_md.data.statistics import edge_statistics, types_of
 from kan_md.data.survey import distances_of, make_survey
@@ -94,7 +95,13 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
     }
     carried = [t for t in targets if any(t.name in names for names in labelled.values())]
     datasets = {
-        name: FramesDataset(frames, config.model.r_max, type_names=type_names, targets=carried)
+        name: FramesDataset(
+            frames,
+            config.model.r_max,
+            type_names=type_names,
+            targets=carried,
+            memory=config.data.graph_memory * GIGABYTE * len(frames) / len(everything),
+        )
         for name, frames in parts.frames.items()
         if frames
     }

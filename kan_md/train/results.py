@@ -14,8 +14,7 @@ import torch
 
 from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.readout_report import describe_readouts
-from kan_md.config.schema import TrainConfig
-from kan_md.data.dataset import make_loader
+from kan_md.config.schema import TrainConfig, TrainingConfig
 from kan_md.errors import user_error
 from kan_md.files import write_text
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
@@ -24,6 +23,7 @@ from kan_md.train.checkpoints import BEST, FOLDER, read_best
 from kan_md.train.divergence import check_best
 from kan_md.train.figure import plot_learning_curves
 from kan_md.train.folder import CURVE_FILE, LOG_FILE, MODEL_FILE, RESULT_FILE
+from kan_md.train.loaders import evaluation_loader, train_loader
 from kan_md.train.log import read_log
 from kan_md.train.module import MODEL_KEY
 from kan_md.train.preparation import PreparedData
@@ -64,10 +64,10 @@ def final_errors(
     trainer: lightning.Trainer,
     module: lightning.LightningModule,
     data: PreparedData,
-    batch_size: int,
+    training: TrainingConfig,
 ) -> dict[str, dict[str, float | None]]:
     """Errors of the module's weights on every part, by part and name; None without labels."""
-    loaders = [make_loader(dataset, batch_size) for dataset in data.datasets.values()]
+    loaders = [evaluation_loader(data, part, training) for part in data.datasets]
     results = trainer.test(module, loaders, verbose=False)
     errors: dict[str, dict[str, float | None]] = {}
     for index, (part, result) in enumerate(zip(data.datasets, results, strict=True)):
@@ -161,7 +161,7 @@ def write_results(
             rows,
             data.targets,
             folder / CURVE_FILE if figure is None else figure,
-            steps_per_epoch=-(-len(data.datasets["train"]) // config.training.batch_size),
+            steps_per_epoch=len(train_loader(data, config.training)),
             best_epoch=summary["best_epoch"],
             averaged=config.training.ema is not None,
         )

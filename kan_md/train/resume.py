@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from kan_md.data.batches import Batches
 from kan_md.errors import user_error
 from kan_md.train.checkpoints import BEST, LAST
 from kan_md.train.resumed_settings import Change
@@ -74,7 +77,7 @@ def adapt(
     trainer: lightning.Trainer,
     changes: Sequence[Change],
     *,
-    batch_sizes: tuple[int, int],
+    batches: tuple[Batches, Batches],
 ) -> tuple[dict[str, Any], list[str]]:
     """Fit a checkpoint to a module, an optimiser and callbacks of other settings.
 
@@ -83,7 +86,7 @@ def adapt(
         module: to go on with.
         trainer: that will do it.
         changes: settings that differ from those of the checkpoint.
-        batch_sizes: before and now.
+        batches: of an epoch, before and now.
 
     Returns:
         Content to go on from, and lines that say what starts anew.
@@ -95,8 +98,8 @@ def adapt(
     new["optimizer_states"] = [_optimizer(content, module, changes, notes)]
     new["lr_schedulers"] = []  # an older version's plateau was one of Lightning's
     new["callbacks"] = _callbacks(content["callbacks"], trainer, keys)
-    if batch_sizes[0] != batch_sizes[1]:
-        new["loops"] = _loops(content["loops"], batch_sizes)
+    if keys & {"training.batch_size", "training.batch_edges"}:
+        new["loops"] = _loops(content["loops"], _batches_now(*batches))
     return new, notes
 
 
@@ -229,21 +232,29 @@ def _callbacks(
     return states
 
 
-def _loops(old: Mapping[str, Any], batch_sizes: tuple[int, int]) -> dict[str, Any]:
-    """The place within an epoch, in batches of the size of now.
+def _batches_now(before: Batches, now: Batches) -> Fraction:
+    """Batches of now that are as much as one of before."""
+    if before.batch_edges is None and now.batch_edges is None:
+        return Fraction(before.batch_size, now.batch_size)
+    return Fraction(len(now), len(before))
 
-    Structures of a batch that is only partly through are seen twice in this epoch.
+
+def _loops(old: Mapping[str, Any], rate: Fraction) -> dict[str, Any]:
+    """The place within an epoch, in batches of now; ``rate`` of them are one of before.
+
+    Structures of a batch that is only partly through are seen twice in this epoch; where batches
+    are made by edges, others than those that were to come may be seen.
     """
     loops = copy.deepcopy(dict(old))
     fit = loops["fit_loop"]
     progress = fit["epoch_loop.batch_progress"]
     for loader in fit["state_dict"].get("combined_loader", []):
-        loader["delivered"] = loader["delivered"] * batch_sizes[0] // batch_sizes[1]
+        loader["delivered"] = math.floor(loader["delivered"] * rate)
     current = progress["current"]
     if not progress["is_last_batch"]:
         # Saved when the last batch was processed, but not yet counted as completed.
         pending = current["processed"] - current["completed"]
-        done = current["processed"] * batch_sizes[0] // batch_sizes[1]
+        done = math.floor(current["processed"] * rate)
         current |= {"ready": done, "started": done, "processed": done}
         current["completed"] = done - pending
     return loops

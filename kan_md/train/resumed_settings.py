@@ -49,6 +49,7 @@ RESUME: dict[str, Effect] = {
     "training.schedule.factor": "steps",
     "training.schedule.patience": "steps",
     "training.batch_size": "steps",
+    "training.batch_edges": "steps",
     "training.val_batch_size": "speed",
     "training.epochs": "budget",
     "training.max_time": "budget",

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.config.schema import TrainConfig
-from kan_md.data.dataset import make_loader
 from kan_md.figures import check_figure_name
 from kan_md.files import check_writable
 from kan_md.ops import operators_in_layers
@@ -38,6 +37,7 @@ from kan_md.train.folder import (
 from kan_md.train.folder_lock import Claim
 from kan_md.train.interrupt import Interruption
 from kan_md.train.learning import learning_of
+from kan_md.train.loaders import evaluation_loader, train_loader
 from kan_md.train.log import EpochLog, ProgressDisplay
 from kan_md.train.loss_shares import LossShares
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
@@ -177,7 +177,7 @@ def _train(
                 form=str(module.form),
                 epochs=trainer.current_epoch if reason is None else saved.epochs,
                 best=best,
-                errors=final_errors(trainer, module, data, config.training.val_batch_size),
+                errors=final_errors(trainer, module, data, config.training),
             )
             return write_results(config, data, arguments, module, summary, folder, figure=figure)
 
@@ -190,8 +190,8 @@ def _fit(
     checkpoint: Path | None,
 ) -> None:
     training = config.training
-    batches = make_loader(data.datasets["train"], training.batch_size, shuffle_seed=training.seed)
-    judged = make_loader(data.datasets["val"], training.val_batch_size)
+    batches = train_loader(data, training)
+    judged = evaluation_loader(data, "val", training)
     trainer.fit(module, batches, judged, ckpt_path=checkpoint, weights_only=False)
 
 

@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from kan_md.config.schema import TrainConfig
-from kan_md.data.dataset import make_loader
 from kan_md.errors import user_error
 from kan_md.train.budget import Budget
 from kan_md.train.checkpoints import BEST, FOLDER, LAST, CheckpointFiles
 from kan_md.train.clock import Clock, Reserve
 from kan_md.train.grid_callback import GridFitCallback
+from kan_md.train.loaders import evaluation_loader
 from kan_md.train.metrics import (
     MONITOR,
     error_manager,
@@ -120,7 +120,7 @@ def make_budget(
     """
     training = config.training
     atoms = {part: sum(map(len, frames)) for part, frames in data.frames.items()}
-    example = make_loader(data.datasets["val"], training.val_batch_size)
+    example = evaluation_loader(data, "val", training)
     writing = max(_WRITING, _WRITING_BY_START_UP * clock.of_this_process)
     return Budget(
         training.schedule,

@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kan_md.data.dataset import EpochOrder, FramesDataset, make_loader
+from kan_md.data.dataset import FramesDataset, make_loader
 from kan_md.data.splitting import split_indices
 from kan_md.data.statistics import edge_statistics, energy_scale, reference_energies, types_of
 from kan_md.errors import KanMdError
@@ -116,17 +116,6 @@ def test_closest_distances_are_per_pair_of_types():
 def test_cutoff_without_neighbours_is_refused():
     with pytest.raises(KanMdError, match=r"increase model\.r_max"):
         edge_statistics(dataset([frame("Cu2", 0.0, 5.0)]))
-
-
-def test_order_depends_on_seed_and_epoch_alone():
-    orders = []
-    for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0)):
-        order = EpochOrder(20, seed)
-        order.set_epoch(epoch)
-        orders.append(list(order))
-    assert orders[0] == orders[1]
-    assert orders[0] != orders[2] and orders[0] != orders[3]
-    assert all(sorted(order) == list(range(20)) for order in orders)
 
 
 def test_loader_continues_behind_the_batches_it_delivered():

@@ -25,7 +25,9 @@ from kan_md.model.checkpoint import load_checkpoint
 from kan_md.train import run as run_module
 from kan_md.train.checkpoints import read_best
 from kan_md.train.interrupt import TrainingInterrupted
+from kan_md.train.loaders import train_loader
 from kan_md.train.log import EpochLog, read_log
+from kan_md.train.preparation import prepare_data
 from kan_md.train.resumed_settings import RESUME, effect_of, find_changes
 from kan_md.train.run import train
 
@@ -119,6 +121,7 @@ ACTS = {
     "training.schedule.final": 0.5,
     "training.schedule.warmup": 0.9,
     "training.batch_size": 3,
+    "training.batch_edges": 2000,
     "training.ema": None,
     "training.gradient_clip": 1e-3,
     "training.regularization.l1": 1.0,
@@ -308,6 +311,24 @@ def test_batch_size_may_change_within_an_epoch(make_config, tmp_path, monkeypatc
     rest = (8 - (4 // size) * size) // size
     assert [row["step"] for row in rows] == [4, 6 + rest, 6 + rest + 8 // size]
     assert rows[-1]["lr"] < 0.005
+
+
+def test_batches_may_be_made_by_edges_within_an_epoch(make_config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "EpochLog", SignalAtFifthStep)
+        with pytest.raises(TrainingInterrupted):
+            train(make_config({"training.epochs": 3}), tmp_path)
+    data = prepare_data(make_config())
+    edges = max(data.datasets["train"].data_list.num_edges)
+    config = make_config({"training.epochs": 3, "training.batch_edges": edges})
+    number = len(train_loader(data, config.training))
+    screen = Console(file=io.StringIO(), width=1000)
+    train(config, tmp_path, resume=True, console=screen)
+    assert f"training.batch_edges null -> {edges}" in screen.file.getvalue()
+    # Two of four steps of the second epoch were done; half of those of about one structure follow.
+    second = 6 + number - 2 * number // 4
+    assert number > 4
+    assert [row["step"] for row in read_log(tmp_path / "log.csv")] == [4, second, second + number]
 
 
 def test_average_may_be_switched_on(make_config, tmp_path):
