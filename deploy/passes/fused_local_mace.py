@@ -27,7 +27,6 @@ from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.message_passing import mace
 from kan_md_deploy.passes.message_passing.linear_maps import in_float64, linear_matrix
 from kan_md_deploy.passes.message_passing.local_mace import (
-    KAN_FUNCTIONS,
     EmbeddingFunction,
     expansion_functions,
     has_one_channel_per_degree,
@@ -101,8 +100,10 @@ class FusedLocalMACE:
             and has_one_channel_per_degree(o3.Irreps(interaction.linear.irreps_out))
             and o3.Irreps(interaction.linear.irreps_out).lmax <= _MOST_L
             and (
-                embedding.kind != KAN_FUNCTIONS
-                or silu_tail(embedding.kans[0], bound=context.bound) <= _WIDEST_TAIL
+                not embedding.has_tables
+                or all(
+                    silu_tail(kan[0], bound=context.bound) <= _WIDEST_TAIL for kan in embedding.kans
+                )
             )
         )
 
@@ -145,8 +146,8 @@ class _Packed(OperatorWeights):
         channels, densities = expansion[0].mul, embedding.first.size(1)
         self.shape = [expansion.lmax, self.padded(channels), self.padded(densities)]
         widths = [*(matrix.size(1) for matrix in embedding.hidden)]
-        if len(embedding.kans) > 1:
-            widths = [kan.out_features for kan in embedding.kans]
+        if embedding.kans and not embedding.has_tables:
+            widths = [layer.out_features for layer in embedding.kans[0]]
         self.shape += [embedding.kind, len(widths), *map(self.padded, widths)]
 
         functions = expansion_functions(layer, edges, types)
@@ -167,11 +168,12 @@ class _Packed(OperatorWeights):
         self._add_embedding(embedding)
 
     def _add_embedding(self, embedding: EmbeddingFunction) -> None:
-        if embedding.kind == KAN_FUNCTIONS:
-            self.add_pieces(*embedding.kans)
-            return
-        for layer in embedding.kans:
-            self.add_kan_layer(layer)
+        for layers in embedding.kans:
+            for layer in layers:
+                if embedding.has_tables:
+                    self.add_pieces(layer)
+                else:
+                    self.add_kan_layer(layer)
         for matrix in embedding.hidden:
             self.add_product(matrix)
         if embedding.vector is not None:

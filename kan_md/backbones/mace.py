@@ -277,7 +277,8 @@ def _energy_modules(
         elif make_last is not None:
             block = make_last(features)
         if readout.kind == "kan":
-            function = make_readout(scalar_range(features)[1], 1, readout, generator=generator)
+            scalars = scalar_range(features)[1]
+            function = make_readout(scalars, 1, readout, num_types=num_types, generator=generator)
             beside = ScalarFunction(function, irreps_in=features)
         network[f"readout{index}"] = MACEReadout(block, beside, irreps_in=_last(network).irreps_out)
     if hasattr(upstream, "pair_repulsion_fn"):

@@ -13,6 +13,8 @@ from e3nn.util.jit import compile_mode
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModuleMixin, with_edge_vectors_
 
+from kan_md.kan.per_type import PerTypeKAN, by_type
+
 
 @compile_mode("script")
 class MACENodeEmbedding(GraphModuleMixin, torch.nn.Module):
@@ -146,7 +148,8 @@ class ScalarFunction(torch.nn.Module):
     """A function of the scalars among equivariant features.
 
     Args:
-        function: [num_atoms, number of 0e scalars] -> [num_atoms, 1].
+        function: [num_atoms, number of 0e scalars] -> [num_atoms, 1], or one that takes the scalars
+            at the place of the atom's type.
         irreps_in: irreps of the features; their scalars must stand together.
     """
 
@@ -154,10 +157,17 @@ class ScalarFunction(torch.nn.Module):
         super().__init__()
         self.function = function
         self.start, self.length = scalar_range(irreps_in)
+        self.per_type = isinstance(function, PerTypeKAN)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[num_atoms, irreps_in.dim] -> [num_atoms, 1]."""
-        return self.function(features.narrow(-1, self.start, self.length))
+    def forward(self, features: torch.Tensor, one_hot: torch.Tensor) -> torch.Tensor:
+        """Evaluate [num_atoms, 1].
+
+        Args:
+            features: [num_atoms, irreps_in.dim].
+            one_hot: [num_atoms, num_types], types.
+        """
+        scalars = features.narrow(-1, self.start, self.length)
+        return self.function(by_type(scalars, one_hot) if self.per_type else scalars)
 
 
 def scalar_range(irreps: Irreps) -> tuple[int, int]:
@@ -205,7 +215,7 @@ class MACEReadout(GraphModuleMixin, torch.nn.Module):
         if self.block is not None:
             energy = energy + self.block(features)
         if self.beside is not None:
-            energy = energy + self.beside(features)
+            energy = energy + self.beside(features, data[AtomicDataDict.NODE_ATTRS_KEY])
         if self.accumulate:
             energy = energy + data[AtomicDataDict.PER_ATOM_ENERGY_KEY]
         data[AtomicDataDict.PER_ATOM_ENERGY_KEY] = energy

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kan_md.errors import user_error
 from kan_md.kan.network import KAN
+from kan_md.kan.per_type import PerTypeKAN
 from kan_md.validation import readable
 
 Kind = Literal["kan", "mlp", "linear"]
@@ -27,7 +28,7 @@ Site = Literal["output", "two_body", "latent", "heads", "edge_up", "node_up", "a
 
 SITES: tuple[str, ...] = get_args(Site)
 _SIZE_KEYS = {"num_basis", "projection", "base", "input_gain"}
-_KAN_KEYS = {"basis", "order", "grid_range"} | _SIZE_KEYS
+_KAN_KEYS = {"basis", "order", "grid_range", "per_type"} | _SIZE_KEYS
 
 
 class ReadoutConfig(BaseModel):
@@ -52,6 +53,8 @@ class ReadoutConfig(BaseModel):
             than one with an MLP, because the linear map disappears in the layer before it.
         base: function added beside the basis.
         input_gain: whether each input has a learned factor in front of the basis.
+        per_type: whether each type of atoms has functions of its own, where a readout acts on
+            atoms: MACE. The inputs are the same ones for all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +69,7 @@ class ReadoutConfig(BaseModel):
     projection: int | None = Field(None, ge=1)
     base: Literal["silu", "none"] = "silu"
     input_gain: Literal["learned", "none"] = "learned"
+    per_type: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -224,6 +228,7 @@ def make_readout(
     out_features: int,
     config: ReadoutConfig,
     *,
+    num_types: int = 1,
     generator: torch.Generator | None = None,
 ) -> torch.nn.Module:
     """Make one output block, f: [rows, in_features] -> [rows, out_features] with f(0) = 0.
@@ -234,6 +239,9 @@ def make_readout(
         in_features: number of scalars that come in.
         out_features: number of scalars that go out.
         config: kind and shape; ``sites`` is not looked at.
+        num_types: number of atom types; only looked at where ``config.per_type`` asks for functions
+            of each, which then take [rows, num_types * in_features], see
+            :func:`kan_md.kan.per_type.by_type`.
         generator: source of the initial weights; torch's global one where ``None``.
 
     Returns:
@@ -244,18 +252,24 @@ def make_readout(
     if config.kind == "mlp":
         hidden = config.hidden or (_matched_width(in_features, out_features, config),)
         return MLP([in_features, *hidden, out_features], generator=generator)
-    kan = KAN(
-        [config.projection or in_features, *config.hidden, out_features],
-        basis=config.basis,
-        num_basis=config.num_basis,
-        order=config.order,
-        grid_range=config.grid_range,
-        base=config.base,
-        input_gain=config.input_gain,
-        zero_preserving=True,
-        generator=generator,
-    )
-    return ProjectedKAN(in_features, kan, generator=generator) if config.projection else kan
+    kans = [
+        KAN(
+            [config.projection or in_features, *config.hidden, out_features],
+            basis=config.basis,
+            num_basis=config.num_basis,
+            order=config.order,
+            grid_range=config.grid_range,
+            base=config.base,
+            input_gain=config.input_gain,
+            zero_preserving=True,
+            generator=generator,
+        )
+        for _ in range(num_types if config.per_type else 1)
+    ]
+    if config.per_type:
+        widths = [in_features, config.projection]
+        return PerTypeKAN(kans, MLP(widths, generator=generator) if config.projection else None)
+    return ProjectedKAN(in_features, *kans, generator=generator) if config.projection else kans[0]
 
 
 def _matched_width(in_features: int, out_features: int, config: ReadoutConfig) -> int:

@@ -40,12 +40,27 @@ class ReadoutFit:
 
 
 def clear_readout(kan: KAN) -> None:
-    """Make the KAN the zero function, by setting the weights of its last layer to zero."""
+    """Make the KAN the zero function, by setting the weights of its last layer to zero.
+
+    Raises:
+        KanMdError: it is one of combinations or of each type.
+    """
+    _check_plain(kan)
     with torch.no_grad():
         last = kan.layers[-1]
         last.coefficients.zero_()
         if last.base_weight is not None:
             last.base_weight.zero_()
+
+
+def _check_plain(kan: torch.nn.Module) -> None:
+    if not isinstance(kan, KAN):
+        raise user_error(
+            "only a KAN of every scalar and all types can be fitted by least squares",
+            found=type(kan).__name__,
+            allowed="a readout without projection and per_type",
+            remedy="leave readout.projection and readout.per_type out",
+        )
 
 
 @torch.no_grad()
@@ -65,8 +80,10 @@ def fit_readout(
         generator: decides which rows are held out.
 
     Raises:
-        KanMdError: the KAN has hidden layers, so that the problem is not linear.
+        KanMdError: the KAN has hidden layers, so that the problem is not linear, or is one of
+            combinations or of each type.
     """
+    _check_plain(kan)
     if len(kan.layers) != 1:
         raise user_error(
             "a KAN readout with hidden layers cannot be fitted by least squares",

@@ -10,6 +10,9 @@ from kan_md.backbones.build import adapter_of
 from kan_md.backbones.etgnn.layers import UpProjection
 from kan_md.backbones.readout import MLP, ProjectedKAN
 from kan_md.kan.network import KAN
+from kan_md.kan.per_type import PerTypeKAN
+
+_OURS = (KAN, ProjectedKAN, PerTypeKAN, MLP)
 
 
 def describe_readouts(model: torch.nn.Module, backbone: str) -> list[dict[str, object]]:
@@ -20,16 +23,17 @@ def describe_readouts(model: torch.nn.Module, backbone: str) -> list[dict[str, o
         backbone: its architecture.
 
     Returns:
-        For each ``{"site", "place", "made_by", "kind", "basis", "widths", "parameters"}``, plain
-        values; ``made_by`` is ``kan-md`` for what ``readout`` asked for and ``upstream`` for what
-        was left there; ``basis`` is empty where there is none.
+        For each ``{"site", "place", "made_by", "kind", "basis", "widths", "per_type",
+        "parameters"}``, plain values; ``made_by`` is ``kan-md`` for what ``readout`` asked for and
+        ``upstream`` for what was left there; ``basis`` is empty where there is none.
     """
     return [
         {
             "site": site,
             "place": place,
-            "made_by": "kan-md" if isinstance(function, (KAN, ProjectedKAN, MLP)) else "upstream",
+            "made_by": "kan-md" if isinstance(function, _OURS) else "upstream",
             **_describe(function),
+            "per_type": isinstance(function, PerTypeKAN),
             "parameters": sum(parameter.numel() for parameter in function.parameters()),
         }
         for site, place, function in _functions(model, backbone)
@@ -48,8 +52,8 @@ def readout_lines(
     """
     lines = [
         f"{entry['site']}{', ' if entry['place'] else ''}{entry['place']}: {entry['kind']}"
-        f"{' ' if entry['basis'] else ''}{entry['basis']} {'-'.join(map(str, entry['widths']))}, "
-        f"{entry['parameters']:,} parameters"
+        f"{' ' if entry['basis'] else ''}{entry['basis']} {'-'.join(map(str, entry['widths']))}"
+        f"{' of each type' if entry.get('per_type') else ''}, {entry['parameters']:,} parameters"
         for entry in readouts
         if entry["site"] == "output" or entry["made_by"] == "kan-md"
     ]
@@ -72,7 +76,12 @@ def _functions(model: torch.nn.Module, backbone: str) -> Iterator[tuple[str, str
 def _describe(function: torch.nn.Module) -> dict[str, object]:
     kan = next((m for m in function.modules() if isinstance(m, KAN)), None)
     if kan is not None:
-        first = [function[0].in_features] if isinstance(function, ProjectedKAN) else []
+        projection = None
+        if isinstance(function, ProjectedKAN):
+            projection = function[0]
+        elif isinstance(function, PerTypeKAN) and function.projection is not None:
+            projection = function.projection[0]
+        first = [] if projection is None else [projection.in_features]
         return {"kind": "kan", "basis": kan.layers[0].basis, "widths": [*first, *kan.widths]}
     # MLPs of ours and of nequip and ETGNN's dense layer have dims, blocks of mace-torch irreps.
     widths = list(function.dims) if hasattr(function, "dims") else _widths_of_mace(function)

@@ -83,9 +83,16 @@ def put_readouts(
         backbone: name for the error message.
 
     Raises:
-        KanMdError: the backbone has no such site.
+        KanMdError: the backbone has no such site, or no functions per type.
     """
     check_sites(readout, sites, backbone=backbone)
+    if readout.per_type:
+        raise user_error(
+            f"readout.per_type has no effect with {backbone}",
+            found="per_type true",
+            allowed="mace",
+            remedy="leave it out, or set model.backbone: mace",
+        )
     generator = readout_generator()
     for site, slots in sites.items():
         if readout.covers(site):

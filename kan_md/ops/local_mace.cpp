@@ -65,18 +65,24 @@ template <typename T> class EmbeddingFunction {
       plan_(plan), row_(plan.longest_row), active_(plan.widest), next_(plan.widest)
   {
     for (const Product<T> &map : plan.hidden) inner_.emplace_back(map.out);
-    for (const KanLayer<T> &layer : plan.kans) inner_.emplace_back(layer.product.out);
+    if (!plan.kans.empty())    // widths are those of all types
+      for (const KanLayer<T> &layer : plan.kans[0]) inner_.emplace_back(layer.product.out);
   }
 
-  // rho [densities] becomes dF/drho.
-  double run(T *rho)
+  // rho [densities] of an atom of a type becomes dF/drho.
+  double run(T *rho, int64_t type)
   {
+    const int64_t number = plan_.per_type() ? type : 0;
     switch (plan_.embedding) {
       case Embedding::kKan:
-        return piecewise_row(plan_.densities, rho, plan_.pieces.pieces, plan_.pieces.inverse_step,
-                             plan_.pieces.origin, plan_.pieces.num_pieces, rho);
+      case Embedding::kKanPerType: {
+        const Pieces<T> &f = plan_.pieces[number];
+        return piecewise_row(plan_.densities, rho, f.pieces, f.inverse_step, f.origin, f.num_pieces,
+                             rho);
+      }
       case Embedding::kKanNetwork:
-        return network(rho);
+      case Embedding::kKanNetworkPerType:
+        return network(plan_.kans[number], rho);
       default:
         return perceptron(rho);
     }
@@ -118,20 +124,20 @@ template <typename T> class EmbeddingFunction {
     return energy;
   }
 
-  double network(T *rho)
+  double network(const std::vector<KanLayer<T>> &layers, T *rho)
   {
     const T *x = rho;
-    for (size_t d = 0; d < plan_.kans.size(); ++d) {
-      const int64_t out = plan_.kans[d].product.out;
+    for (size_t d = 0; d < layers.size(); ++d) {
+      const int64_t out = layers[d].product.out;
       std::fill_n(inner_[d].get(), out, T(0));
-      add_kan<T>(plan_.kans[d], 1, x, plan_.kans[d].in, row_.get(), inner_[d].get(), out);
+      add_kan<T>(layers[d], 1, x, layers[d].in, row_.get(), inner_[d].get(), out);
       x = inner_[d].get();
     }
     const double energy = x[0];
-    std::fill_n(active_.get(), plan_.kans.back().product.out, T(0));
+    std::fill_n(active_.get(), layers.back().product.out, T(0));
     active_.get()[0] = 1;
-    for (size_t d = plan_.kans.size(); d-- > 0;) {
-      const KanLayer<T> &layer = plan_.kans[d];
+    for (size_t d = layers.size(); d-- > 0;) {
+      const KanLayer<T> &layer = layers[d];
       T *const values = d == 0 ? rho : inner_[d - 1].get();
       reverse_kan<T>(layer, 1, values, layer.in, row_.get(), active_.get(), layer.product.out,
                      values, layer.in);
@@ -193,7 +199,7 @@ template <typename T, int L> class Batch {
     std::copy_n(plan_.offsets + type * plan_.densities, plan_.densities, rho);
     multiply<T>(1, plan_.channels, plan_.densities, basis_.get(), plan_.channels,
                 plan_.linear.weight, plan_.densities, rho, plan_.densities, true);
-    const double energy = embedding_.run(rho);
+    const double energy = embedding_.run(rho, type);
     if (n == 0) return energy;
     multiply<T>(1, plan_.densities, plan_.channels, rho, plan_.densities, plan_.linear.transposed,
                 plan_.channels, basis_.get(), plan_.channels, false);

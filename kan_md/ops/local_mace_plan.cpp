@@ -20,7 +20,7 @@ LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::Int
   channels = read.width();
   densities = read.width();
   const int64_t kind = read.number();
-  TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Embedding::kKanNetwork), kName,
+  TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Embedding::kKanNetworkPerType), kName,
               ": unknown embedding ", kind);
   embedding = static_cast<Embedding>(kind);
   std::vector<int64_t> widths{densities};
@@ -47,14 +47,19 @@ LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::Int
   offsets = read.template tensor<T>({num_types, densities});
   switch (embedding) {
     case Embedding::kKan:
-      pieces = read.pieces(densities);
+    case Embedding::kKanPerType:
+      for (int64_t left = per_type() ? num_types : 1; left > 0; --left)
+        pieces.push_back(read.pieces(densities));
       break;
     case Embedding::kKanNetwork:
+    case Embedding::kKanNetworkPerType:
       TORCH_CHECK(widths.size() > 1, kName, ": a network without layers");
-      for (size_t d = 0; d + 1 < widths.size(); ++d) {
-        kans.push_back(read.kan_layer(widths[d], widths[d + 1]));
-        longest_row = std::max(longest_row, kans.back().product.in);
-      }
+      kans.resize(per_type() ? num_types : 1);
+      for (std::vector<KanLayer<T>> &layers : kans)
+        for (size_t d = 0; d + 1 < widths.size(); ++d) {
+          layers.push_back(read.kan_layer(widths[d], widths[d + 1]));
+          longest_row = std::max(longest_row, layers.back().product.in);
+        }
       break;
     default:
       TORCH_CHECK(embedding == Embedding::kPerceptron || widths.size() == 1, kName,

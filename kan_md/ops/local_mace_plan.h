@@ -15,8 +15,15 @@
 namespace kan_md::ops {
 
 // What becomes of the densities of an atom: a weighted sum, a perceptron, functions of each, or a KAN
-// of several layers.
-enum class Embedding : int64_t { kLinear = 0, kPerceptron = 1, kKan = 2, kKanNetwork = 3 };
+// of several layers; of these, one for all types of atoms or one for each.
+enum class Embedding : int64_t {
+  kLinear = 0,
+  kPerceptron = 1,
+  kKan = 2,
+  kKanNetwork = 3,
+  kKanPerType = 4,
+  kKanNetworkPerType = 5
+};
 
 template <typename T> struct LocalMacePlan {
   int l_max = 0;
@@ -33,13 +40,16 @@ template <typename T> struct LocalMacePlan {
   Embedding embedding = Embedding::kLinear;
   const T *vector = nullptr;         // kLinear, kPerceptron: weights of the last sum
   std::vector<Product<T>> hidden;    // kPerceptron
-  Pieces<T> pieces;                  // kKan
-  std::vector<KanLayer<T>> kans;     // kKanNetwork; the last one gives the energy in column 0
-  int64_t widest = 0;                // of what the embedding computes on its way
-  int64_t longest_row = 0;           // of a KAN layer's basis functions
+  // By type, or one for all types:
+  std::vector<Pieces<T>> pieces;    // kKan, kKanPerType
+  std::vector<std::vector<KanLayer<T>>>
+      kans;                   // networks; the last layer's column 0 is the energy
+  int64_t widest = 0;         // of what the embedding computes on its way
+  int64_t longest_row = 0;    // of a KAN layer's basis functions
 
   LocalMacePlan(const std::vector<at::Tensor> &weights, c10::IntArrayRef shape);
   int64_t functions() const { return (l_max + 1) * channels; }
+  bool per_type() const { return embedding >= Embedding::kKanPerType; }
 };
 
 extern template struct LocalMacePlan<float>;

@@ -146,7 +146,12 @@ class GridFitCallback(Callback):
     def _recorder(self, name: str):
         def record(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             x = args[0].detach()
-            self._inputs[name].append(_thin(x.reshape(-1, x.shape[-1]), self.max_samples).clone())
+            rows = x.reshape(-1, x.shape[-1])
+            # Where all inputs are zero f(0) = 0 whatever the grid: an isolated atom, or one of
+            # another type than the functions'.
+            if module.zero_preserving:
+                rows = rows[rows.any(dim=1)]
+            self._inputs[name].append(_thin(rows, self.max_samples).clone())
 
         return record
 

@@ -31,6 +31,10 @@ MODELS = {
     "mace, densities": ("mace", DENSITY),
     "mace of one layer, mlp": ("mace", ONE_LAYER),
     "mace of one layer, kan": ("mace", {"num_interactions": 1}),
+    "mace of one layer, kan per element": (
+        "mace",
+        {"num_interactions": 1, "readout": {"per_type": True, "num_basis": 5}},
+    ),
 }
 """Style and keywords of the models."""
 FUSED = {name: "fused_local_mace" for name in MODELS if "of one layer" in name}

@@ -13,15 +13,17 @@ and what is linear between the product basis and the readout into one matrix.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from e3nn import o3
 
 from kan_md.backbones.mace_modules import MACEEdgeEmbedding, MACELayer, MACEReadout
-from kan_md.forms.networks import split_function
+from kan_md.forms.networks import linear_weight, split_function
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
+from kan_md.kan.per_type import PerTypeKAN
 from kan_md.ops.tables import RadialFunction
 from kan_md_deploy.passes.allegro.latents import perceptron_matrices
 from kan_md_deploy.passes.message_passing.linear_maps import (
@@ -33,6 +35,7 @@ from kan_md_deploy.passes.message_passing.linear_maps import (
 from kan_md_deploy.passes.message_passing.mace import PLAIN, radial_functions
 
 LINEAR, PERCEPTRON, KAN_FUNCTIONS, KAN_NETWORK = 0, 1, 2, 3  # enum Embedding in local_mace_plan.h
+PER_TYPE = {KAN_FUNCTIONS: 4, KAN_NETWORK: 5}
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,19 @@ class EmbeddingFunction:
         first: [scalars, densities] float64, linear map to the densities.
         hidden: of a perceptron, from hidden layer to hidden layer, float64.
         vector: of a weighted sum or a perceptron, weights of the last sum, float64.
-        kans: KAN layers of the densities.
+        kans: layers of the densities' KAN, or of each type's.
     """
 
     kind: int
     first: torch.Tensor
     hidden: tuple[torch.Tensor, ...] = ()
     vector: torch.Tensor | None = None
-    kans: tuple[KANLayer, ...] = ()
+    kans: tuple[tuple[KANLayer, ...], ...] = ()
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether functions of one variable are tabulated."""
+        return self.kind in (KAN_FUNCTIONS, PER_TYPE[KAN_FUNCTIONS])
 
 
 def read_embedding(readout: MACEReadout, irreps: o3.Irreps) -> EmbeddingFunction | None:
@@ -95,21 +103,31 @@ def _matrix(linear: o3.Linear) -> torch.Tensor:
 
 def _of_function(function: torch.nn.Module) -> EmbeddingFunction | None:
     """One of our own readouts."""
+    if isinstance(function, PerTypeKAN):
+        projection = function.projection
+        first = None if projection is None else linear_weight(projection[0])
+        return _of_kans(list(function.kans), first, per_type=True)
     split = split_function(function)
     if split is None or split.out_features != 1:
         return None
-    if isinstance(split.first, KANLayer):
-        kans, first = [split.first, *split.body], None
-    elif isinstance(split.body, KAN):
-        kans, first = list(split.body.layers), split.first
-    else:
-        return _of_perceptron(split.first, split.body, split.last)
-    if not all(layer.zero_preserving for layer in kans):
+    if isinstance(function, KAN):
+        return _of_kans([function], None)
+    if isinstance(split.body, KAN):
+        return _of_kans([split.body], split.first)
+    return _of_perceptron(split.first, split.body, split.last)
+
+
+def _of_kans(
+    kans: Sequence[KAN], first: torch.Tensor | None, *, per_type: bool = False
+) -> EmbeddingFunction | None:
+    """A KAN, or one for each type, behind a linear map that may be none."""
+    layers = tuple(tuple(kan.layers) for kan in kans)
+    if not all(layer.zero_preserving for of_one in layers for layer in of_one):
         return None
     if first is None:
-        first = torch.eye(kans[0].in_features, dtype=torch.float64)
-    kind = KAN_FUNCTIONS if len(kans) == 1 else KAN_NETWORK
-    return EmbeddingFunction(kind, first, kans=tuple(kans))
+        first = torch.eye(kans[0].widths[0], dtype=torch.float64)
+    kind = KAN_FUNCTIONS if len(layers[0]) == 1 else KAN_NETWORK
+    return EmbeddingFunction(PER_TYPE[kind] if per_type else kind, first, kans=layers)
 
 
 def _of_perceptron(

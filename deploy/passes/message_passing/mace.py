@@ -26,6 +26,7 @@ from kan_md.backbones.mace_modules import (
     MACENodeEmbedding,
     MACEReadout,
 )
+from kan_md.kan.per_type import by_type
 from kan_md.ops.modules import BlockLinear, PolynomialOfComponents, TypedLinear, as_blocks
 from kan_md.ops.tables import RadialFunction
 from kan_md.tasks.potential_function import NUM_LOCAL_KEY
@@ -115,7 +116,9 @@ class MACEOnOperators(torch.nn.Module):
                 readouts.append(None)
                 irreps = o3.Irreps(part.product.linear.irreps_out)
             if isinstance(part, MACEReadout):
-                readouts[-1] = _Readout(part, irreps, dtype=edges._dtype)
+                readouts[-1] = _Readout(
+                    part, irreps, num_types=context.num_types, dtype=edges._dtype
+                )
         self.layers = LayersOnOperators(layers, static_shapes=context.static_shapes)
         self.readouts = torch.nn.ModuleList(r or _NoReadout() for r in readouts)
         self.error = max(errors)
@@ -134,7 +137,7 @@ class MACEOnOperators(torch.nn.Module):
         found = self.layers(data, nothing)
         energy = torch.zeros(1, 1, device=nothing.device)
         for number, readout in enumerate(self.readouts):
-            energy = energy + readout(found[number])[:num_last]
+            energy = energy + readout(found[number], data[self._types])[:num_last]
         data[self._energy] = torch.nn.functional.pad(energy, [0, 0, 0, num_atoms - num_last])
         return data
 
@@ -295,7 +298,7 @@ class _TypeRows(torch.nn.Module):
 
 
 class _NoReadout(torch.nn.Module):
-    def forward(self, pieces: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, pieces: list[torch.Tensor], types: torch.Tensor) -> torch.Tensor:
         return torch.zeros(1, 1, dtype=pieces[0].dtype, device=pieces[0].device)
 
 
@@ -306,7 +309,9 @@ class _Readout(torch.nn.Module):
     map and MLP become matrix products; another block of upstream's gets zeros elsewhere.
     """
 
-    def __init__(self, readout: MACEReadout, irreps: o3.Irreps, *, dtype: torch.dtype):
+    def __init__(
+        self, readout: MACEReadout, irreps: o3.Irreps, *, num_types: int, dtype: torch.dtype
+    ):
         super().__init__()
         self.number = _scalar_part(irreps)
         part = irreps.slices()[self.number]
@@ -314,8 +319,10 @@ class _Readout(torch.nn.Module):
         self.block = readout.block if dense is None else dense
         self.padding = [part.start, irreps.dim - part.stop] if dense is None else [0, 0]
         self.function = None if readout.beside is None else readout.beside.function
+        self.per_type = readout.beside is not None and readout.beside.per_type
+        self.num_types = num_types
 
-    def forward(self, pieces: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, pieces: list[torch.Tensor], types: torch.Tensor) -> torch.Tensor:
         scalars = pieces[self.number]
         energy = torch.zeros(1, dtype=scalars.dtype, device=scalars.device)
         if self.block is not None:
@@ -324,6 +331,10 @@ class _Readout(torch.nn.Module):
                 features = torch.nn.functional.pad(scalars, self.padding)
             energy = energy + self.block(features)
         if self.function is not None:
+            if self.per_type:
+                types = types.view(-1)[: scalars.size(0)]
+                one_hot = torch.nn.functional.one_hot(types, self.num_types).to(scalars.dtype)
+                scalars = by_type(scalars, one_hot)
             energy = energy + self.function(scalars)
         return energy
 

@@ -174,6 +174,9 @@ def test_linear_readout_moves_nothing_but_the_last_readout(mace_torch_model, str
     result = convert_mace(path, trust=True, readout=readout, structures=structures)
     assert result.fit.r_squared > 1.0 - 1e-12
     assert result.readout_energy_error < 1e-8
+    for key, value in (("per_type", True), ("projection", 2)):  # a fit is to plain functions
+        with pytest.raises(KanMdError, match="readout without projection and per_type"):
+            convert_mace(path, trust=True, readout=readout | {key: value}, structures=structures)
 
 
 def test_chosen_head_of_several(mace_torch_model, structures, tmp_path):

@@ -40,6 +40,12 @@ CASES = [
     pytest.param("mace", MACE, ["C"], id="mace"),
     pytest.param("mace", MACE | RESIDUAL, ["C", "Si"], id="mace, two elements, residual"),
     pytest.param("mace", MACE | {"correlation": 3, "max_ell": 1}, ["C", "Si"], id="mace, cubic"),
+    pytest.param(
+        "mace",
+        MACE | {"readout": {"kind": "kan", "num_basis": 4, "per_type": True}},
+        ["C", "Si"],
+        id="mace, functions of each element",
+    ),
     pytest.param("mace", MACE | DENSITY, ["C", "Si"], id="mace, densities"),
     pytest.param("mace", MACE | DENSITY | RESIDUAL, ["C"], id="mace, density of the second layer"),
     *(

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import ase.build
+import numpy as np
 import pytest
 import torch
 from ops_support import random_graph
 
 from kan_md.backbones.build import build_model
 from kan_md.backbones.nequip_settings import nequip_settings
+from kan_md.model.checkpoint import save_checkpoint
+from kan_md.model.convert import _mace_input, convert_mace
+from kan_md.model.random_structures import random_structures
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
+from kan_md_deploy import deploy, load_deployed
 from kan_md_deploy.judged_graphs import graph_of
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_local_mace import FusedLocalMACE
@@ -30,6 +35,13 @@ CASES = [
     pytest.param({"kind": "mlp", "hidden": [7]}, TWO, {}, id="perceptron"),
     pytest.param(KAN | {"projection": 3}, ALONE, {}, id="functions of combinations"),
     pytest.param(KAN | {"hidden": [4], "basis": "bspline"}, ALONE, {}, id="network of functions"),
+    pytest.param(KAN | {"per_type": True}, TWO, {}, id="functions of each element"),
+    pytest.param(
+        KAN | {"per_type": True, "projection": 3, "hidden": [4]},
+        TWO,
+        RESIDUAL,
+        id="networks of each element, of combinations",
+    ),
     pytest.param(KAN | {"basis": "fourier"}, TWO, RESIDUAL, id="offsets of the types"),
     pytest.param(KAN, TWO, {"distance_transform": "Agnesi"}, id="distances by element"),
     pytest.param(KAN, TWO, {"pair_repulsion": True}, id="repulsion"),
@@ -149,3 +161,19 @@ def test_default_passes_choose_this_one(operators):
         reports = run_passes(model, choose_passes("default"), context(ALONE, bound=1e-6))
     assert list(reports) == ["fused_local_mace"]
     assert reports["fused_local_mace"]["operator"] == "kan_md::local_mace"
+
+
+def test_one_layer_of_mace_torch_runs_on_it(operators, mace_torch_model, tmp_path):
+    """Converted and deployed, it says what mace-torch's own model says."""
+    original = mace_torch_model([8, 14], num_interactions=1)
+    torch.save(original, tmp_path / "one.model")
+    atoms = random_structures(["O", "Si"], 1, rng=np.random.default_rng(7))[0]
+    checkpoint = convert_mace(tmp_path / "one.model", trust=True, structures=[atoms]).checkpoint
+    save_checkpoint(checkpoint, tmp_path / "one.pth")
+    deployed = load_deployed(
+        deploy(tmp_path / "one.pth", tmp_path / "one.d.pth", operators="fused", bound=1e-9)
+    )
+    assert list(deployed.manifest.passes) == ["fused_local_mace"]
+    energy, _ = deployed(*graph_of(atoms, checkpoint.r_max, checkpoint.type_names))
+    expected = float(original(_mace_input(original, atoms))["energy"].detach())
+    assert float(energy.sum()) == pytest.approx(expected, abs=1e-7)
