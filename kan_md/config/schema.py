@@ -458,6 +458,8 @@ class TrainingConfig(Section):
             but readouts may differ, and those that do start fresh.
         fresh_readout: start the readout fresh even where its shape fits ``init_from``.
         freeze: ``backbone`` trains the readout alone.
+        loggers: where the numbers of every epoch go: ``csv``, the log.csv of the run, which is
+            always written; ``tensorboard``; ``wandb`` (Weights & Biases).
         reference_frames: structures stored in model.pth to check compiled files against.
     """
 
@@ -480,6 +482,7 @@ class TrainingConfig(Section):
     init_from: Path | None = None
     fresh_readout: bool = False
     freeze: Literal["none", "backbone"] = "none"
+    loggers: list[Literal["csv", "tensorboard", "wandb"]] = ["csv"]
     reference_frames: Annotated[int, Field(ge=1, le=100)] = 3
 
     @model_validator(mode="after")

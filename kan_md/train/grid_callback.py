@@ -18,11 +18,12 @@ from kan_md.kan.layer import KANLayer
 class GridFitCallback(Callback):
     """Move the grids of all KAN layers to the inputs they see, at a few early steps.
 
-    The inputs of the batch that is trained at each of ``steps`` decide; the grids move when that
-    step is done. A batch without inputs for one of the layers, such as isolated atoms have them for
-    functions of edges, leaves the fit to the next batch. At step 0, where the functions are still
-    random numbers, the best least-squares refit is taken; later only grids move on which the
-    functions can be kept to ``tolerance`` (see :func:`kan_md.kan.grids.fit_layer`).
+    The inputs of the batch that is trained at each of ``steps`` decide, as they are before that
+    step; the grids move when it is done. A batch without inputs for one of the layers, such as
+    isolated atoms have them for functions of edges, leaves the fit to the next batch. At step 0,
+    where the functions are still random numbers, the best least-squares refit is taken; later only
+    grids move on which the functions can be kept to ``tolerance`` (see
+    :func:`kan_md.kan.grids.fit_layer`).
 
     An exponential moving average (nequip's ``EMALightningModule``) follows onto the new grids with
     functions of its own. The optimiser forgets its moments of refitted coefficients, because they
@@ -50,7 +51,7 @@ class GridFitCallback(Callback):
         blend: float = 0.5,
         quantile: float = 0.01,
         tolerance: float = 1e-6,
-        max_samples: int = 4096,
+        max_samples: int = 2048,
     ) -> None:
         if list(steps) != sorted(set(steps)) or any(step < 0 for step in steps):
             raise user_error(
@@ -97,6 +98,11 @@ class GridFitCallback(Callback):
         for name, layer in _kan_layers(pl_module).items():
             self._inputs[name] = []
             self._hooks.append(layer.register_forward_pre_hook(self._recorder(name)))
+        if hasattr(pl_module, "evaluate_layers"):
+            # A model that is watched in the step is evaluated as upstream does it, many times as
+            # slow as its fast form.
+            pl_module.evaluate_layers(batch)
+            self._unhook()
 
     def on_train_batch_end(
         self,

@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from nequip.data import AtomicDataDict
+from nequip.nn import ForceStressOutput
 from nequip.nn.graph_model import GraphModel
 from nequip.train import EMALightningModule, MetricsManager, NequIPLightningModule
 
 from kan_md.backbones.build import build_model
 from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts
 from kan_md.forms.choice import Form, Wanted
+from kan_md.forms.replaced_module import with_module_replaced
 from kan_md.kan.regularize import regularization
 from kan_md.train.finetune import take_weights
 
@@ -54,6 +57,22 @@ class _KanModel:
         """Evaluate a batch; forces are derivatives, in validation too."""
         with torch.enable_grad():
             return self.form(inputs)
+
+    @torch.no_grad()
+    def evaluate_layers(self, batch: AtomicDataDict.Type) -> None:
+        """Call every module of the model once, so that who watches them sees their inputs.
+
+        Forces are left out: they cost the most and show nothing new.
+        """
+        model = self.model[MODEL_KEY]
+        if isinstance(model.model, ForceStressOutput):
+            model = with_module_replaced(model, "model", model.model.func)
+        model(batch.copy())
+
+    def log_dict(self, *args: Any, **kwargs: Any) -> None:
+        """While training, for callbacks; what loggers get is in :mod:`kan_md.train.log`."""
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        super().log_dict(*args, **({**kwargs, "logger": False} if fits else kwargs))
 
     def training_step(
         self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0

@@ -26,6 +26,7 @@ from kan_md.train.folder import CURVE_FILE, LOG_FILE, MODEL_FILE, RESULT_FILE
 from kan_md.train.loaders import evaluation_loader, train_loader
 from kan_md.train.log import read_log
 from kan_md.train.module import MODEL_KEY
+from kan_md.train.part_times import PartTimes
 from kan_md.train.preparation import PreparedData
 from kan_md.train.resume import evaluated_weights, put_weights
 
@@ -94,6 +95,7 @@ def summarize(
     epochs: int,
     best: Mapping[str, int],
     errors: Mapping[str, Mapping[str, float | None]],
+    times: PartTimes,
 ) -> dict[str, Any]:
     """What metrics.json and model.pth say of the run."""
     return {
@@ -107,6 +109,10 @@ def summarize(
         "best_epoch": best["epoch"] + 1,
         "seconds": round(budget.seconds, 1),
         "wall_seconds": round(budget.clock.seconds, 1),
+        "parts": {
+            name: round(seconds, 2)
+            for name, seconds in times.parts(budget.clock.of_this_process).items()
+        },
         "seed": config.training.seed,
         "references": data.statistics.get("reference_sources", {}),
         "notes": [": ".join(note) for note in data.notes],

@@ -64,6 +64,7 @@ RESUME: dict[str, Effect] = {
     "training.seed": "refused",
     "training.device": "speed",
     "training.form": "speed",
+    "training.loggers": "speed",
     "training.init_from": "content",
     "training.fresh_readout": "refused",
     "training.freeze": "steps",

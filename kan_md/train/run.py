@@ -27,6 +27,7 @@ from kan_md.train.continuation import check_continuation, make_record, settle_ty
 from kan_md.train.description import describe
 from kan_md.train.divergence import StopAtDivergence
 from kan_md.train.folder import (
+    CURVE_FILE,
     LOG_FILE,
     MODEL_FILE,
     RESULT_FILE,
@@ -38,8 +39,10 @@ from kan_md.train.folder_lock import Claim
 from kan_md.train.interrupt import Interruption
 from kan_md.train.learning import learning_of
 from kan_md.train.loaders import evaluation_loader, train_loader
-from kan_md.train.log import EpochLog, ProgressDisplay
+from kan_md.train.log import EpochLog, LiveCurve, ProgressDisplay
+from kan_md.train.loggers import check_loggers
 from kan_md.train.loss_shares import LossShares
+from kan_md.train.part_times import PartTimes, parts_line
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
 from kan_md.train.results import final_errors, load_best, summarize, write_results
 from kan_md.train.resume import best_chooser
@@ -120,7 +123,10 @@ def _train(
     saved = read_saved_run(folder) if resume else None
     going_on = None if saved is None else check_continuation(config, saved, folder)
     device = choose_device(config.training.device)
-    data = prepare_data(config, resumed=None if saved is None else saved.arguments)
+    check_loggers(config.training.loggers)
+    times = PartTimes(start_up=clock.of_this_process)
+    with times.part("data and graphs"):
+        data = prepare_data(config, resumed=None if saved is None else saved.arguments)
     settle_types(config, data, saved)
     record = make_record(config, data, settings, saved)
     given, config = config, data.config
@@ -133,17 +139,24 @@ def _train(
         files = CheckpointFiles(lambda: _keep(given, config, folder))
         budget = make_budget(config, data, files, clock)
         interruption = Interruption(folder / FOLDER / LAST)
+        log = EpochLog(folder / LOG_FILE, budget)
         callbacks = [
             *([] if config.training.max_time is None else [budget.reserve]),
             budget,
-            EpochLog(folder / LOG_FILE, budget),
-            ProgressDisplay(console, budget),
+            log,
+            LiveCurve(
+                log,
+                folder / CURVE_FILE if figure is None else figure,
+                data.targets,
+                averaged=config.training.ema is not None,
+            ),
+            ProgressDisplay(console, budget, data.targets),
             LossShares(console, key=learning_of(config).weight_key),
             StopAtDivergence(console),
             RunRecord(record),
             interruption,
         ]
-        trainer = make_trainer(config, folder, device, callbacks, files)
+        trainer = make_trainer(config, folder, device, callbacks, files, times)
         reason = None
         if going_on is None:
             check_time(budget)
@@ -169,6 +182,8 @@ def _train(
                 with interruption.listening():
                     _fit(trainer, module, config, data, None if saved is None else saved.path)
             best = load_best(module, folder, best_chooser(trainer).best_model_score)
+            with times.part("errors of the best epoch"):
+                errors = final_errors(trainer, module, data, config.training)
             summary = summarize(
                 config,
                 data,
@@ -177,8 +192,10 @@ def _train(
                 form=str(module.form),
                 epochs=trainer.current_epoch if reason is None else saved.epochs,
                 best=best,
-                errors=final_errors(trainer, module, data, config.training),
+                errors=errors,
+                times=times,
             )
+            console.print(parts_line(summary["parts"]), highlight=False, soft_wrap=True)
             return write_results(config, data, arguments, module, summary, folder, figure=figure)
 
 

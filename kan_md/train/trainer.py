@@ -20,6 +20,7 @@ from kan_md.train.checkpoints import BEST, FOLDER, LAST, CheckpointFiles
 from kan_md.train.clock import Clock, Reserve
 from kan_md.train.grid_callback import GridFitCallback
 from kan_md.train.loaders import evaluation_loader
+from kan_md.train.loggers import make_loggers
 from kan_md.train.metrics import (
     MONITOR,
     error_manager,
@@ -28,6 +29,7 @@ from kan_md.train.metrics import (
     stage_coefficients,
 )
 from kan_md.train.module import AveragedModule, PlainModule
+from kan_md.train.part_times import PartTimes
 from kan_md.train.preparation import PreparedData, given_statistics
 
 _OPTIMIZERS = {
@@ -159,6 +161,7 @@ def make_trainer(
     device: str,
     callbacks: Sequence[Callback],
     files: CheckpointFiles,
+    times: PartTimes,
 ) -> lightning.Trainer:
     """Make Lightning's trainer.
 
@@ -169,6 +172,7 @@ def make_trainer(
         callbacks: besides those that the configuration asks for and those that keep the best and
             the last epoch.
         files: write these.
+        times: measure these.
     """
     training = config.training
     checkpoints = {
@@ -199,7 +203,9 @@ def make_trainer(
         gradient_clip_val=training.gradient_clip,
         callbacks=every,
         plugins=[files],
-        logger=False,
+        profiler=times,
+        logger=make_loggers(training.loggers, folder),
+        log_every_n_steps=1,  # nothing is logged by steps; more than there are would be warned of
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
