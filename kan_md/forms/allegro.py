@@ -26,7 +26,7 @@ import torch
 from allegro.nn import Allegro_Module, EdgewiseReduce, TwoBodySphericalHarmonicTensorEmbed
 from allegro.nn._strided import Contracter
 from nequip.data import AtomicDataDict
-from nequip.nn import AvgNumNeighborsNorm, ScalarMLP, with_edge_vectors_
+from nequip.nn import AvgNumNeighborsNorm, ScalarMLP
 
 from kan_md.forms.activation import twice_differentiable
 from kan_md.forms.environment_sums import Environments, environment, projection
@@ -94,41 +94,6 @@ def _networks(parts: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
         "two-body network": parts["scalar_embed_mlp"].mlp_module,
         "readout": parts["edge_readout"].mlp_module,
     }
-
-
-class AllegroForm(torch.nn.Module):
-    """Energies of upstream's model by the factored form, made of its parameters at every call.
-
-    Nothing of the model is registered here, so that its parameters are owned once.
-
-    Args:
-        energy: upstream's sequence of modules, of which :func:`why_not` knows no fault.
-        fixed: make the products once; parameters must not change any more.
-    """
-
-    def __init__(self, energy: torch.nn.Module, *, fixed: bool = False):
-        super().__init__()
-        self._upstream = (energy,)
-        self.factored = None
-        if fixed:
-            with torch.no_grad():
-                self.factored = self._factored()
-
-    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
-        """Do what upstream's sequence of modules does."""
-        (energy,) = self._upstream
-        data = with_edge_vectors_(data, with_lengths=False)
-        factored = self._factored() if self.factored is None else self.factored
-        data = factored(data)
-        for name, part in energy.named_children():
-            if name not in PARTS:
-                data = part(data)
-        return data
-
-    def _factored(self) -> FactoredAllegro:
-        (energy,) = self._upstream
-        parts = dict(energy.named_children())
-        return EdgeListAllegro({name: parts[name] for name in PARTS}, layout="environments")
 
 
 class Radial(torch.nn.Module):

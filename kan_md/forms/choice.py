@@ -10,7 +10,7 @@ from nequip.nn import ForceStressOutput, GraphModel
 
 from kan_md.backbones.mace_modules import MACELayer
 from kan_md.errors import user_error
-from kan_md.forms import allegro, mace, nequip
+from kan_md.forms import allegro, allegro_operator, mace, nequip
 from kan_md.forms.replaced_module import with_module_replaced
 
 Wanted = Literal["auto", "fast", "upstream"]
@@ -57,8 +57,8 @@ class Form:
         self.name = "fast" if missing is None else "upstream"
         self._energy, self.reason = None, missing
         if missing is None and _is_allegro(model.model.func):
-            self._energy = allegro.AllegroForm(model.model.func)
-            self.reason = "products of weights are formed once per step"
+            self._energy = allegro_operator.AllegroForm(model.model.func)
+            self.reason = self._energy.reason
         elif missing is None and _is_mace(model.model.func):
             self._energy = mace.MACEForm(model.model.func)
             self.reason = "products of weights are formed once per step"
@@ -87,7 +87,7 @@ def with_fixed_weights(model: GraphModel) -> GraphModel:
     if why_upstream(model) is not None:
         return model
     if _is_allegro(model.model.func):
-        return _with_energy(model, allegro.AllegroForm(model.model.func, fixed=True))
+        return _with_energy(model, allegro_operator.AllegroForm(model.model.func, fixed=True))
     kind = mace.MACEForm if _is_mace(model.model.func) else nequip.NequIPForm
     return _with_energy(model, _Registered(kind(model.model.func), model.model.func))
 

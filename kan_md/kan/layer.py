@@ -204,6 +204,14 @@ class KANLayer(torch.nn.Module):
 
     def by_tables(self, x: torch.Tensor) -> torch.Tensor:
         """The same for one output without a tensor over the basis: for eager training."""
+        w, rest, scale, grid, family = self.tables()
+        return function_sums.sum_of_functions(x, scale, w, rest, grid, family).unsqueeze(-1)
+
+    def tables(self) -> function_sums.Tables:
+        """The arguments behind x of :func:`kan_md.ops.function_sums.sum_of_functions`, in order.
+
+        Of a layer with one output, differentiable in its parameters.
+        """
         family = function_sums.Family(self.basis, self.steps, 0, self.zero_preserving)
         w, rest = function_sums.tables(
             self.coefficients[0] / self.norm,
@@ -214,8 +222,7 @@ class KANLayer(torch.nn.Module):
             family,
         )
         scale = (1.0 if self.input_gain is None else self.input_gain) / self.grid_step
-        grid = torch.stack([self.grid_zero, self.grid_step])
-        return function_sums.sum_of_functions(x, scale, w, rest, grid, family).unsqueeze(-1)
+        return w, rest, scale, torch.stack([self.grid_zero, self.grid_step]), family
 
     def expansion(self, z: torch.Tensor) -> torch.Tensor:
         """Σ_i Σ_m c_oim (B_m(z_i) - B_m(0)).

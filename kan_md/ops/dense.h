@@ -81,6 +81,65 @@ void multiply(int64_t rows, int64_t inner, int64_t columns, const T *a, int64_t 
                                    add);
 }
 
+namespace detail {
+
+template <typename T, int Rows, int Vecs>
+void add_transposed_tile(int64_t inner, const T *a, int64_t a_stride, const T *b, int64_t b_stride,
+                         T *c, int64_t c_stride)
+{
+  constexpr int kLanes = Simd<T>::kLanes;
+  Vec<T> total[Rows][Vecs];
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < Vecs; ++v) total[r][v] = load(c + r * c_stride + v * kLanes);
+  for (int64_t k = 0; k < inner; ++k) {
+    Vec<T> row[Vecs];
+    for (int v = 0; v < Vecs; ++v) row[v] = load(b + k * b_stride + v * kLanes);
+    for (int r = 0; r < Rows; ++r) {
+      const T left = a[k * a_stride + r];
+      for (int v = 0; v < Vecs; ++v) total[r][v] += left * row[v];
+    }
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < Vecs; ++v) store(c + r * c_stride + v * kLanes, total[r][v]);
+}
+
+template <typename T, int Vecs>
+void add_transposed_columns(int64_t rows, int64_t inner, const T *a, int64_t a_stride, const T *b,
+                            int64_t b_stride, T *c, int64_t c_stride)
+{
+  constexpr int kRows = kVectorBytes == 64 ? 6 : (Vecs > 2 ? 3 : 4);
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    add_transposed_tile<T, kRows, Vecs>(inner, a + r, a_stride, b, b_stride, c + r * c_stride,
+                                        c_stride);
+  for (; r + 2 <= rows; r += 2)
+    add_transposed_tile<T, 2, Vecs>(inner, a + r, a_stride, b, b_stride, c + r * c_stride,
+                                    c_stride);
+  for (; r < rows; ++r)
+    add_transposed_tile<T, 1, Vecs>(inner, a + r, a_stride, b, b_stride, c + r * c_stride,
+                                    c_stride);
+}
+
+}    // namespace detail
+
+// c[rows, columns] += a[inner, rows]^T b[inner, columns]: the gradient of a matrix.
+template <typename T>
+void add_transposed(int64_t rows, int64_t inner, int64_t columns, const T *a, int64_t a_stride,
+                    const T *b, int64_t b_stride, T *c, int64_t c_stride)
+{
+  constexpr int64_t kLanes = Simd<T>::kLanes;
+  int64_t at = 0;
+  for (; at + 4 * kLanes <= columns; at += 4 * kLanes)
+    detail::add_transposed_columns<T, 4>(rows, inner, a, a_stride, b + at, b_stride, c + at,
+                                         c_stride);
+  for (; at + 2 * kLanes <= columns; at += 2 * kLanes)
+    detail::add_transposed_columns<T, 2>(rows, inner, a, a_stride, b + at, b_stride, c + at,
+                                         c_stride);
+  for (; at + kLanes <= columns; at += kLanes)
+    detail::add_transposed_columns<T, 1>(rows, inner, a, a_stride, b + at, b_stride, c + at,
+                                         c_stride);
+}
+
 }    // namespace kan_md::ops
 
 #endif

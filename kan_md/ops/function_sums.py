@@ -88,6 +88,10 @@ class Family(NamedTuple):
     shifted: bool
 
 
+Tables = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Family]
+"""w, rest, scale, grid and family, as :func:`sum_of_functions` describes them."""
+
+
 def sum_of_functions(
     x: torch.Tensor,
     scale: torch.Tensor,

@@ -2,7 +2,8 @@
 //
 // The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
-// The operators function_*, star_* and message_* are for training, and the reverse passes of those are in Python.
+// The operators function_*, environment_*, message_* and allegro_training* are for training, and the
+// reverse passes of those are in Python.
 
 #include "convolution_plan.h"
 #include "ops.h"
@@ -323,6 +324,13 @@ TORCH_LIBRARY(kan_md, m)
         "str basis, int steps, int order, bool shifted) -> (Tensor, Tensor)");
   m.def("function_moments(Tensor x, Tensor scale, Tensor g, Tensor grid, str basis, int steps, "
         "int order, bool shifted, int num_rows, int num_powers, int num_rest) -> (Tensor, Tensor)");
+  m.def("allegro_training(Tensor radial, Tensor harmonics, Tensor weights, Tensor order, "
+        "Tensor first, Tensor pair, Tensor norm, Tensor program, int[] shape) "
+        "-> (Tensor, Tensor, Tensor)");
+  m.def("allegro_training_backward(Tensor energy_grad, Tensor radial_tangent, "
+        "Tensor harmonics_tangent, Tensor radial, Tensor harmonics, Tensor weights, Tensor order, "
+        "Tensor first, Tensor pair, Tensor norm, Tensor program, int[] shape) "
+        "-> (Tensor, Tensor, Tensor)");
   m.def("environment_sum(Tensor weights, Tensor harmonics, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
   m.def("environment_projection(Tensor harmonics, Tensor field, Tensor order, Tensor first, "
@@ -352,6 +360,8 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("function_values", kan_md::ops::function_values);
   m.impl("function_gradients", kan_md::ops::function_gradients);
   m.impl("function_moments", kan_md::ops::function_moments);
+  m.impl("allegro_training", kan_md::ops::allegro_training);
+  m.impl("allegro_training_backward", kan_md::ops::allegro_training_backward);
   m.impl("environment_sum", kan_md::ops::environment_sum);
   m.impl("environment_projection", kan_md::ops::environment_projection);
   m.impl("message_sums", kan_md::ops::message_sums);

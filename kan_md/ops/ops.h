@@ -126,6 +126,31 @@ std::tuple<at::Tensor, at::Tensor> function_moments(const at::Tensor &x, const a
                                                     int64_t order, bool shifted, int64_t num_rows,
                                                     int64_t num_powers, int64_t num_rest);
 
+// A whole Allegro while it is trained, see kan_md/forms/allegro_operator.py.
+//
+//   radial       [edges, n], functions of the lengths that the pair of types weighs
+//   harmonics    [edges, (l_max + 1)^2]
+//   weights      [m], all in a row; program [k] int32, indices of the tensor products
+//   order        [edges], edges sorted by centre and, among those of one, by pair
+//   first        [centres + 1], where those of each centre begin in it
+//   pair         [edges] in that order, of types
+//   norm         [centres], what an environment is multiplied by
+// Returns energies [centres] float64, and their sum's gradient by radial and harmonics.
+std::tuple<at::Tensor, at::Tensor, at::Tensor>
+allegro_training(const at::Tensor &radial, const at::Tensor &harmonics, const at::Tensor &weights,
+                 const at::Tensor &order, const at::Tensor &first, const at::Tensor &pair,
+                 const at::Tensor &norm, const at::Tensor &program, c10::IntArrayRef shape);
+
+// Gradients by radial, harmonics and weights of sum_c energy_grad[c] E[c] plus the products of the
+// tangents with the gradients above. Bits do not depend on the number of threads.
+std::tuple<at::Tensor, at::Tensor, at::Tensor>
+allegro_training_backward(const at::Tensor &energy_grad, const at::Tensor &radial_tangent,
+                          const at::Tensor &harmonics_tangent, const at::Tensor &radial,
+                          const at::Tensor &harmonics, const at::Tensor &weights,
+                          const at::Tensor &order, const at::Tensor &first, const at::Tensor &pair,
+                          const at::Tensor &norm, const at::Tensor &program,
+                          c10::IntArrayRef shape);
+
 // Sums over the edges around each centre, see kan_md/forms/environment_sums.py.
 //
 //   weights      w [edges, degrees * channels], float32 or float64

@@ -1,0 +1,428 @@
+"""Allegro by one C++ operator while it is trained, for those networks that the operator knows.
+
+The operator (kan_md/ops/allegro_training.cpp) takes radial functions and harmonics of the edges and
+all products of weights, in a row; it gives energies and their gradient. The derivative of both is a
+second call, of its dual numbers. What comes before (lengths, harmonics, products of weights) and
+after (shifts, sums, loss) is torch's, with torch's derivatives.
+
+Columns of each matrix are padded to whole cache lines, per block that something reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from nequip.data import AtomicDataDict
+from nequip.nn import with_edge_type_, with_edge_vectors_
+from nequip.nn.mlp import ScalarLinearLayer
+
+from kan_md.errors import KanMdError
+from kan_md.forms.allegro import PARTS, EdgeListAllegro, Layer
+from kan_md.forms.networks import Contributions, Linear, linear_weight
+from kan_md.forms.pairs import PairBasis
+from kan_md.kan.layer import KANLayer
+from kan_md.kan.network import KAN
+from kan_md.ops import function_sums
+
+_LINE = 64
+"""Bytes of a cache line; widths of the operator are whole ones."""
+_MATRIX, _SILU_MATRIX, _FUNCTIONS = 0, 1, 2  # enum StepKind in allegro_training_plan.h
+_BASES = ("bspline", "gaussian", "fourier")  # enum Basis in kan_rows.h
+_MOST_L = 4
+
+Step = tuple[int, torch.Tensor | KANLayer]
+
+
+class AllegroForm(torch.nn.Module):
+    """Energies of upstream's model by the factored form, made of its parameters at every call.
+
+    Nothing of the model is registered here, so that its parameters are owned once.
+
+    Args:
+        energy: upstream's sequence of modules, of which :func:`kan_md.forms.allegro.why_not`
+            knows no fault.
+        fixed: make the products once; parameters must not change any more.
+
+    Attributes:
+        reason: what is fast about it, and why not more.
+    """
+
+    def __init__(self, energy: torch.nn.Module, *, fixed: bool = False):
+        super().__init__()
+        self._upstream = (energy,)
+        self.factored = None
+        with torch.no_grad():
+            factored = self._factored()
+        missing = why_no_operator(factored)
+        if missing is None and not _is_there(factored):
+            missing = "kan-md build has not been run, or for older sources"
+        self.reason = "one operator on a CPU"
+        if missing is not None:
+            self.reason = f"products of weights are formed once per step; no operator, {missing}"
+        if fixed:
+            with torch.no_grad():
+                self.factored = self._factored()
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Do what upstream's sequence of modules does."""
+        (energy,) = self._upstream
+        data = with_edge_vectors_(data, with_lengths=False)
+        factored = self._factored() if self.factored is None else self.factored
+        data = factored(data)
+        for name, part in energy.named_children():
+            if name not in PARTS:
+                data = part(data)
+        return data
+
+    def _factored(self) -> OperatorAllegro:
+        (energy,) = self._upstream
+        parts = dict(energy.named_children())
+        return OperatorAllegro({name: parts[name] for name in PARTS})
+
+
+class OperatorAllegro(EdgeListAllegro):
+    """The same function by ``kan_md::allegro_training`` where that is there and knows the model.
+
+    Args:
+        parts: upstream's modules by their names in the energy model.
+    """
+
+    def __init__(self, parts: dict[str, torch.nn.Module]):
+        super().__init__(parts, layout="environments")
+        self.terms = [_terms(product) for product in parts["allegro"].tps]
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Add atomic energies [num_atoms, 1] to the dict, before scale and shift."""
+        vectors = data[self._vectors]
+        if (
+            not _is_there(self)
+            or not function_sums.apply_to(vectors, "fourier", 2)
+            or why_no_operator(self) is not None
+        ):
+            return super().forward(data)
+        types = data[self._types].view(-1)
+        harmonics = self._basis(data, vectors)
+        radial, pair = self._radial_functions(data)
+        packed = _Packed(self)
+        norm = self._environment_norm(types).view(-1).expand(types.size(0)).contiguous()
+        call = _Call(
+            *_sorted_edges(data[self._index][0], pair, types.size(0), packed.num_pairs),
+            norm,
+            torch.tensor(packed.program, dtype=torch.int32),
+            packed.shape,
+        )
+        energies, *_ = _Energies.apply(radial, harmonics, torch.cat(packed.weights), call)
+        energies = energies.to(vectors.dtype)
+        energy_norm = self.energy_norm if self.energy_norm.size(0) == 1 else self.energy_norm[types]
+        data[self._energy] = energies.unsqueeze(1) * energy_norm
+        return data
+
+    def _radial_functions(
+        self, data: AtomicDataDict.Type
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the first map reads, [num_edges, n], and the pair of types of each edge."""
+        embed = self.radial.embed
+        data = self.radial.length(data)
+        if not isinstance(embed, PairBasis):
+            return embed(data)[self.radial._field], None
+        data = with_edge_type_(embed.bessel(data), edge_type_field=embed.type_field)
+        centre, neighbour = data[embed.type_field]
+        return data[embed.field], centre * embed.num_types + neighbour
+
+
+def _is_there(factored: EdgeListAllegro) -> bool:
+    """Whether there is such an operator here, for a model where it is."""
+    operators = function_sums.operators_for(factored.member)
+    return hasattr(operators, "allegro_training")  # not in libraries of older sources
+
+
+def why_no_operator(factored: EdgeListAllegro) -> str | None:
+    """Why the operator does not know a model; None where it does."""
+    sizes = [own.stop - own.start for own in factored.slices]
+    if sizes != [2 * degree + 1 for degree in range(len(sizes))] or len(sizes) > _MOST_L + 1:
+        return f"irreps of {sizes} components"
+    sources = _sources(factored)
+    for number, (body, contributions) in enumerate(sources):
+        name = "two-body network" if number == 0 else f"latent network {number}"
+        if _steps([*body, contributions]) is None:
+            return f"its {name} is no perceptron with SiLU"
+        for reader, function in enumerate(contributions.functions[:-1], start=number):
+            if not isinstance(function, torch.nn.Identity):
+                return f"its latent network {reader + 1} begins with a KAN"
+        last = contributions.functions[-1]
+        if not isinstance(last, torch.nn.Identity) and not _is_sum_of_functions(last):
+            return "its readout begins with a KAN of several outputs"
+    if any(not isinstance(layer.reads, Linear) for layer in factored.layers):
+        return "a latent network begins with a KAN"
+    if not isinstance(factored.radial.function[0], Linear):
+        return "its two-body network begins with a KAN"
+    if _steps(factored.readout) is None:
+        return "its readout is no perceptron with SiLU and no KAN of one layer"
+    return None
+
+
+def _terms(product: torch.nn.Module) -> list[list[int]]:
+    """Components i, j, k whose Wigner 3j symbols upstream's Contracter has, one after the other."""
+    found = product.w3j.abs()
+    found = found.amax(0) if product.num_paths > 1 else found
+    found = torch.diag_embed(found.t()).permute(1, 2, 0) if product.w3j_is_ij_diagonal else found
+    return found.nonzero().tolist()
+
+
+class _Call(NamedTuple):
+    """What the operator is told of edges and shapes, see kan_md/ops/ops.h."""
+
+    order: torch.Tensor
+    first: torch.Tensor
+    pair: torch.Tensor
+    norm: torch.Tensor
+    program: torch.Tensor
+    shape: list[int]
+
+
+def _sorted_edges(
+    centre: torch.Tensor, pair: torch.Tensor | None, num_atoms: int, num_pairs: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Order of the edges by centre and pair, where those of a centre begin, pairs in that order."""
+    pair = torch.zeros_like(centre) if pair is None else pair
+    order = torch.argsort(centre * num_pairs + pair, stable=True)
+    count = torch.bincount(centre, minlength=num_atoms)
+    first = torch.nn.functional.pad(torch.cumsum(count, 0), (1, 0))
+    return order, first, pair[order]
+
+
+class _Energies(torch.autograd.Function):
+    """Energies [num_atoms] float64 and their sum's gradients by radial functions and harmonics.
+
+    The gradients are results, so that the derivative of a loss in both arrives in one call.
+    """
+
+    @staticmethod
+    def forward(ctx, radial, harmonics, weights, call):
+        radial, harmonics = radial.contiguous(), harmonics.contiguous()
+        results = torch.ops.kan_md.allegro_training(radial, harmonics, weights, *call)
+        ctx.save_for_backward(radial, harmonics, weights, *results[1:])
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    def backward(ctx, energy_grad, radial_tangent, harmonics_tangent):
+        radial, harmonics, weights, *gradients = ctx.saved_tensors
+        first_order = radial_tangent is None and harmonics_tangent is None
+        if first_order and not _is_wanted(ctx, 2):
+            of_edge = energy_grad.to(radial.dtype)[_centres(ctx.call)].unsqueeze(1)
+            return *(of_edge * gradient for gradient in gradients), None, None
+        if energy_grad is None:
+            energy_grad = ctx.call.norm.new_zeros(ctx.call.norm.shape)
+        tangents = (
+            torch.zeros_like(x) if tangent is None else tangent
+            for x, tangent in ((radial, radial_tangent), (harmonics, harmonics_tangent))
+        )
+        return *_Derivative.apply(
+            energy_grad, *tangents, radial, harmonics, weights, ctx.call
+        ), None
+
+
+class _Derivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, energy_grad, radial_tangent, harmonics_tangent, *variables_and_call):
+        *variables, call = variables_and_call
+        return torch.ops.kan_md.allegro_training_backward(
+            energy_grad.to(variables[0].dtype).contiguous(),
+            radial_tangent.contiguous(),
+            harmonics_tangent.contiguous(),
+            *variables,
+            *call,
+        )
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise KanMdError(
+            "third derivatives of the fast form, got none; set training.form: upstream"
+        )
+
+
+def _is_wanted(ctx, number: int) -> bool:
+    """Whether the backward pass that runs goes on to what an input was made of."""
+    node = ctx.next_functions[number][0]
+    return node is not None and torch._C._will_engine_execute_node(node)
+
+
+def _centres(call: _Call) -> torch.Tensor:
+    """Centre of each edge, in the order that edges came in."""
+    number = torch.arange(call.norm.numel())
+    centre = number.repeat_interleave(call.first.diff())
+    return torch.empty_like(centre).index_copy_(0, call.order, centre)
+
+
+class _Packed:
+    """Shape, weights and indices as allegro_training_plan.cpp reads them.
+
+    Attributes:
+        shape: whole numbers.
+        weights: 1-d each, differentiable in the model's parameters.
+        program: components i, j, k of each term of the tensor products.
+        num_pairs: of types.
+    """
+
+    def __init__(self, factored: EdgeListAllegro):
+        self.line = _LINE // factored.member.element_size()
+        self.factored = factored
+        self.weights: list[torch.Tensor] = []
+        self.program: list[int] = []
+        channels = self._padded(factored.channels)
+        embed, first = factored.radial.embed, factored.radial.function[0].weight
+        self.num_pairs = embed.num_types**2 if isinstance(embed, PairBasis) else 1
+        inputs, width = first.size(0) // self.num_pairs, first.size(1)
+        self.shape = [factored.num_irreps - 1, channels, len(factored.layers)]
+        self.shape += [self._padded(inputs), self.num_pairs, self._padded(width)]
+        self._add(self._pad(first.view(self.num_pairs, inputs, width)))
+        sources = _sources(factored)
+        self._add_source(*sources[0])
+        for number, (layer, source) in enumerate(zip(factored.layers, sources[1:], strict=True)):
+            last = number + 1 == len(factored.layers)
+            self._add_tensor_product(layer, factored.terms[number], last=last)
+            self.shape.append(self._padded(layer.reads.weight.size(1)))
+            self._add(self._pad(layer.reads.weight))
+            self._add_source(*source)
+        self._add_readout()
+        for _, contributions in sources:
+            places = self._places(contributions)
+            self.shape += [places[n] for n in contributions.piece_of]
+            if isinstance(contributions.functions[-1], KANLayer):
+                self._add_functions(contributions.functions[-1])
+
+    def _padded(self, width: int) -> int:
+        return -(-width // self.line) * self.line
+
+    def _pad(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Zeros up to whole lines in the last two axes."""
+        rows, columns = matrix.shape[-2:]
+        missing = (0, self._padded(columns) - columns, 0, self._padded(rows) - rows)
+        return torch.nn.functional.pad(matrix, missing) if any(missing) else matrix
+
+    def _add(self, weight: torch.Tensor) -> None:
+        self.weights.append(weight.reshape(-1))
+
+    def _add_steps(self, steps: Iterable[Step], result: Contributions | None) -> None:
+        steps = list(steps)
+        self.shape.append(len(steps))
+        for kind, step in steps:
+            self.shape.append(kind)
+            if isinstance(step, KANLayer):
+                self.shape.append(self._padded(1))
+                self._add_functions(step)
+                continue
+            matrix = (
+                self._pad_blocks(result) if step is steps[-1][1] and result else self._pad(step)
+            )
+            self.shape.append(matrix.size(1))
+            self._add(matrix)
+
+    def _add_source(self, body: list[torch.nn.Module], contributions: Contributions) -> None:
+        self._add_steps(_steps([*body, contributions]), contributions)
+
+    def _blocks(self, contributions: Contributions) -> Iterator[tuple[int, int]]:
+        """Repeats and width of the blocks that each piece of a result is made of."""
+        for number, width in enumerate(contributions.widths):
+            if number < contributions.num_direct:
+                yield width // self.factored.channels, self.factored.channels
+            else:
+                yield 1, width
+
+    def _pad_blocks(self, contributions: Contributions) -> torch.Tensor:
+        """Matrix of a result whose blocks are padded each."""
+        pieces = torch.split(contributions.weight, contributions.widths, dim=1)
+        padded = [
+            self._pad(block)
+            for piece, (repeats, _) in zip(pieces, self._blocks(contributions), strict=True)
+            for block in piece.chunk(repeats, dim=1)
+        ]
+        return torch.cat(padded, dim=1)
+
+    def _places(self, contributions: Contributions) -> list[int]:
+        """First column of each piece of a result."""
+        places = [0]
+        for repeats, width in self._blocks(contributions):
+            places.append(places[-1] + repeats * self._padded(width))
+        return places
+
+    def _add_tensor_product(self, layer: Layer, terms: list[list[int]], *, last: bool) -> None:
+        ijk = terms
+        if last:  # an edge uses the scalar alone
+            ijk = [[i, j, k] for i, j, k in ijk if k == 0]
+        self.shape += [layer.dim_in, 1 if last else layer.dim_out, len(ijk)]
+        self.program += [number for term in ijk for number in term]
+        flat = [(j * layer.dim_in + i) * layer.dim_out + k for i, j, k in ijk]
+        weights = layer.product.flatten(1).index_select(1, torch.tensor(flat, dtype=torch.int64))
+        columns = self._padded(weights.size(0)) - weights.size(0)
+        self._add(torch.nn.functional.pad(weights.t(), (0, columns)))
+
+    def _add_readout(self) -> None:
+        contributions = self.factored.layers[-1].contributions
+        first, width = contributions.functions[-1], contributions.widths[contributions.piece_of[-1]]
+        is_kan = isinstance(first, KANLayer)
+        self.shape.append(self._padded(1 if is_kan else width))
+        self._add_steps(_steps(self.factored.readout), None)
+        self.shape += [1, self._padded(width)] if is_kan else [0]
+
+    def _add_functions(self, layer: KANLayer) -> None:
+        """Tables of a KAN layer with one output, as kan_md/ops/kan_functions.h wants them."""
+        w, rest, scale, grid, family = layer.tables()
+        has_base = rest.size(0) == 3
+        self.shape += [_BASES.index(family.basis), *w.shape[:2], family.steps]
+        self.shape += [int(family.shifted), int(has_base)]
+        if not has_base:
+            rest = torch.nn.functional.pad(rest, (0, 0, 0, 1))
+        table = torch.cat([w.flatten(0, 1), rest, scale.unsqueeze(0), grid])
+        missing = self._padded(table.size(1)) - table.size(1)
+        self._add(torch.nn.functional.pad(table, (0, missing)))
+
+
+def _sources(
+    factored: EdgeListAllegro,
+) -> list[tuple[list[torch.nn.Module], Contributions]]:
+    """What gives scalars: modules behind the first map, and what is made of their result."""
+    radial = factored.radial
+    layers = [([layer.body], layer.contributions) for layer in factored.layers]
+    return [(list(radial.function)[1:], radial.contributions), *layers]
+
+
+def _steps(modules: Iterable[torch.nn.Module]) -> list[Step] | None:
+    """Modules one after the other as steps of the operator; None where it does not know one."""
+    steps: list[Step] = []
+    active = False
+    for module in _flat(modules):
+        if isinstance(module, torch.nn.SiLU) and not active:
+            active = True
+        elif isinstance(module, (Linear, Contributions)):
+            steps.append((_SILU_MATRIX if active else _MATRIX, module.weight))
+            active = False
+        elif isinstance(module, ScalarLinearLayer) and module.bias is None:
+            weight = linear_weight(module).to(module.weight.dtype)
+            steps.append((_SILU_MATRIX if active else _MATRIX, weight))
+            active = False
+        elif isinstance(module, KANLayer) and _is_sum_of_functions(module) and not active:
+            steps.append((_FUNCTIONS, module))
+        else:
+            return None
+    return None if active else steps
+
+
+def _flat(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
+    for module in modules:
+        if isinstance(module, KAN):
+            yield from module.layers
+        elif isinstance(module, torch.nn.Sequential):
+            yield from _flat(module)
+        elif not isinstance(module, torch.nn.Identity):
+            yield module
+
+
+def _is_sum_of_functions(layer: KANLayer) -> bool:
+    return layer.out_features == 1 and function_sums.apply_to(
+        layer.grid_step, layer.basis, layer.num_basis
+    )
