@@ -27,7 +27,8 @@ class Demo:
     """Settings of the demonstration; :meth:`run` does it.
 
     Attributes:
-        backbone: architecture; its example is ``kan_md/config/examples/demo_BACKBONE.yaml``.
+        backbone: architecture, or ``local-mace`` for MACE of one layer; its example is
+            ``kan_md/config/examples/demo_BACKBONE.yaml``.
         output: folder of all files.
         control: readout that the KAN is compared with.
         train_time: wall-clock budget of each training, e.g. ``70s``.
@@ -115,7 +116,7 @@ class Demo:
             raise user_error(
                 "no demo for this backbone",
                 found=self.backbone,
-                allowed="allegro, nequip, mace",
+                allowed="allegro, nequip, mace, local-mace",
                 remedy="choose another --backbone",
             )
         content = yaml.safe_load(source.read_text())

@@ -15,7 +15,8 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     backbone: Annotated[
-        Literal["allegro", "nequip", "mace"], typer.Option(help="Architecture.")
+        Literal["allegro", "nequip", "mace", "local-mace"],
+        typer.Option(help="Architecture; local-mace is MACE of one layer."),
     ] = "allegro",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path(
         "demo"

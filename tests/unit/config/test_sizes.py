@@ -1,0 +1,68 @@
+"""Local potentials by size, as models and as configurations for one's own data."""
+
+import itertools
+import json
+
+import pytest
+import yaml
+
+from kan_md.backbones.readout import count_parameters
+from kan_md.cli.main import main
+from kan_md.config import load_config
+from kan_md.config.model_file import read_model_file
+from kan_md.config.sizes import SIZES, config_for_data, size_content
+from kan_md.model.checkpoint import load_checkpoint
+
+
+def call(*words: object) -> int:
+    with pytest.raises(SystemExit) as status:
+        main(list(map(str, words)))
+    return status.value.code
+
+
+def test_a_size_is_a_strictly_local_model_with_a_kan(tmp_path, ag_frames, capsys):
+    ag_frames[0].write(tmp_path / "ag.xyz")
+    path = tmp_path / "tiny.pth"
+    words = ("init", "--size", "tiny", "--structure", tmp_path / "ag.xyz", "-o", path, "--json")
+    assert call(*words) == 0
+    (readout,) = json.loads(capsys.readouterr().out)["readouts"]
+    assert (readout["kind"], readout["widths"]) == ("kan", [8, 1])
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.config["model"]["num_interactions"] == 1
+    assert count_parameters(checkpoint.build()) < 20_000
+
+
+def test_sizes_grow():
+    models = [read_model_file(size_content(size)).arguments for size in SIZES]
+    for smaller, larger in itertools.pairwise(models):
+        keys = ("num_scalar_features", "l_max", "correlation")
+        assert all(smaller[key] <= larger[key] for key in keys)
+        assert any(smaller[key] < larger[key] for key in keys)
+        assert smaller["r_max"] == larger["r_max"]
+
+
+@pytest.mark.parametrize(
+    "name", ["frames.xyz", "two words.xyz", "it's: # one.xyz", "\u00e4/x.xyz", "a/../b.xyz"]
+)
+@pytest.mark.parametrize("folder", [".", "runs/one"])
+def test_a_written_configuration_finds_the_data(tmp_path, monkeypatch, name, folder):
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / folder / "config.yaml"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    assert call("init", "--size", "small", "--config", f"{folder}/config.yaml", "--data", name) == 0
+    config = load_config(target)
+    (found,) = config.data.train
+    assert found.resolve() == (tmp_path / name).resolve()
+    assert config.readout.kind == "kan"
+
+
+def test_without_data_the_place_for_them_is_named(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    assert call("init", "--size", "medium", "--config", path) == 0
+    assert yaml.safe_load(path.read_text())["data"]["train"] == "train.xyz"
+    assert "write your own file into data.train" in capsys.readouterr().out
+
+
+def test_an_absolute_path_stays_one(tmp_path):
+    text = config_for_data("tiny", tmp_path / "x.xyz", tmp_path / "elsewhere")
+    assert yaml.safe_load(text)["data"]["train"] == str(tmp_path / "x.xyz")
