@@ -16,6 +16,7 @@ from nequip.nn.graph_model import GraphModel
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.backbones.readout import ReadoutConfig, parse_readout, without_idle_keys
 from kan_md.backbones.sites import FunctionSlot
+from kan_md.backbones.targets import check_targets
 from kan_md.contract import DTYPES, Kind
 from kan_md.errors import user_error
 
@@ -156,6 +157,7 @@ def build_model(
     type_names = check_type_names(type_names)
     hyperparameters = upstream_names(backbone, hyperparameters)
     _check_arguments(backbone, adapter, hyperparameters)
+    check_targets(hyperparameters)
     if model_dtype not in DTYPES:
         raise user_error(
             "unknown model dtype",

@@ -182,7 +182,7 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
     make_mlp = functools.partial(
         _by_name(_mlp_classes(modules), readout_cls, "readout_cls"),
         MLP_irreps=_mlp_irreps(MLP_irreps, hidden, readout, num_interactions),
-        gate=_by_name(modules.gate_dict, gate, "gate"),
+        gate=_by_name(modules.gate_dict, _gate(gate, readout), "gate"),
     )
     upstream = modules.ScaleShiftMACE(
         atomic_inter_scale=1.0,
@@ -345,6 +345,18 @@ def _mlp_irreps(
     kan = make_readout(scalars, 1, as_kan, generator=torch.Generator())
     width = round(num_interactions * count_parameters(kan) / (scalars + 1))
     return Irreps([(max(1, width), (0, 1))])
+
+
+def _gate(given: str, readout: ReadoutConfig) -> str:
+    """Nonlinearity of upstream's MLP readout, which may be said by either name."""
+    if readout.nonlinearity != "silu" and given not in ("silu", readout.nonlinearity):
+        raise user_error(
+            "model.gate and readout.nonlinearity both say what is in the mlp of mace",
+            found=f"{given} and {readout.nonlinearity}",
+            allowed="one of them",
+            remedy="leave one out",
+        )
+    return given if readout.nonlinearity == "silu" else readout.nonlinearity
 
 
 def _last(network: Mapping[str, torch.nn.Module]) -> torch.nn.Module:

@@ -31,6 +31,7 @@ def nequip_settings() -> Iterator[None]:
     with torch.random.fork_rng(_devices_with_streams(), device_type="cuda"):
         try:
             set_global_state()
+            torch.set_default_dtype(torch.float64)  # which upstream does the first time only
             yield
         finally:
             random.setstate(python_state)

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 import torch
 from nequip.nn.mlp import ScalarLinearLayer
+from nequip.nn.nonlinearities import ShiftedSoftplus
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,11 +25,20 @@ from kan_md.validation import readable
 
 Kind = Literal["kan", "mlp", "linear"]
 Basis = Literal["gaussian", "bspline", "fourier"]
+Nonlinearity = Literal["silu", "mish", "gelu", "ssp", "tanh"]
 Site = Literal["output", "two_body", "latent", "heads", "edge_up", "node_up", "all"]
 
 SITES: tuple[str, ...] = get_args(Site)
 _SIZE_KEYS = {"num_basis", "projection", "base", "input_gain"}
 _KAN_KEYS = {"basis", "order", "grid_range", "per_type"} | _SIZE_KEYS
+_NONLINEARITIES: dict[str, type[torch.nn.Module]] = {
+    "silu": torch.nn.SiLU,
+    "mish": torch.nn.Mish,
+    "gelu": torch.nn.GELU,
+    "ssp": ShiftedSoftplus,
+    "tanh": torch.nn.Tanh,
+}
+"""Upstream's functions with f(0) = 0, by upstream's names."""
 
 
 class ReadoutConfig(BaseModel):
@@ -55,6 +65,8 @@ class ReadoutConfig(BaseModel):
         input_gain: whether each input has a learned factor in front of the basis.
         per_type: whether each type of atoms has functions of its own, where a readout acts on
             atoms: MACE. The inputs are the same ones for all.
+        nonlinearity: between the layers of an ``mlp``, by upstream's names; ``ssp`` is the shifted
+            softplus.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +82,7 @@ class ReadoutConfig(BaseModel):
     base: Literal["silu", "none"] = "silu"
     input_gain: Literal["learned", "none"] = "learned"
     per_type: bool = False
+    nonlinearity: Nonlinearity = "silu"
 
     @model_validator(mode="before")
     @classmethod
@@ -114,7 +127,7 @@ class ReadoutConfig(BaseModel):
     def _every_key_has_an_effect(self) -> ReadoutConfig:
         idle = idle_keys(self)
         if idle:
-            kind, remedy = _why_idle(self)
+            kind, remedy = _why_idle(self, idle)
             names = " and ".join(f"readout.{name}" for name in idle)
             verb = "has" if len(idle) == 1 else "have"
             raise user_error(
@@ -134,7 +147,8 @@ def idle_keys(config: ReadoutConfig) -> tuple[str, ...]:
     """Keys that say something else than by default, though they change nothing.
 
     ``linear`` has no shape to choose. An ``mlp`` has its hidden widths, or the size of a KAN that
-    it is to match, which basis, order and grid leave as it is. The order is that of B-splines.
+    it is to match, which basis, order and grid leave as it is; the nonlinearity is its own. The
+    order is that of B-splines.
     """
     idle, fields = _idle_names(config), ReadoutConfig.model_fields
     return tuple(
@@ -144,9 +158,9 @@ def idle_keys(config: ReadoutConfig) -> tuple[str, ...]:
 
 def _idle_names(config: ReadoutConfig) -> set[str]:
     return {
-        "linear": _KAN_KEYS | {"hidden"},
+        "linear": _KAN_KEYS | {"hidden", "nonlinearity"},
         "mlp": _KAN_KEYS if config.hidden else _KAN_KEYS - _SIZE_KEYS,
-        "kan": set() if config.basis == "bspline" else {"order"},
+        "kan": {"nonlinearity"} if config.basis == "bspline" else {"nonlinearity", "order"},
     }[config.kind]
 
 
@@ -165,8 +179,10 @@ def without_idle_keys(readout: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in readout.items() if key not in idle}
 
 
-def _why_idle(config: ReadoutConfig) -> tuple[str, str]:
+def _why_idle(config: ReadoutConfig, idle: Sequence[str]) -> tuple[str, str]:
     """What keeps keys from having an effect, and the other remedy than leaving them out."""
+    if "nonlinearity" in idle:
+        return f"readout.kind {config.kind}", ", or set readout.kind: mlp"
     if config.kind == "kan":
         return f"readout.basis {config.basis}", ", or set readout.basis: bspline"
     if config.kind == "mlp" and config.hidden:
@@ -191,20 +207,26 @@ def parse_readout(readout: ReadoutConfig | Mapping | str | None) -> ReadoutConfi
 
 
 class MLP(torch.nn.Sequential):
-    """Bias-free multilayer perceptron with SiLU between its layers; f(0) = 0.
+    """Bias-free multilayer perceptron with one nonlinearity between its layers; f(0) = 0.
 
     Weights are uniform with unit variance and scaled by gain/√fan_in, gain √2 behind a
     nonlinearity, as upstream initialises its own.
     """
 
-    def __init__(self, widths: Sequence[int], *, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        nonlinearity: Nonlinearity = "silu",
+    ):
         layers: list[torch.nn.Module] = []
         for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
             gain = 1.0 if index == 0 else sqrt(2.0)
             layer = ScalarLinearLayer(fan_in, fan_out, alpha=gain / sqrt(fan_in), bias=False)
             with torch.no_grad():
                 layer.weight.uniform_(-sqrt(3.0), sqrt(3.0), generator=generator)
-            layers += [layer] if index == 0 else [torch.nn.SiLU(), layer]
+            layers += [layer] if index == 0 else [_NONLINEARITIES[nonlinearity](), layer]
         super().__init__(*layers)
         self.dims = list(widths)
 
@@ -251,7 +273,8 @@ def make_readout(
         return MLP([in_features, out_features], generator=generator)
     if config.kind == "mlp":
         hidden = config.hidden or (_matched_width(in_features, out_features, config),)
-        return MLP([in_features, *hidden, out_features], generator=generator)
+        widths = [in_features, *hidden, out_features]
+        return MLP(widths, generator=generator, nonlinearity=config.nonlinearity)
     kans = [
         KAN(
             [config.projection or in_features, *config.hidden, out_features],
@@ -277,7 +300,7 @@ def _matched_width(in_features: int, out_features: int, config: ReadoutConfig) -
     kan = make_readout(
         in_features,
         out_features,
-        config.model_copy(update={"kind": "kan"}),
+        config.model_copy(update={"kind": "kan", "nonlinearity": "silu"}),
         # Only counted: a generator of its own keeps the draw out of the caller's stream.
         generator=torch.Generator(),
     )

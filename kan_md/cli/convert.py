@@ -17,12 +17,24 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    model: Annotated[Path, typer.Argument(help="Model of mace_run_train.", metavar="FOO.model")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="best.ckpt of nequip-train, .nequip.zip, or .model of mace_run_train.",
+            metavar="FILE",
+        ),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; FOO.pth by default.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; FILE's name with .pth by default."),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Run the code in the pickled file to open it.")
+        bool,
+        typer.Option(
+            "--trust",
+            help="Run the code in the file: a .model opens only so, and a package is compared with "
+            "its own code.",
+        ),
     ] = False,
     readout: Annotated[
         Literal["mlp", "kan"], typer.Option(help="Keep upstream's readouts, or put KANs in.")
@@ -38,7 +50,9 @@ def convert(
         list[Path] | None,
         typer.Option(help="Structures to compare on and to fit KANs to; made up by default."),
     ] = None,
-    head: Annotated[str | None, typer.Option(help="Which of several heads to keep.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Which of several heads of a MACE model to keep.")
+    ] = None,
     dtype: Annotated[
         Literal["float32", "float64"] | None,
         typer.Option(help="Precision of the weights; the original's by default."),
@@ -46,17 +60,18 @@ def convert(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Make model.pth from a MACE model, with the same energies.
+    """Make model.pth from an Allegro, NequIP or MACE model, with the same energies.
 
+    Energies and forces are compared with the original's on structures before anything is written.
     With --readout kan the KANs start as a least-squares fit of the old readouts, for fine-tuning.
 
-    Example: kan-md convert foo.model --trust --readout kan --data train.xyz -o model.pth
+    Example: kan-md convert best.ckpt -o model.pth
     """
     from kan_md.data import read_frames
     from kan_md.errors import user_error
     from kan_md.files import check_writable
     from kan_md.model.checkpoint import save_checkpoint
-    from kan_md.model.convert import convert_mace
+    from kan_md.model.convert import convert_model
 
     ending = ".converted.pth" if model.suffix == ".pth" else ".pth"
     shape = {"basis": basis, "num_basis": num_basis}
@@ -68,11 +83,12 @@ def convert(
             allowed=None,
             remedy="add --readout kan, or leave it out",
         )
-    target = output or model.with_suffix(ending)
+    name = model.name.removesuffix(".zip").removesuffix(".nequip")
+    target = output or model.with_name(name).with_suffix(ending)
     if model.is_file():  # else the converter says so
         check_writable(target, overwrite=overwrite)
     with Console(stderr=True).status("converting"):
-        result = convert_mace(
+        result = convert_model(
             model,
             trust=trust,
             head=head,
@@ -85,6 +101,9 @@ def convert(
         "output": str(path),
         "types": result.checkpoint.type_names,
         "readout": result.checkpoint.config["model"]["readout"]["kind"],
+        "compared_with": result.compared_with,
+        "weights": result.weights,
+        "note": result.note,
         "num_structures": result.num_structures,
         "energy_error_eV": result.energy_error,
         "force_error_eV_per_A": result.force_error,
@@ -108,10 +127,16 @@ def _rows(summary: dict) -> list[tuple[str, str]]:
     rows = [
         ("written to", summary["output"]),
         ("elements", " ".join(summary["types"])),
-        ("compared on", f"{summary['num_structures']} structures"),
+        *([("weights", summary["weights"])] if summary["weights"] else []),
+        (
+            "compared with",
+            f"{summary['compared_with']} on {summary['num_structures']} structures",
+        ),
         ("largest energy error", f"{summary['energy_error_eV']:.1e} eV"),
         ("largest force error", f"{summary['force_error_eV_per_A']:.1e} eV/Å"),
     ]
+    if summary["note"]:
+        rows.append(("note", summary["note"]))
     if "fit_r_squared" in summary:
         rows += [
             ("KAN fitted to", f"{summary['fitted_atoms']} atoms"),

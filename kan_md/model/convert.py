@@ -1,381 +1,56 @@
-"""From a pickled model of mace-torch to model.pth."""
+"""From the models of other programs to model.pth, whatever the file."""
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ase
-import numpy as np
-import torch
-from e3nn.nn import Activation
-from e3nn.o3 import SphericalHarmonics
-from e3nn.util.codegen import CodeGenMixin
-from nequip.data import AtomicDataDict
 
-from kan_md.backbones.build import build_model
-from kan_md.backbones.mace import import_mace
-from kan_md.backbones.mace_modules import MACEReadout
-from kan_md.backbones.mace_weights import build_arguments_of, copy_weights, readout_kind_of
-from kan_md.backbones.nequip_settings import nequip_settings
-from kan_md.backbones.readout import ReadoutConfig, parse_readout
-from kan_md.backbones.readout_fit import ReadoutFit, clear_readout, fit_readout
-from kan_md.backbones.readout_report import describe_readouts
+from kan_md.backbones.readout import ReadoutConfig
 from kan_md.errors import user_error
-from kan_md.model.checkpoint import Checkpoint
-from kan_md.model.file_kind import MACE_COMPILED, recognise, wrong_file
-from kan_md.model.graph import periodic_edges
-from kan_md.model.random_structures import random_structures
-from kan_md.model.reference import evaluate, make_reference_frames, model_input
+from kan_md.model.conversion import Conversion
+from kan_md.model.file_kind import recognise
 
-ENERGY_TOLERANCE = 1e-6
-"""Largest difference from mace-torch's energy of a structure that a conversion may have, eV."""
-FORCE_TOLERANCE = 1e-6
-"""The same for forces, eV/Å."""
-
-_PICKLES = ("mace", "pickled", "old_pickle", "weights")
-"""Kinds of files that may hold a model of mace-torch."""
-_NUM_SAMPLES = 8
-_NUM_REFERENCE_FRAMES = 3
-_ROWS_PER_WEIGHT = 4
+_OF_NEQUIP = ("nequip_checkpoint", "nequip_package")
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """A converted model and how far it is from the original.
-
-    Attributes:
-        checkpoint: what goes into model.pth.
-        energy_error: largest |E - E_mace| of a structure with upstream's readouts, eV.
-        force_error: largest |F - F_mace| with upstream's readouts, eV/Å.
-        fit: how well the KAN took over the last readout (of readout units); None without one.
-        readout_energy_error: root mean square error per atom that the KAN adds, eV; None without.
-        num_structures: structures that were compared.
-    """
-
-    checkpoint: Checkpoint
-    energy_error: float
-    force_error: float
-    fit: ReadoutFit | None
-    readout_energy_error: float | None
-    num_structures: int
-
-
-def load_mace(path: Path, *, trust: bool, head: str | None = None) -> torch.nn.Module:
-    """Unpickle a model of mace-torch and keep one of its heads.
-
-    Args:
-        path: file by mace_run_train.
-        trust: unpickling runs whatever code the file holds; only with the user's consent.
-        head: which of several heads to keep.
-
-    Raises:
-        KanMdError: no consent, no such file, or not such a model.
-    """
-    if not path.is_file():
-        raise user_error("model file not found", found=path, allowed=None, remedy="check the path")
-    kind = recognise(path)
-    if kind.name == "torchscript":  # mace-torch's own, or of someone's: nothing to convert
-        kind = replace(kind, what=MACE_COMPILED)
-    if kind.name not in _PICKLES:
-        raise wrong_file(path, "mace", kind=kind)
-    if not trust:
-        raise user_error(
-            f"{path} is a pickled file, and opening it runs the code in it",
-            found="no consent",
-            allowed=None,
-            remedy="add --trust if you know where it comes from",
-        )
-    import_mace()
-    try:
-        with _read_older_e3nn():
-            model = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # a pickle of anything can fail in any way
-        raise user_error(
-            f"{path} cannot be unpickled",
-            found=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            allowed=None,
-            remedy="give the .model file of mace_run_train",
-        ) from error
-    if not isinstance(model, torch.nn.Module) or not hasattr(model, "interactions"):
-        raise user_error(
-            f"{path} is not a MACE model",
-            found=type(model).__name__,
-            allowed="MACE, ScaleShiftMACE",
-            remedy="give the .model file of mace_run_train",
-        )
-    _add_newer_attributes(model)
-    return _one_head(model, head).eval()
-
-
-@contextmanager
-def _read_older_e3nn() -> Iterator[None]:
-    """Let e3nn read what its versions before 0.5 pickled, as those do that mace-torch asks for.
-
-    They wrote generated code as TorchScript bytes; since then the bytes come with a word that says
-    so. The word is put in while unpickling.
-    """
-    present = CodeGenMixin.__setstate__
-
-    def with_kind_of_code(self: CodeGenMixin, state: dict) -> None:
-        code = state.get("__codegen__")
-        if code is not None:
-            code = {
-                name: ("torchscript", value) if isinstance(value, bytes) else value
-                for name, value in code.items()
-            }
-            state = {**state, "__codegen__": code}
-        present(self, state)
-
-    CodeGenMixin.__setstate__ = with_kind_of_code
-    try:
-        yield
-    finally:
-        CodeGenMixin.__setstate__ = present
-
-
-def _add_newer_attributes(model: torch.nn.Module) -> None:
-    """Give modules pickled by an older e3nn the attributes that the present one runs with."""
-    harmonics = model.spherical_harmonics
-    if not hasattr(harmonics, "sph_func"):  # no weights are lost
-        model.spherical_harmonics = SphericalHarmonics(
-            harmonics.irreps_out,
-            normalize=harmonics.normalize,
-            normalization=harmonics.normalization,
-        )
-    for module in model.modules():
-        if isinstance(module, Activation) and not hasattr(module, "paths"):
-            module.paths = [
-                (mul, (ir.l, ir.p), act)
-                for (mul, ir), act in zip(module.irreps_in, module.acts, strict=True)
-            ]
-
-
-def _one_head(model: torch.nn.Module, head: str | None) -> torch.nn.Module:
-    heads = list(getattr(model, "heads", None) or ["Default"])
-    if head is None:
-        return model
-    if head not in heads:
-        raise user_error(
-            "head of the MACE model",
-            found=repr(head),
-            allowed=", ".join(heads),
-            remedy="choose one with --head",
-        )
-    if len(heads) == 1:
-        return model
-    from mace.tools.scripts_utils import remove_pt_head
-
-    with nequip_settings(), warnings.catch_warnings():
-        # mace-torch hands a tensor to torch.tensor here; the numbers are right.
-        warnings.filterwarnings("ignore", message="To copy construct from a tensor")
-        torch.set_default_dtype(next(model.parameters()).dtype)
-        return remove_pt_head(model, head)
-
-
-def convert_mace(
+def convert_model(
     path: Path,
     *,
-    trust: bool,
+    trust: bool = False,
     head: str | None = None,
     readout: ReadoutConfig | Mapping | str | None = None,
     structures: Sequence[ase.Atoms] = (),
     model_dtype: str | None = None,
     seed: int = 0,
 ) -> Conversion:
-    """Convert a model of mace_run_train, and put KAN readouts in on request.
-
-    With ``readout`` absent the model keeps upstream's readouts and its energies. With a KAN
-    readout, the KANs beside the linear readouts start as the zero function, and the last one is
-    fitted to upstream's last readout on the atoms of the structures, by least squares.
+    """Convert a model of mace_run_train, nequip-train or nequip-package.
 
     Args:
-        path: pickled model.
-        trust: see :func:`load_mace`.
-        head: see :func:`load_mace`.
-        readout: what to put in place of upstream's readouts; ``None``, and what they are anyway
-            (``mlp``, behind a single layer ``linear``) keeps them.
-        structures: to compare on and to fit to; made up where there are none.
+        path: of the file.
+        trust: whether code in the file may be run.
+        head: which of several heads of a MACE model to keep.
+        readout: what to put in place of upstream's readouts; ``None`` keeps them.
+        structures: to compare on and to fit a KAN to; made up where there are none.
         model_dtype: dtype to train and deploy in; the original's where ``None``.
         seed: of new weights and of made-up structures.
 
     Raises:
         KanMdError: the file cannot be converted, or the converted model has other energies.
     """
-    original = load_mace(path, trust=trust, head=head)
-    dtype = model_dtype or str(next(original.parameters()).dtype).removeprefix("torch.")
-    original = original.double()  # to be compared beyond the rounding of float32
-    arguments = build_arguments_of(original)
-    type_names = arguments["type_names"]
-    rng = np.random.default_rng(seed)
-    frames = list(structures) or random_structures(type_names, _NUM_SAMPLES, rng=rng)
+    given = {"readout": readout, "structures": structures, "model_dtype": model_dtype, "seed": seed}
+    if path.is_file() and recognise(path).name in _OF_NEQUIP:
+        if head is not None:
+            raise user_error(
+                "models of nequip have no heads",
+                found=f"--head {head}",
+                allowed=None,
+                remedy="leave --head out",
+            )
+        from kan_md.model.convert_nequip import convert_nequip
 
-    kind = readout_kind_of(original)
-    config = parse_readout(kind if readout is None else readout)
-    if config.kind not in ("kan", kind) or (config.kind == "mlp" and config.hidden):
-        found = f"{config.kind} {list(config.hidden)}" if config.hidden else config.kind
-        raise user_error(
-            "readout of a converted model",
-            found=found,
-            allowed=f"{kind}, as upstream's, or kan",
-            remedy="leave it out to keep upstream's readouts",
-        )
-    common = {"seed": seed, "model_dtype": "float64", **arguments}
-    model = build_model("mace", readout=kind, **common).eval()
-    copy_weights(model, original)
-    energy_error, force_error = _differences(model, original, frames)
-    if not (energy_error <= ENERGY_TOLERANCE and force_error <= FORCE_TOLERANCE):
-        raise user_error(
-            "energies and forces of the converted model differ from mace-torch's",
-            found=f"{energy_error:.2e} eV, {force_error:.2e} eV/Å",
-            allowed=f"up to {ENERGY_TOLERANCE:.0e} eV, {FORCE_TOLERANCE:.0e} eV/Å",
-            remedy="this variant of MACE cannot be converted",
-        )
-    fit, readout_energy_error = None, None
-    if config.kind == "kan":
-        fitted = build_model("mace", readout=config, **common).eval()
-        copy_weights(fitted, original)
-        shift, fit = _take_over(fitted, model, structures, rng=rng)
-        common["per_type_energy_shifts"] = {
-            name: energy + shift * common["per_type_energy_scales"][name]
-            for name, energy in common["per_type_energy_shifts"].items()
-        }
-        _set_shifts(fitted, list(common["per_type_energy_shifts"].values()))
-        readout_energy_error = _energy_change(fitted, model, frames)
-        model = fitted
-    common |= {"model_dtype": dtype, "readout": config.model_dump(mode="json")}
-    checkpoint = Checkpoint(
-        backbone="mace",
-        config={"model": common},
-        type_names=type_names,
-        r_max=arguments["r_max"],
-        state_dict=model.state_dict(),
-        training_summary={
-            "converted_from": path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "energy_error": energy_error,
-            "readout_energy_error": readout_energy_error,
-            "readouts": describe_readouts(model, "mace"),
-        },
-    )
-    final = checkpoint.build()
-    checkpoint.state_dict = final.state_dict()  # rounded to the model's dtype
-    checkpoint.reference_frames = make_reference_frames(final, frames[:_NUM_REFERENCE_FRAMES])
-    return Conversion(
-        checkpoint=checkpoint,
-        energy_error=energy_error,
-        force_error=force_error,
-        fit=fit,
-        readout_energy_error=readout_energy_error,
-        num_structures=len(frames),
-    )
+        return convert_nequip(path, trust=trust, **given)
+    from kan_md.model.convert_mace import convert_mace
 
-
-def _differences(
-    model: torch.nn.Module, original: torch.nn.Module, frames: Sequence[ase.Atoms]
-) -> tuple[float, float]:
-    """Largest differences of energy (eV per structure) and force (eV/Å)."""
-    energies, forces = [], []
-    for atoms in frames:
-        ours, theirs = evaluate(model, atoms), original(_mace_input(original, atoms))
-        energies.append(float((ours["energy"] - theirs["energy"].detach()).abs()))
-        forces.append(float((ours["forces"] - theirs["forces"].detach()).abs().max()))
-    return max(energies), max(forces)
-
-
-def _mace_input(original: torch.nn.Module, atoms: ase.Atoms) -> dict[str, torch.Tensor]:
-    """A structure as mace-torch takes it, in float64."""
-    numbers = original.atomic_numbers.tolist()
-    edges = periodic_edges(atoms, float(original.r_max))
-    cell = torch.from_numpy(atoms.cell.array.copy())
-    types = torch.tensor([numbers.index(number) for number in atoms.numbers])
-    return {
-        "positions": torch.from_numpy(atoms.get_positions()),
-        "cell": cell,
-        "node_attrs": torch.nn.functional.one_hot(types, len(numbers)).double(),
-        "edge_index": edges.edge_index,
-        "unit_shifts": edges.edge_cell_shift,
-        "shifts": edges.edge_cell_shift @ cell,
-        "batch": torch.zeros(len(atoms), dtype=torch.int64),
-        "ptr": torch.tensor([0, len(atoms)]),
-    }
-
-
-def _take_over(
-    target: torch.nn.Module,
-    source: torch.nn.Module,
-    structures: Sequence[ase.Atoms],
-    *,
-    rng: np.random.Generator,
-) -> tuple[float, ReadoutFit]:
-    """Fit the last KAN of ``target`` to the last readout of ``source``; clear the other KANs.
-
-    Returns:
-        What the old readout gives for zero features, in its own units (a KAN gives zero), and the
-        quality of the fit.
-    """
-    *others, last = _readouts(target)
-    for readout in others:
-        clear_readout(readout.beside.function)
-    (*_, old) = _readouts(source)
-    kan = last.beside.function
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    needed = _ROWS_PER_WEIGHT * sum(parameter.numel() for parameter in kan.parameters())
-    features = _last_features(source, structures, needed=needed, rng=rng)
-    with torch.no_grad():
-        offset = float(old.block(torch.zeros_like(features[:1])))
-        targets = old.block(features) - offset
-    columns = features.narrow(-1, last.beside.start, last.beside.length)
-    return offset, fit_readout(kan, columns, targets, generator=generator)
-
-
-def _readouts(model: torch.nn.Module) -> list[MACEReadout]:
-    return [module for module in model.modules() if isinstance(module, MACEReadout)]
-
-
-def _last_features(
-    model: torch.nn.Module,
-    structures: Sequence[ase.Atoms],
-    *,
-    needed: int,
-    rng: np.random.Generator,
-) -> torch.Tensor:
-    """Features of atoms behind the last layer, [num_atoms, features]; at least ``needed`` rows."""
-    collected: list[torch.Tensor] = []
-    handle = _readouts(model)[-1].register_forward_pre_hook(
-        lambda _module, inputs: collected.append(
-            inputs[0][AtomicDataDict.NODE_FEATURES_KEY].detach()
-        )
-    )
-    r_max, type_names = float(model.metadata["r_max"]), model.type_names
-    try:
-        with torch.no_grad():
-            for atoms in structures:
-                model.model.func(model_input(atoms, r_max, type_names))
-            while not structures and sum(map(len, collected)) < needed:
-                (atoms,) = random_structures(type_names, 1, rng=rng)
-                model.model.func(model_input(atoms, r_max, type_names))
-    finally:
-        handle.remove()
-    return torch.cat(collected)
-
-
-def _set_shifts(model: torch.nn.Module, shifts: list[float]) -> None:
-    state = model.model.func.per_type_energy_scale_shift.shifts
-    with torch.no_grad():
-        state.copy_(torch.tensor(shifts, dtype=state.dtype).view_as(state))
-
-
-def _energy_change(
-    changed: torch.nn.Module, model: torch.nn.Module, frames: Sequence[ase.Atoms]
-) -> float:
-    """Root mean square difference of energies per atom, eV."""
-    errors = [
-        float((evaluate(changed, atoms)["energy"] - evaluate(model, atoms)["energy"]) / len(atoms))
-        for atoms in frames
-    ]
-    return float(np.sqrt(np.mean(np.square(errors))))
+    return convert_mace(path, trust=trust, head=head, **given)

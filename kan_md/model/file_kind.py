@@ -19,9 +19,9 @@ from kan_md.contract import MANIFEST_KEY
 from kan_md.errors import KanMdError, user_error
 from kan_md.upstream_file import read_upstream_metadata
 
-Wanted = Literal["trained", "source", "usable", "deployed", "compiled", "mace", "any"]
+Wanted = Literal["trained", "source", "usable", "deployed", "compiled", "convertible", "any"]
 """A model.pth; one to start training from; a model.pth or a deployed file; a deployed file; that or
-one of nequip-compile; a model of mace-torch; any model."""
+one of nequip-compile; a model of another program; any model."""
 
 _WANTED: dict[Wanted, tuple[str, str]] = {
     "trained": ("{path} is not a whole model.pth", "give the model.pth that the training wrote"),
@@ -38,9 +38,10 @@ _WANTED: dict[Wanted, tuple[str, str]] = {
         "the file must be a compiled model of kan-md deploy or nequip-compile: {path}",
         "run `kan-md deploy model.pth`",
     ),
-    "mace": (
-        "{path} is not a MACE model and cannot be unpickled as one",
-        "give the .model file of mace_run_train and add --trust",
+    "convertible": (
+        "{path} is no model that can be converted",
+        "give best.ckpt of nequip-train, a .nequip.zip package, or the .model file of "
+        "mace_run_train with --trust",
     ),
     "any": (
         "{path} is no model file",
@@ -60,16 +61,14 @@ MODELS = (
 """Kinds that are no data, whatever a program makes of them."""
 MACE_COMPILED = "a compiled file (of mace_create_lammps_model or *_compiled.model)"
 
-_COMPILE = (
-    "run nequip-compile on it (--target pair_nequip or pair_allegro) and give its file to "
-    "pair_style nequip or allegro, or to `kan-md benchmark`"
-)
-_NOT_NEQUIP = "weights of nequip's own files are not taken over: give a model.pth of kan-md"
+_CONVERT_NEQUIP = "convert it with `kan-md convert {path}`, which writes model.pth"
+_MADE_FROM_NEQUIP = "convert the best.ckpt or the .nequip.zip that it was made from"
 _COMPILED_BY_NEQUIP = (
     "it runs in LAMMPS by pair_style nequip or allegro, in `kan-md benchmark`, and in Python by "
     "nequip.ase.NequIPCalculator"
 )
 _CONVERT_AND_DEPLOY = "convert it with `kan-md convert {path} --trust` and deploy the result"
+_RUNS = "it runs as it is: give it to pair_coeff, `kan-md evaluate` or `kan-md benchmark`"
 _SOURCE = "give the model.pth that it was deployed from"
 _DEPLOY = "run `kan-md deploy {path}`"
 _DATA = "give it as data after a model, e.g. `kan-md evaluate model.pth {path}`"
@@ -102,19 +101,19 @@ _KINDS = {
             "a model.pth of kan-md",
             deployed=_DEPLOY,
             compiled=_DEPLOY,
-            mace="it needs no conversion: " + _DEPLOY,
+            convertible="it needs no conversion: " + _DEPLOY,
         ),
         _kind(
             "deployed",
             "a file of kan-md deploy, a compiled (TorchScript) file",
             _SOURCE,
-            mace="it runs as it is: give it to pair_coeff, `kan-md evaluate` or `kan-md benchmark`",
+            convertible=_RUNS,
         ),
         _kind(
             "deployed_package",
             "a file of kan-md deploy, a compiled (AOTInductor) file",
             _SOURCE,
-            mace="it runs as it is: give it to pair_coeff, `kan-md evaluate` or `kan-md benchmark`",
+            convertible=_RUNS,
         ),
         _kind(
             "checkpoint",
@@ -124,16 +123,17 @@ _KINDS = {
         _kind(
             "nequip_checkpoint",
             "a Lightning training checkpoint of nequip",
-            _COMPILE,
-            source=_NOT_NEQUIP,
+            _CONVERT_NEQUIP,
         ),
         _kind("other_checkpoint", "a Lightning training checkpoint"),
-        _kind("nequip_package", "a package of nequip-package", _COMPILE, source=_NOT_NEQUIP),
+        _kind("nequip_package", "a package of nequip-package", _CONVERT_NEQUIP),
         _kind(
             "nequip_compiled",
             "a file of nequip-compile",
             _COMPILED_BY_NEQUIP,
-            source=_NOT_NEQUIP,
+            trained=_MADE_FROM_NEQUIP + "; " + _COMPILED_BY_NEQUIP,
+            source=_MADE_FROM_NEQUIP,
+            convertible=_MADE_FROM_NEQUIP,
         ),
         _kind(
             "mace",
@@ -146,7 +146,7 @@ _KINDS = {
             "mace_compiled",
             MACE_COMPILED,
             "run `kan-md convert` on the .model file that it was made from",
-            mace="convert the .model file that it was made from",
+            convertible="convert the .model file that it was made from",
         ),
         _kind(
             "mace_checkpoint",
@@ -157,7 +157,7 @@ _KINDS = {
             "torchscript",
             "a compiled (TorchScript) file",
             trained=_SOURCE,
-            mace="convert the .model file that it was made from",
+            convertible="convert the .model file that it was made from",
         ),
         _kind("package", "a compiled (AOTInductor) file", trained=_SOURCE),
         _kind("exported", "a program of torch.export"),

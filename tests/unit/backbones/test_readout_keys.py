@@ -48,6 +48,7 @@ CHANGES = {
     "base": "none",
     "input_gain": "none",
     "per_type": True,
+    "nonlinearity": "tanh",
 }
 SITES = {"allegro": ["two_body", "latent", "all"], "etgnn": ["edge_up", "node_up", "all"]}
 
@@ -122,6 +123,11 @@ def test_every_key_changes_the_model_or_is_refused_by_name(build, name):
             "bspline, grid_range [-1.0, 1.0]; leave them out, or set readout.kind: kan",
         ),
         ({"kind": "mlp", "hidden": [3], "num_basis": 9}, "readout.kind mlp with readout.hidden"),
+        (
+            {"kind": "kan", "nonlinearity": "mish"},
+            "readout.nonlinearity has no effect with readout.kind kan, got nonlinearity mish; "
+            "leave it out, or set readout.kind: mlp",
+        ),
         ({"order": 2}, "leave it out, or set readout.basis: bspline"),
     ],
 )

@@ -188,7 +188,7 @@ TAKEN = {
     "mace": {"convert"},
 }
 """Commands that the kind is meant for."""
-COMPILE = "run nequip-compile on it (--target pair_nequip or pair_allegro)"
+FROM_NEQUIP = "convert it with `kan-md convert {path}`, which writes model.pth"
 CONVERT = "convert it with `kan-md convert {path} --trust`"
 OLD = "run `kan-md convert` on the .model file"
 SAYS = {
@@ -208,13 +208,14 @@ SAYS = {
         "deployed tensors": "potentials run through `kan-md evaluate`",
     },
     "checkpoint": dict.fromkeys(COMMANDS, "give the model.pth of its run"),
-    "nequip_checkpoint": dict.fromkeys(COMMANDS, COMPILE)
-    | {"init_from": "nequip's own files are not taken over"},
-    "nequip_package": dict.fromkeys(COMMANDS, COMPILE)
-    | {"init_from": "nequip's own files are not taken over"},
+    "nequip_checkpoint": dict.fromkeys(COMMANDS, FROM_NEQUIP)
+    | {"convert": "cannot be read as nequip's"},
+    "nequip_package": dict.fromkeys(COMMANDS, FROM_NEQUIP)
+    | {"convert": "cannot be read as nequip's"},
     "nequip_compiled": dict.fromkeys(COMMANDS, "it runs in LAMMPS by pair_style nequip or allegro")
     | {
-        "init_from": "nequip's own files are not taken over",
+        "init_from": "convert the best.ckpt or the .nequip.zip that it was made from",
+        "convert": "convert the best.ckpt or the .nequip.zip that it was made from",
         "benchmark": "does not name its pair style",
     },
     "mace": dict.fromkeys(COMMANDS, CONVERT),
@@ -226,7 +227,10 @@ SAYS = {
     "configuration": dict.fromkeys(COMMANDS, "run `kan-md train {path}`"),
     "compressed": dict.fromkeys(COMMANDS, "unpack it first"),
     "truncated": dict.fromkeys(COMMANDS, "copy it again"),
-    "text": {"deploy": "give the model.pth that the training wrote", "convert": "add --trust"},
+    "text": {
+        "deploy": "give the model.pth that the training wrote",
+        "convert": "mace_run_train with --trust",
+    },
 }
 # Where a command goes further than to the kind: it unpickles with consent, or reads the content.
 FURTHER = {
@@ -256,7 +260,8 @@ def test_wrong_file_is_one_line_in_every_command(files, name, tmp_path, ag_frame
             assert said.startswith("kan-md: error: ")
             said = said.rstrip("\n")
         assert "\n" not in said
-        assert "Error:" not in said or name in FURTHER, said
+        unpickled = name in FURTHER or command == "convert"
+        assert "Error:" not in said or unpickled, said
         further = FURTHER.get(name, {}).get(command) or FURTHER.get(name, {}).get("")
         expected = SAYS.get(name, {}).get(command)
         if further:

@@ -18,7 +18,7 @@ from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
-from kan_md.model.convert import _mace_input, convert_mace
+from kan_md.model.convert_mace import _mace_input, convert_mace
 from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import evaluate
 
@@ -292,9 +292,12 @@ def test_report_names_the_errors():
     from kan_md.cli.convert import _rows
 
     summary = {"output": "out.pth", "types": ["O", "Si"], "num_structures": 3}
+    summary |= {"compared_with": "nequip 0.19.1", "weights": "", "note": "made with nequip 0.7.1"}
     summary |= {"energy_error_eV": 2e-9, "force_error_eV_per_A": 3e-9}
     fit = {"fit_r_squared": 0.9987, "fitted_atoms": 640, "kan_energy_error_eV_per_atom": 1.5e-4}
     rows = dict(_rows(summary | fit))
+    assert rows["compared with"] == "nequip 0.19.1 on 3 structures"
+    assert rows["note"] == "made with nequip 0.7.1"
     assert rows["largest energy error"] == "2.0e-09 eV"
     assert rows["variance explained"] == "99.870 %"
     assert rows["energy error added"] == "0.150 meV/atom"
