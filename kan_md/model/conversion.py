@@ -76,13 +76,6 @@ def wanted_readout(
         if config == ReadoutConfig(kind=kept.kind):
             return kept  # named by its kind alone
         raise _other_readout(config, kept)
-    if config.kind == "kan" and (config.projection or config.per_type):
-        raise user_error(
-            "a KAN that takes over a readout by least squares",
-            found="projection" if config.projection else "per_type",
-            allowed="one layer of functions of the scalars themselves",
-            remedy="leave it out, or train a model with it",
-        )
     return config
 
 
