@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from kan_md.errors import KanMdError
+
 
 def register(app: typer.Typer) -> None:
     """Add ``train`` to the command line."""
@@ -34,6 +36,9 @@ def train(
 ) -> None:
     """Train a model.
 
+    Several processes: --set training.devices=4, or `srun kan-md train ...` under SLURM with
+    training.devices and training.num_nodes.
+
     With --resume the settings of the first command hold until they are given anew.
 
     Example: kan-md train config.yaml --output run --set training.epochs=50
@@ -45,17 +50,24 @@ def train(
     from kan_md.config.overrides import kept_overrides, record_settings
     from kan_md.train.checkpoints import can_be_resumed, read_saved_run
     from kan_md.train.interrupt import TrainingInterrupted
+    from kan_md.train.processes import external_rank
     from kan_md.train.run import RESULT_FILE
     from kan_md.train.run import train as run
 
-    console = Console(quiet=as_json)
+    others = external_rank() > 0
+    console = Console(quiet=as_json or others)
     overrides = list(setting or ())
     if resume and can_be_resumed(output):
         kept, notes = kept_overrides(config, read_saved_run(output).settings, overrides)
         overrides = [*kept, *overrides]
         for note in notes:
             console.print(note, highlight=False, soft_wrap=True)
-    settings = load_config(config, overrides)
+    try:
+        settings = load_config(config, overrides)
+    except KanMdError:
+        if others:  # the first process says the same
+            raise typer.Exit(2) from None
+        raise
     try:
         model = run(
             settings,
@@ -68,8 +80,12 @@ def train(
             console=console,
         )
     except TrainingInterrupted as interruption:
+        if others:
+            raise typer.Exit(130) from None
         typer.echo(f"kan-md: {interruption}", err=True)
         raise typer.Exit(130) from None
+    if others:
+        return
     summary = json.loads((output / RESULT_FILE).read_text())
     if as_json:
         typer.echo(json.dumps({"model": str(model), **summary}))

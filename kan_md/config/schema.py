@@ -452,6 +452,12 @@ class TrainingConfig(Section):
         stages: later phases.
         seed: of weights and the order of the frames.
         device: ``auto``, ``cpu`` or ``cuda``.
+        devices: processes on each machine, a GPU each, or on CPUs ``threads`` cores each. They
+            share every batch: ``batch_size`` and ``batch_edges`` are those of all together, and
+            numbers do not depend on how many there are. ``kan-md train`` starts them; under SLURM
+            ``srun kan-md train ...`` does, with one task each.
+        num_nodes: machines with so many processes each; needs ``srun`` or ``torchrun``.
+        threads: of each process on CPUs; torch's choice where absent.
         form: how energies are evaluated: ``fast``, with products of weights that are formed once
             per step, ``upstream``, or ``auto``: ``fast`` where it is known. The same numbers.
         init_from: model.pth whose weights are taken over; section model must describe that model,
@@ -478,6 +484,9 @@ class TrainingConfig(Section):
     stages: list[StageConfig] = []
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: PositiveInt = 1
+    num_nodes: PositiveInt = 1
+    threads: PositiveInt | None = None
     form: Literal["auto", "fast", "upstream"] = "auto"
     init_from: Path | None = None
     fresh_readout: bool = False

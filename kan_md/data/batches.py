@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from kan_md.errors import user_error
-
 _FEW_MORE = 50
 """A batch more per so many, each time that all structures do not fit into the batches yet."""
 
@@ -42,12 +40,10 @@ class Batches(torch.utils.data.Sampler[list[int]]):
     Args:
         num_edges: of each structure.
         batch_size: most structures of a batch; no limit where ``None``.
-        batch_edges: most edges of a batch; no limit where ``None``. One of both must be given.
+        batch_edges: most edges of a batch, as many as the largest structure has at least; no limit
+            where ``None``. One of both must be given.
         seed: of the order; that of the data where ``None``.
         share: the process whose part of every batch this is, see :func:`part_of_batch`.
-
-    Raises:
-        KanMdError: a structure has more edges than ``batch_edges``.
     """
 
     def __init__(
@@ -66,14 +62,7 @@ class Batches(torch.utils.data.Sampler[list[int]]):
         self.seed = seed
         self.share = share or Share()
         self.epoch = 0
-        largest = int(self.num_edges.max(initial=0))
-        if batch_edges is not None and largest > batch_edges:
-            raise user_error(
-                "training.batch_edges",
-                found=batch_edges,
-                allowed=f">= {largest}, the edges of the largest structure",
-                remedy=f"set training.batch_edges: {largest}",
-            )
+        assert batch_edges is None or self.num_edges.max(initial=0) <= batch_edges
         self._number = self._fewest()
 
     @property

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kan_md.config.schema import ScheduleConfig
+from kan_md.train.agreement import of_first
 from kan_md.train.clock import Clock, Reserve
 from kan_md.train.metrics import MONITOR
 
@@ -150,6 +151,8 @@ class Budget(Callback):
         """Set the learning rate and the loss of this step."""
         self._step_started = time.monotonic()
         progress = self.progress(trainer)
+        if self.max_time is not None:
+            (progress,) = of_first(trainer, progress)
         begun = sum(progress >= start for start, _, _ in self.stages)
         if begun > self.stage:  # a run whose budget was raised may be before a stage again
             self.stage = begun
@@ -189,7 +192,10 @@ class Budget(Callback):
         self._trained, self._started = self.seconds, None
 
     def _stop_in_time(self, trainer: Trainer) -> None:
-        if self.seconds_left <= self._last_step:
+        if self.max_time is None:
+            return
+        (late,) = of_first(trainer, self.seconds_left <= self._last_step)
+        if late:
             trainer.should_stop = True
 
     @staticmethod

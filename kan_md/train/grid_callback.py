@@ -101,7 +101,7 @@ class GridFitCallback(Callback):
         if hasattr(pl_module, "evaluate_layers"):
             # A model that is watched in the step is evaluated as upstream does it, many times as
             # slow as its fast form.
-            pl_module.evaluate_layers(batch)
+            pl_module.evaluate_layers(_whole_batch(trainer, batch, batch_idx))
             self._unhook()
 
     def on_train_batch_end(
@@ -168,6 +168,15 @@ class GridFitCallback(Callback):
 
 
 Grid = tuple[torch.Tensor, torch.Tensor]
+
+
+def _whole_batch(trainer: Trainer, batch: Any, batch_idx: int) -> Any:
+    """What all processes do in this step, in the order that one process would have it in."""
+    if trainer.world_size == 1:
+        return batch
+    loader = trainer.train_dataloader
+    whole = loader.collate_fn(loader.dataset.__getitems__(loader.batch_sampler.whole()[batch_idx]))
+    return trainer.strategy.batch_to_device(whole)
 
 
 def _all_have_inputs(trainer: Trainer, inputs: dict[str, list[torch.Tensor]]) -> bool:

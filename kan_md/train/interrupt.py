@@ -13,6 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kan_md.errors import KanMdError
+from kan_md.train.agreement import any_of, of_first
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -66,13 +67,15 @@ class Interruption(Callback):
         batch_idx: int,
     ) -> None:
         """Save and stop, unless the epoch is at its end."""
-        if self.requested and not trainer.is_last_batch:
+        if any_of(trainer, self.requested) and not trainer.is_last_batch:
+            pl_module.gather_sums()
             trainer.save_checkpoint(self.checkpoint)
             self._stop(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop behind an epoch that is complete and saved."""
-        if self.requested and self.checkpoint.exists():
+        (there,) = of_first(trainer, self.checkpoint.exists())
+        if any_of(trainer, self.requested) and there:
             self._stop(trainer)
 
     def _stop(self, trainer: Trainer) -> None:

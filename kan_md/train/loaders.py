@@ -7,6 +7,8 @@ import torch
 from kan_md.config.schema import TrainingConfig
 from kan_md.data.batches import Share
 from kan_md.data.dataset import ResumableLoader, make_loader
+from kan_md.data.label_report import source_of
+from kan_md.errors import user_error
 from kan_md.train.preparation import PreparedData
 
 
@@ -27,6 +29,24 @@ def train_loader(
         shuffle_seed=training.seed,
         share=share,
     )
+
+
+def check_batches(data: PreparedData, training: TrainingConfig) -> None:
+    """Refuse sizes of batches in which a structure does not fit.
+
+    Raises:
+        KanMdError: with the number to set.
+    """
+    edges = data.datasets["train"].data_list.num_edges
+    largest = max(range(len(edges)), key=edges.__getitem__)
+    if training.batch_edges is not None and training.batch_edges < edges[largest]:
+        raise user_error(
+            "training.batch_edges",
+            found=training.batch_edges,
+            allowed=f">= {edges[largest]}, the edges of the largest structure, "
+            f"{source_of(data.frames['train'][largest])}",
+            remedy=f"set training.batch_edges: {edges[largest]}",
+        )
 
 
 def evaluation_loader(

@@ -182,12 +182,16 @@ class ProgressDisplay(Callback):
         console: where to; nothing is shown where it is quiet.
         budget: what the bar measures.
         targets: whose errors are shown.
+        processes: which go through as many atoms and edges as this one, each.
     """
 
-    def __init__(self, console: Console, budget: Budget, targets: Sequence[Target]) -> None:
+    def __init__(
+        self, console: Console, budget: Budget, targets: Sequence[Target], *, processes: int = 1
+    ) -> None:
         self.console = console
         self.budget = budget
         self.targets = targets
+        self.processes = processes
         self._bar: Progress | None = None
         self._headed = False
         self._epoch_started = self._epoch_trained = 0.0
@@ -241,7 +245,7 @@ class ProgressDisplay(Callback):
             for target in shown
             if not math.isnan(values[f"val_{target.name}_mae"])  # no labels for validation
         ]
-        seconds = max(self._epoch_trained - self._epoch_started, 1e-9)
+        seconds = max(self._epoch_trained - self._epoch_started, 1e-9) / self.processes
         progress = self.budget.progress(trainer)
         of_all = "" if self.budget.epochs is None else f"/{self.budget.epochs}"
         words = [

@@ -17,7 +17,9 @@ from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts
 from kan_md.forms.choice import Form, Wanted
 from kan_md.forms.replaced_module import with_module_replaced
 from kan_md.kan.regularize import regularization
+from kan_md.train.agreement import of_all
 from kan_md.train.finetune import take_weights
+from kan_md.train.losses import TargetError
 
 MODEL_KEY = "sole_model"
 """Name that nequip's modules give to their one model."""
@@ -91,6 +93,22 @@ class _KanModel:
             loss = loss + regularization(self.model, **self.penalties)
         return loss
 
+    def on_train_start(self) -> None:
+        """Sums of a checkpoint within an epoch are those of all processes: they count once."""
+        if self.trainer.global_rank > 0:
+            for metric in self._sums():
+                metric.reset()
+
+    def gather_sums(self) -> None:
+        """Give the first process the sums of all, for a checkpoint within an epoch."""
+        for metric in self._sums():
+            sums = of_all(self.trainer, torch.stack([metric.total, metric.count]))
+            if self.trainer.global_rank == 0:
+                metric.total, metric.count = sums
+
+    def _sums(self) -> list[TargetError]:
+        return [*self.loss.values(), *self.train_metrics.values()]
+
     def validation_step(
         self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -106,14 +124,20 @@ class _KanModel:
         _add_errors(self.test_metrics[dataloader_idx], self(batch), target)
 
     def _loss_of(self, output: AtomicDataDict.Type, target: AtomicDataDict.Type) -> torch.Tensor:
-        """Weighted sum of the terms, each a mean over what is labelled in the batch."""
+        """Weighted sum of the terms, each a mean over what is labelled in the batch.
+
+        Of several processes' batches together; a process has the part that its own structures are
+        of it, times the number of processes, over which gradients are averaged.
+        """
         sums = {name: metric.sums(output, target) for name, metric in self.loss.items()}
-        loss = 0.0
-        self.terms = {}
         for name, (total, count) in sums.items():
             self.loss[name].add(total, count)
-            term = total / count.clamp(min=1)
-            self.terms[name] = term.detach()
+        totals, counts = map(torch.stack, zip(*sums.values(), strict=True))
+        all_totals, all_counts = of_all(self.trainer, torch.stack([totals.detach(), counts]))
+        all_counts = all_counts.clamp(min=1)
+        self.terms = dict(zip(sums, all_totals / all_counts, strict=True))
+        loss = 0.0
+        for name, term in zip(sums, self.trainer.world_size * totals / all_counts, strict=True):
             coefficient = self.loss.entries[name].coeff
             if coefficient is not None:
                 loss = loss + coefficient * term

@@ -15,6 +15,7 @@ import torch
 from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.readout_report import describe_readouts
 from kan_md.config.schema import TrainConfig, TrainingConfig
+from kan_md.data.batches import Share
 from kan_md.errors import user_error
 from kan_md.files import write_text
 from kan_md.model.checkpoint import Checkpoint, save_checkpoint
@@ -66,9 +67,10 @@ def final_errors(
     module: lightning.LightningModule,
     data: PreparedData,
     training: TrainingConfig,
+    share: Share | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Errors of the module's weights on every part, by part and name; None without labels."""
-    loaders = [evaluation_loader(data, part, training) for part in data.datasets]
+    loaders = [evaluation_loader(data, part, training, share) for part in data.datasets]
     results = trainer.test(module, loaders, verbose=False)
     errors: dict[str, dict[str, float | None]] = {}
     for index, (part, result) in enumerate(zip(data.datasets, results, strict=True)):

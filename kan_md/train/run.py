@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
+from lightning.pytorch import Callback
 from rich.console import Console
 
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.config.schema import TrainConfig
+from kan_md.data.batches import Share
 from kan_md.figures import check_figure_name
 from kan_md.files import check_writable
 from kan_md.ops import operators_in_layers
@@ -19,6 +23,7 @@ from kan_md.train.checkpoints import (
     LAST,
     CheckpointFiles,
     RunRecord,
+    SavedRun,
     read_saved_run,
     told_to_resume,
 )
@@ -38,12 +43,19 @@ from kan_md.train.folder import (
 from kan_md.train.folder_lock import Claim
 from kan_md.train.interrupt import Interruption
 from kan_md.train.learning import learning_of
-from kan_md.train.loaders import evaluation_loader, train_loader
+from kan_md.train.loaders import check_batches, evaluation_loader, train_loader
 from kan_md.train.log import EpochLog, LiveCurve, ProgressDisplay
 from kan_md.train.loggers import check_loggers
 from kan_md.train.loss_shares import LossShares
 from kan_md.train.part_times import PartTimes, parts_line
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
+from kan_md.train.processes import (
+    Processes,
+    as_other,
+    find_processes,
+    leaving_group,
+    other_processes,
+)
 from kan_md.train.results import final_errors, load_best, summarize, write_results
 from kan_md.train.resume import best_chooser
 from kan_md.train.trainer import (
@@ -54,6 +66,7 @@ from kan_md.train.trainer import (
     make_trainer,
     quiet_lightning,
 )
+from kan_md.waiting import num_cores
 
 __all__ = ["MODEL_FILE", "RESULT_FILE", "train"]
 
@@ -97,29 +110,92 @@ def train(
         TrainingInterrupted: a signal came; the state is saved.
         KanMdError: the configuration, the data or the folder is not usable.
     """
-    options = {"resume": resume, "overwrite": overwrite, "settings": settings, "figure": figure}
-    with Claim(Path(output_dir)) as claim:
-        return _train(config, claim, Clock(started), console or Console(quiet=True), **options)
+    processes = find_processes(config.training, choose_device(config.training.device))
+    folder = Path(output_dir)
+    options = {"resume": resume, "settings": settings, "figure": figure}
+    clock = Clock(started)
+    console = console or Console(quiet=True)
+    if not processes.is_first:
+        with leaving_group(), as_other(processes):
+            return train_part(config, folder, processes, clock, **options)
+    with Claim(folder) as claim:
+        check_folder(folder, resume=resume, overwrite=overwrite)
+        claim.take()
+        if figure is not None:
+            check_figure_name(figure, option="--figure")
+            if figure.absolute().parent != folder.absolute():
+                check_writable(figure, overwrite=resume or overwrite)
+
+        def take_folder() -> None:
+            claim.take(make=True)
+            check_folder(folder, resume=resume, overwrite=overwrite)  # another may have come first
+            clear_folder(folder)
+
+        task = {"config": config, "folder": folder, **options}
+        with leaving_group(), other_processes(processes, task):
+            return train_part(
+                config, folder, processes, clock, console, take_folder=take_folder, **options
+            )
+
+
+def train_part(
+    config: TrainConfig,
+    folder: Path,
+    processes: Processes,
+    clock: Clock | None = None,
+    console: Console | None = None,
+    *,
+    resume: bool,
+    settings: Sequence[Mapping[str, Any]],
+    figure: Path | None,
+    take_folder: Callable[[], None] = lambda: None,
+) -> Path:
+    """Do what one of the processes does; the first one writes and speaks.
+
+    Args:
+        config: see :func:`train`.
+        folder: of the run.
+        processes: this one's place.
+        clock: of this process; a new one where ``None``.
+        console: of this process; a quiet one where ``None``.
+        resume: see :func:`train`.
+        settings: likewise.
+        figure: likewise.
+        take_folder: make room for a new run in the folder; of the first process.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.training.threads or _threads(processes, config))
+    try:
+        return _train(
+            *(config, folder, processes, clock or Clock(), console or Console(quiet=True)),
+            resume=resume,
+            settings=settings,
+            figure=figure,
+            take_folder=take_folder,
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _threads(processes: Processes, config: TrainConfig) -> int:
+    """Threads of a process: torch's choice, or its part of the cores."""
+    if processes.devices == 1 or "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return max(1, num_cores() // processes.devices)
 
 
 def _train(
     config: TrainConfig,
-    claim: Claim,
+    folder: Path,
+    processes: Processes,
     clock: Clock,
     console: Console,
     *,
     resume: bool,
-    overwrite: bool,
     settings: Sequence[Mapping[str, Any]],
     figure: Path | None,
+    take_folder: Callable[[], None],
 ) -> Path:
-    folder = claim.folder
-    check_folder(folder, resume=resume, overwrite=overwrite)
-    claim.take()
-    if figure is not None:
-        check_figure_name(figure, option="--figure")
-        if figure.absolute().parent != folder.absolute():
-            check_writable(figure, overwrite=resume or overwrite)
     saved = read_saved_run(folder) if resume else None
     going_on = None if saved is None else check_continuation(config, saved, folder)
     device = choose_device(config.training.device)
@@ -127,6 +203,7 @@ def _train(
     times = PartTimes(start_up=clock.of_this_process)
     with times.part("data and graphs"):
         data = prepare_data(config, resumed=None if saved is None else saved.arguments)
+    check_batches(data, config.training)
     settle_types(config, data, saved)
     record = make_record(config, data, settings, saved)
     given, config = config, data.config
@@ -139,31 +216,31 @@ def _train(
         files = CheckpointFiles(lambda: _keep(given, config, folder))
         budget = make_budget(config, data, files, clock)
         interruption = Interruption(folder / FOLDER / LAST)
-        log = EpochLog(folder / LOG_FILE, budget)
+        shown: list[Callback] = []
+        if processes.is_first:
+            log, curve = EpochLog(folder / LOG_FILE, budget), figure or folder / CURVE_FILE
+            averaged = config.training.ema is not None
+            shown = [
+                log,
+                LiveCurve(log, curve, data.targets, averaged=averaged),
+                ProgressDisplay(console, budget, data.targets, processes=processes.of),
+            ]
         callbacks = [
             *([] if config.training.max_time is None else [budget.reserve]),
             budget,
-            log,
-            LiveCurve(
-                log,
-                folder / CURVE_FILE if figure is None else figure,
-                data.targets,
-                averaged=config.training.ema is not None,
-            ),
-            ProgressDisplay(console, budget, data.targets),
+            *shown,
             LossShares(console, key=learning_of(config).weight_key),
             StopAtDivergence(console),
             RunRecord(record),
             interruption,
         ]
-        trainer = make_trainer(config, folder, device, callbacks, files, times)
+        trainer = make_trainer(config, folder, device, callbacks, files, times, processes)
         reason = None
         if going_on is None:
-            check_time(budget)
-            claim.take(make=True)
-            check_folder(folder, resume=resume, overwrite=overwrite)  # another may have come first
-            clear_folder(folder)
-            write_config(given, config, folder)
+            if processes.is_first:
+                check_time(budget)
+                take_folder()
+                write_config(given, config, folder)
         else:
             content, reason, notes = going_on.go_on(module, data, trainer, budget)
             for note in notes:
@@ -180,10 +257,12 @@ def _train(
         with told_to_resume(folder):
             if reason is None:
                 with interruption.listening():
-                    _fit(trainer, module, config, data, None if saved is None else saved.path)
+                    _fit(trainer, module, config, data, saved, processes.share)
             best = load_best(module, folder, best_chooser(trainer).best_model_score)
             with times.part("errors of the best epoch"):
-                errors = final_errors(trainer, module, data, config.training)
+                errors = final_errors(trainer, module, data, config.training, processes.share)
+            if not processes.is_first:
+                return folder / MODEL_FILE
             summary = summarize(
                 config,
                 data,
@@ -204,11 +283,13 @@ def _fit(
     module: lightning.LightningModule,
     config: TrainConfig,
     data: PreparedData,
-    checkpoint: Path | None,
+    saved: SavedRun | None,
+    share: Share,
 ) -> None:
     training = config.training
-    batches = train_loader(data, training)
-    judged = evaluation_loader(data, "val", training)
+    batches = train_loader(data, training, share)
+    judged = evaluation_loader(data, "val", training, share)
+    checkpoint = None if saved is None else saved.path
     trainer.fit(module, batches, judged, ckpt_path=checkpoint, weights_only=False)
 
 

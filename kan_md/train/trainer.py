@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from kan_md.config.schema import TrainConfig
 from kan_md.errors import user_error
+from kan_md.train.agreement import WholeBatchStrategy
 from kan_md.train.budget import Budget
 from kan_md.train.checkpoints import BEST, FOLDER, LAST, CheckpointFiles
 from kan_md.train.clock import Clock, Reserve
@@ -31,6 +32,7 @@ from kan_md.train.metrics import (
 from kan_md.train.module import AveragedModule, PlainModule
 from kan_md.train.part_times import PartTimes
 from kan_md.train.preparation import PreparedData, given_statistics
+from kan_md.train.processes import Processes
 
 _OPTIMIZERS = {
     "adamw": "torch.optim.AdamW",
@@ -162,6 +164,7 @@ def make_trainer(
     callbacks: Sequence[Callback],
     files: CheckpointFiles,
     times: PartTimes,
+    processes: Processes,
 ) -> lightning.Trainer:
     """Make Lightning's trainer.
 
@@ -173,6 +176,7 @@ def make_trainer(
             the last epoch.
         files: write these.
         times: measure these.
+        processes: train together; the first one has loggers.
     """
     training = config.training
     checkpoints = {
@@ -198,13 +202,16 @@ def make_trainer(
         )
     return lightning.Trainer(
         accelerator=accelerator_of(device),
-        devices=1,
+        devices=processes.devices,
+        num_nodes=processes.nodes,
+        strategy=WholeBatchStrategy() if processes.of > 1 else "auto",
+        use_distributed_sampler=False,  # the loaders know their share
         max_epochs=training.epochs or -1,
         gradient_clip_val=training.gradient_clip,
         callbacks=every,
-        plugins=[files],
+        plugins=[files, processes.environment],
         profiler=times,
-        logger=make_loggers(training.loggers, folder),
+        logger=make_loggers(training.loggers, folder) if processes.is_first else False,
         log_every_n_steps=1,  # nothing is logged by steps; more than there are would be warned of
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -96,6 +96,10 @@ CASES = {
     "train {config} --set training.epochs=[": "is no YAML",
     "train {config} --set model.num_scalar_features=-8": "a whole number >= 1",
     "train {config} --set model.type_names=[Cu,Au,Xx]": "must be an element symbol",
+    "train {config} --set training.batch_edges=5": "largest structure, data.xyz, frame ",
+    "train {config} --set training.devices=4097": "training.devices on cpu, got 4097; allowed: 1",
+    "train {config} --set training.num_nodes=2": "start with `srun kan-md train ...`",
+    "train {config} --set training.device=cuda": "got training.device: cuda; allowed: auto, cpu",
     "train {config} --set data.max_force=1e-9": "too few structures",
     "benchmark {deployed} --temperature nan": "temperature must be > 0 and finite, got nan",
     "benchmark {deployed} --timestep 0": "timestep must be > 0 and finite, got 0",
@@ -160,6 +164,8 @@ def snapshot(folder):
 def test_bad_input_is_one_line_and_changes_nothing(line, inputs, tmp_path, capsys, monkeypatch):
     if "cuda:99" in line and torch.cuda.device_count() > 99:
         pytest.skip("there is such a device")
+    if "device=cuda" in line and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
     monkeypatch.chdir(tmp_path)
     before = snapshot(tmp_path)
     with pytest.raises(SystemExit) as end:

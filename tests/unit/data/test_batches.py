@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from kan_md.data.batches import Batches, Share, part_of_batch
-from kan_md.errors import KanMdError
 
 ALIKE = [100] * 23
 MIXED = np.random.default_rng(0).integers(0, 900, 60).tolist()
@@ -77,8 +76,3 @@ def test_processes_get_about_as_many_edges():
         sum(MIXED[i] for i in part_of_batch(range(60), MIXED, Share(rank, 4))) for rank in range(4)
     ]
     assert max(loads) - min(loads) < 0.05 * max(loads)
-
-
-def test_limit_below_the_largest_structure_names_the_number_to_set():
-    with pytest.raises(KanMdError, match=r"batch_edges, got 400; .*set training.batch_edges: 899"):
-        Batches([3, 899], batch_size=None, batch_edges=400)
