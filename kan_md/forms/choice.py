@@ -12,6 +12,7 @@ from kan_md.backbones.mace_modules import MACELayer
 from kan_md.errors import user_error
 from kan_md.forms import allegro, allegro_operator, mace, nequip
 from kan_md.forms.replaced_module import with_module_replaced
+from kan_md.ops import is_built
 
 Wanted = Literal["auto", "fast", "upstream"]
 WANTED: tuple[str, ...] = get_args(Wanted)
@@ -61,10 +62,10 @@ class Form:
             self.reason = self._energy.reason
         elif missing is None and _is_mace(model.model.func):
             self._energy = mace.MACEForm(model.model.func)
-            self.reason = "products of weights are formed once per step"
+            self.reason = f"products of weights are formed once per step, {_convolutions()}"
         elif missing is None:
             self._energy = nequip.NequIPForm(model.model.func)
-            self.reason = "convolutions by operators on a CPU"
+            self.reason = f"each pair of atoms is evaluated once, {_convolutions()}"
 
     def __str__(self) -> str:
         """Name and reason."""
@@ -111,6 +112,11 @@ def why_upstream(model: torch.nn.Module) -> str | None:
     if _is_allegro(energy):
         return allegro.why_not(energy)
     return mace.why_not(energy) if _is_mace(energy) else nequip.why_not(energy)
+
+
+def _convolutions() -> str:
+    where = "by operators on a CPU" if is_built() else "in plain torch; faster after: kan-md build"
+    return f"convolutions {where}"
 
 
 def _is_allegro(energy: torch.nn.Module) -> bool:

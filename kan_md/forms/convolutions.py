@@ -1,24 +1,29 @@
-"""Equivariant convolutions whose derivatives of any order are made by each other.
+"""Equivariant convolutions with the two derivatives that training on forces takes.
 
 A message is linear in the weights w of an edge, its harmonics Y and its neighbour's features X.
-With a field G on the centres, all that training needs are the derivatives of
+With a matrix M = Σ_i C_ijk Y_i for every path of an edge and a field G on the centres, all that
+training needs are the derivatives of
 
-    T = Σ_e Σ_paths Σ_ijk C_ijk Y[e,i] Σ_u w[e,u] X[source(e),j,u] G[target(e),k,u],
+    T = Σ_e Σ_paths Σ_jk M[e,j,k] Σ_u w[e,u] X[source(e),j,u] G[target(e),k,u],
 
 linear in each of the four: ∂T/∂G is the convolution, ∂T/∂X the same with the ends of the edges
-exchanged, and the derivatives of each are the others with another argument. The operators walk
-through the edges, so nothing of the size edges × components × channels is made or kept; plain torch
-goes path by path and keeps nothing either.
+exchanged, and where the first derivatives are differentiated again, along directions of w, M and X,
+the results are derivatives of the same sums along these. The operators walk through the edges, so
+nothing of the size edges × components × channels is made or kept; plain torch goes path by path and
+keeps nothing either. Edges in two halves, one of which is the other turned round, share weights.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
 
 import torch
 from e3nn.o3 import Irreps, TensorProduct, wigner_3j
+from torch.autograd.function import once_differentiable
 
 from kan_md.ops import function_sums
+
+_HIGHEST_DEGREE = 3  # of features, kMostComponents in kan_md/ops/equivariant_sums.cpp
 
 
 def knows_product(product: torch.nn.Module) -> bool:
@@ -32,31 +37,54 @@ def knows_product(product: torch.nn.Module) -> bool:
 
 def has_operators(x: torch.Tensor) -> bool:
     """Whether the operators are there for such a tensor."""
-    return hasattr(function_sums.operators_for(x), "message_sums")
+    return hasattr(function_sums.operators_for(x), "message_gradients")
 
 
 class Ends:
-    """Both atoms of each edge, and the edges of each atom at either end.
+    """Both ends of each edge, and the edges of each atom at either end.
 
     Args:
         target: [num_edges], the centre.
-        source: [num_edges], the neighbour.
-        num_atoms: of all frames.
+        source: [num_edges], the neighbour, or whatever has its features.
+        num_targets: of all frames.
+        num_sources: as many where None.
     """
 
-    def __init__(self, target: torch.Tensor, source: torch.Tensor, num_atoms: int):
-        self.atoms, self.num_atoms = (target.contiguous(), source.contiguous()), num_atoms
-        self._sorted = [_sorted_by(atom, num_atoms) for atom in self.atoms]
+    def __init__(
+        self,
+        target: torch.Tensor,
+        source: torch.Tensor,
+        num_targets: int,
+        num_sources: int | None = None,
+    ):
+        self.target, self.source = target.contiguous(), source.contiguous()
+        self.counts = (num_targets, num_targets if num_sources is None else num_sources)
+        self._sorted = [
+            _sorted_by(atom, count)
+            for atom, count in zip((self.target, self.source), self.counts, strict=True)
+        ]
 
     def around(self, end: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The other end, and the edges sorted by this one (0 target, 1 source)."""
-        return self.atoms[1 - end], *self._sorted[end]
+        return (self.target, self.source)[1 - end], *self._sorted[end]
 
 
 def _sorted_by(atom: torch.Tensor, num_atoms: int) -> tuple[torch.Tensor, torch.Tensor]:
     count = torch.bincount(atom, minlength=num_atoms)
     first = torch.nn.functional.pad(torch.cumsum(count, 0), (1, 0))
     return torch.argsort(atom, stable=True), first
+
+
+class _Path:
+    """Where the parts of one path are: slices of columns."""
+
+    def __init__(self, row: list[int]):
+        source, target, weights, channels, matrices, self.rows, self.columns = row
+        self.channels = channels
+        self.source = slice(source, source + self.rows * channels)
+        self.target = slice(target, target + self.columns * channels)
+        self.weights = slice(weights, weights + channels)
+        self.matrices = slice(matrices, matrices + self.rows * self.columns)
 
 
 class Convolution:
@@ -68,58 +96,110 @@ class Convolution:
     """
 
     def __init__(self, product: TensorProduct, *, dtype: torch.dtype):
-        self.permutation_in = _components_first(product.irreps_in1)
-        self.permutation_out = torch.argsort(_components_first(product.irreps_out))
-        paths, triples, values = [], [], []
+        self._permutation_in = _components_first(product.irreps_in1)
+        self._permutation_out = torch.argsort(_components_first(product.irreps_out))
         begins = [[own.start for own in irreps.slices()] for irreps in _irreps(product)]
-        weight = 0
+        rows, couplings, weight, matrix = [], [], 0, 0
         for instruction in product.instructions:
             ends = (instruction.i_in1, instruction.i_in2, instruction.i_out)
-            channels = product.irreps_in1[instruction.i_in1].mul
+            source, harmonics, target = (begins[n][end] for n, end in enumerate(ends))
             degrees = [irreps[i].ir.l for irreps, i in zip(_irreps(product), ends, strict=True)]
-            coupling = wigner_3j(*degrees, dtype=torch.float64) * instruction.path_weight
-            found = coupling.nonzero()
-            begin = len(values)
-            triples += found[:, [1, 0, 2]].tolist()  # Y, X, field
-            values += coupling[tuple(found.t())].tolist()
-            places = [begins[n][end] for n, end in enumerate(ends)]
-            paths.append([*places, weight, channels, begin, len(values)])
-            weight += channels
-        forth = torch.tensor(paths)
-        back, three = forth[:, [2, 1, 0, 3, 4, 5, 6]].contiguous(), torch.tensor(triples)
-        numbers = torch.tensor(values, dtype=torch.float64).to(dtype)
-        self._tables = (
-            (forth, three, numbers),
-            (back, three[:, [0, 2, 1]].contiguous(), numbers),
-        )
+            symbol = wigner_3j(*degrees, dtype=torch.float64) * instruction.path_weight
+            j, i, k = symbol.shape
+            coupling = symbol.new_zeros(product.irreps_in2.dim, j * k)
+            coupling[harmonics : harmonics + i] = symbol.transpose(0, 1).reshape(i, j * k)
+            channels = product.irreps_in1[instruction.i_in1].mul
+            rows.append([source, target, weight, channels, matrix, j, k])
+            couplings.append(coupling)
+            weight, matrix = weight + channels, matrix + j * k
+        self._paths = torch.tensor(rows)
+        self._coupling = torch.cat(couplings, dim=1).to(dtype)
+        self.paths = [_Path(row) for row in rows]
         self.widths = (product.irreps_out.dim, product.irreps_in1.dim)  # at target and source
-        self.num_weights = weight
-        self.num_components = product.irreps_in2.dim
-
-    def tables(self, end: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Paths, triples and values of the sums at one end."""
-        if self._tables[0][0].device != device:
-            self._tables = tuple(tuple(t.to(device) for t in table) for table in self._tables)
-        return self._tables[end]
-
-    @cached_property
-    def dense(self) -> list[_Path]:
-        """The paths for plain torch, sums at the target."""
-        paths, triples, values = self._tables[0]
-        return [_Path(path, triples, values) for path in paths.tolist()]
+        self._fits_operators = all(
+            size <= 2 * _HIGHEST_DEGREE + 1 for row in rows for size in row[5:]
+        )
 
     def __call__(
         self, features: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor, ends: Ends
     ) -> torch.Tensor:
         """Sums of messages, [num_atoms, irreps], in e3nn's layout like the features."""
-        x = features.index_select(1, self.permutation_in)
-        return self.sums(x, harmonics, weights, ends).index_select(1, self.permutation_out)
+        self._move_to(features.device)
+        x = features.index_select(1, self._permutation_in)
+        y = self.sums(x, harmonics, weights, ends)
+        return y.index_select(1, self._permutation_out)
 
     def sums(
         self, features: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor, ends: Ends
     ) -> torch.Tensor:
-        """The same with components before channels in each block, as the operators have it."""
-        return _Sums.apply(weights, harmonics, features, ends, self, 0)
+        """The same with components before channels in each block, as the operators have it.
+
+        Args:
+            features: [num_sources, irreps].
+            harmonics: [num_edges, components].
+            weights: [num_edges, channels of all paths], or half as many rows where the second half
+                of the edges has those of the first.
+            ends: of the edges.
+        """
+        self._move_to(features.device)
+        matrices = harmonics @ self._coupling
+        return _Sums.apply(weights, matrices, features, ends, self)
+
+    def _move_to(self, device: torch.device) -> None:
+        if self._coupling.device != device:
+            self._coupling, self._paths = self._coupling.to(device), self._paths.to(device)
+            self._permutation_in = self._permutation_in.to(device)
+            self._permutation_out = self._permutation_out.to(device)
+
+    def sum_messages(
+        self, given: Sequence[torch.Tensor], along: Sequence[torch.Tensor], ends: Ends, end: int
+    ) -> torch.Tensor:
+        """∂T/∂G at the target (end 0) or ∂T/∂X at the source (1).
+
+        Args:
+            given: w, M, and X or G.
+            along: directions of w and M, or of all three: the derivative along them; or none.
+            ends: of the edges.
+            end: where the sums are.
+        """
+        if self._fits_operators and has_operators(given[0]):
+            directions = [*along, None, None, None][:3]
+            return function_sums.operators_for(given[0]).message_sums(
+                *(t.contiguous() for t in given),
+                *(None if t is None else t.contiguous() for t in directions),
+                *ends.around(end),
+                self._paths,
+                self.widths[end],
+                end == 1,
+            )
+        return sum(_sums(self, replaced, ends, end) for replaced in _replaced(given, along))
+
+    def differentiate(
+        self, given: Sequence[torch.Tensor], along: Sequence[torch.Tensor], ends: Ends
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """∂T/∂w and ∂T/∂M, or their derivatives along directions of w, M and X.
+
+        Args:
+            given: w, M, X and G.
+            along: of the first three, or none.
+            ends: of the edges.
+        """
+        if self._fits_operators and has_operators(given[0]):
+            return function_sums.operators_for(given[0]).message_gradients(
+                *(t.contiguous() for t in given),
+                *([t.contiguous() for t in along] or [None, None, None]),
+                *(ends.source, ends.target, self._paths),
+            )
+        w, m, x, field = given
+        by_weights = [(m, x)]
+        by_matrices = [(w, x)]
+        if along:
+            by_weights = [(along[1], x), (m, along[2])]
+            by_matrices = [(along[0], x), (w, along[2])]
+        return (
+            sum(_by_weights(self, *pair, field, ends, len(w)) for pair in by_weights),
+            sum(_by_matrices(self, *pair, field, ends) for pair in by_matrices),
+        )
 
 
 def _irreps(product: TensorProduct) -> tuple[Irreps, Irreps, Irreps]:
@@ -135,158 +215,112 @@ def _components_first(irreps: Irreps) -> torch.Tensor:
     return torch.cat(columns)
 
 
-class _Path:
-    """One path with its coupling: slices of columns, and [harmonics, source, target]."""
+class _Sums(torch.autograd.Function):
+    """∂T/∂G."""
 
-    def __init__(self, path: list[int], triples: torch.Tensor, values: torch.Tensor):
-        source, harmonics, target, weights, channels, begin, end = path
-        places, values = triples[begin:end], values[begin:end]
-        i, j, k = (int(size) + 1 for size in places.amax(0))
-        self.sizes, self.channels = (i, j, k), channels
-        self.coupling = values.new_zeros(i, j, k)
-        self.coupling[tuple(places.t())] = values
-        self.weights = slice(weights, weights + channels)
-        self.harmonics = slice(harmonics, harmonics + i)
-        self.source = slice(source, source + j * channels)
-        self.target = slice(target, target + k * channels)
+    @staticmethod
+    def forward(ctx, weights, matrices, features, ends, convolution):
+        ctx.save_for_backward(weights, matrices, features)
+        ctx.rest = (ends, convolution)
+        return convolution.sum_messages((weights, matrices, features), (), ends, 0)
 
-    def matrices(self, y: torch.Tensor) -> torch.Tensor:
-        """Σ_i C_ijk Y_i, [num_edges, source, target]."""
-        i, j, k = self.sizes
-        return (y[:, self.harmonics] @ self.coupling.to(y).view(i, j * k)).view(-1, j, k)
-
-    def sent(self, x: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-        """Features of the source, [num_edges, source, channels]."""
-        part = x[:, self.source].index_select(0, atoms)
-        return part.view(-1, self.sizes[1], self.channels)
-
-    def received(self, field: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-        """Field at the target, [num_edges, target, channels]."""
-        part = field[:, self.target].index_select(0, atoms)
-        return part.view(-1, self.sizes[2], self.channels)
+    @staticmethod
+    def backward(ctx, grad):
+        return *_Gradients.apply(*ctx.saved_tensors, grad, *ctx.rest), None, None
 
 
-def _message_sums(
-    convolution: Convolution,
-    end: int,
-    w: torch.Tensor,
-    y: torch.Tensor,
-    x: torch.Tensor,
-    ends: Ends,
+class _Gradients(torch.autograd.Function):
+    """∂T/∂w, ∂T/∂M and ∂T/∂X."""
+
+    @staticmethod
+    def forward(ctx, weights, matrices, features, field, ends, convolution):
+        ctx.save_for_backward(weights, matrices, features, field)
+        ctx.rest = (ends, convolution)
+        given = (weights, matrices, features, field)
+        return (
+            *convolution.differentiate(given, (), ends),
+            convolution.sum_messages((weights, matrices, field), (), ends, 1),
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *along):
+        weights, matrices, features, field = ctx.saved_tensors
+        ends, convolution = ctx.rest
+        return (
+            *convolution.differentiate(ctx.saved_tensors, along, ends),
+            convolution.sum_messages((weights, matrices, field), along[:2], ends, 1),
+            convolution.sum_messages((weights, matrices, features), along, ends, 0),
+            *(None, None),
+        )
+
+
+def _replaced(
+    given: Sequence[torch.Tensor], along: Sequence[torch.Tensor]
+) -> list[tuple[torch.Tensor, ...]]:
+    """What a linear form takes for its derivative along directions: one of them in each term."""
+    if not along:
+        return [tuple(given)]
+    return [(*given[:n], direction, *given[n + 1 :]) for n, direction in enumerate(along)]
+
+
+def _of_edges(w: torch.Tensor, path: _Path, num_edges: int) -> torch.Tensor:
+    own = w[:, path.weights].unsqueeze(1)
+    return own if len(own) == num_edges else own.repeat(2, 1, 1)
+
+
+def _matrices(m: torch.Tensor, path: _Path) -> torch.Tensor:
+    return m[:, path.matrices].view(-1, path.rows, path.columns)
+
+
+def _sent(x: torch.Tensor, path: _Path, ends: Ends) -> torch.Tensor:
+    """Features of the sources, [num_edges, rows, channels]."""
+    return x[:, path.source].index_select(0, ends.source).view(-1, path.rows, path.channels)
+
+
+def _received(field: torch.Tensor, path: _Path, ends: Ends) -> torch.Tensor:
+    """Field on the targets, [num_edges, columns, channels]."""
+    own = field[:, path.target].index_select(0, ends.target)
+    return own.view(-1, path.columns, path.channels)
+
+
+def _sums(
+    convolution: Convolution, given: Sequence[torch.Tensor], ends: Ends, end: int
 ) -> torch.Tensor:
-    """Path by path: what one of them needs on edges is gone when the next begins."""
-    target, source = ends.atoms
-    result = x.new_zeros(ends.num_atoms, convolution.widths[end])
-    for path in convolution.dense:
-        matrices, weights = path.matrices(y), w[:, path.weights].unsqueeze(1)
+    w, m, x = given
+    result = x.new_zeros(ends.counts[end], convolution.widths[end])
+    for path in convolution.paths:
+        matrices, weights = _matrices(m, path), _of_edges(w, path, len(m))
         if end == 0:
-            message = torch.bmm(matrices.transpose(1, 2), weights * path.sent(x, source))
-            result[:, path.target].index_add_(0, target, message.flatten(1))
+            message = torch.bmm(matrices.transpose(1, 2), weights * _sent(x, path, ends))
+            result[:, path.target].index_add_(0, ends.target, message.flatten(1))
         else:
-            message = torch.bmm(matrices, weights * path.received(x, target))
-            result[:, path.source].index_add_(0, source, message.flatten(1))
+            message = torch.bmm(matrices, weights * _received(x, path, ends))
+            result[:, path.source].index_add_(0, ends.source, message.flatten(1))
     return result
 
 
-def _message_weights(
-    convolution: Convolution, y: torch.Tensor, x: torch.Tensor, field: torch.Tensor, ends: Ends
+def _by_weights(
+    convolution: Convolution,
+    m: torch.Tensor,
+    x: torch.Tensor,
+    field: torch.Tensor,
+    ends: Ends,
+    num_pairs: int,
 ) -> torch.Tensor:
-    target, source = ends.atoms
     parts = []
-    for path in convolution.dense:
-        pulled = torch.bmm(path.matrices(y), path.received(field, target))
-        parts.append((pulled * path.sent(x, source)).sum(1))
-    return torch.cat(parts, dim=1)
+    for path in convolution.paths:
+        pulled = torch.bmm(_matrices(m, path), _received(field, path, ends))
+        parts.append((pulled * _sent(x, path, ends)).sum(1))
+    by_edges = torch.cat(parts, dim=1)
+    return by_edges if len(by_edges) == num_pairs else by_edges[:num_pairs] + by_edges[num_pairs:]
 
 
-def _message_harmonics(
+def _by_matrices(
     convolution: Convolution, w: torch.Tensor, x: torch.Tensor, field: torch.Tensor, ends: Ends
 ) -> torch.Tensor:
-    target, source = ends.atoms
-    result = w.new_zeros(len(w), convolution.num_components)
-    for path in convolution.dense:
-        sent = w[:, path.weights].unsqueeze(1) * path.sent(x, source)
-        products = torch.bmm(sent, path.received(field, target).transpose(1, 2))
-        coupling = path.coupling.to(w).flatten(1).t()  # [source * target, harmonics]
-        result[:, path.harmonics] += products.flatten(1) @ coupling
-    return result
-
-
-class _Sums(torch.autograd.Function):
-    """∂T/∂G, or ∂T/∂X: sums on the atoms at one end, from features at the other."""
-
-    @staticmethod
-    def forward(ctx, weights, harmonics, features, ends, convolution, end):
-        ctx.save_for_backward(weights, harmonics, features)
-        ctx.ends, ctx.convolution, ctx.end = ends, convolution, end
-        if not has_operators(weights):
-            return _message_sums(convolution, end, weights, harmonics, features, ends)
-        operators = function_sums.operators_for(weights)
-        given = (t.contiguous() for t in (weights, harmonics, features))
-        table, width = convolution.tables(end, weights.device), convolution.widths[end]
-        return operators.message_sums(*given, *ends.around(end), *table, width)
-
-    @staticmethod
-    def backward(ctx, grad):
-        weights, harmonics, features = ctx.saved_tensors
-        rest = (ctx.ends, ctx.convolution)
-        x, field = (features, grad) if ctx.end == 0 else (grad, features)
-        wanted = ctx.needs_input_grad
-        return (
-            _Weights.apply(harmonics, x, field, *rest) if wanted[0] else None,
-            _Harmonics.apply(weights, x, field, *rest) if wanted[1] else None,
-            _Sums.apply(weights, harmonics, grad, *rest, 1 - ctx.end) if wanted[2] else None,
-            *(None, None, None),
-        )
-
-
-class _Weights(torch.autograd.Function):
-    """∂T/∂w."""
-
-    @staticmethod
-    def forward(ctx, harmonics, features, field, ends, convolution):
-        ctx.save_for_backward(harmonics, features, field)
-        ctx.rest = (ends, convolution)
-        if not has_operators(harmonics):
-            return _message_weights(convolution, harmonics, features, field, ends)
-        operators = function_sums.operators_for(harmonics)
-        given = (t.contiguous() for t in (harmonics, features, field))
-        places = (ends.atoms[1], ends.atoms[0], *convolution.tables(0, field.device))
-        return operators.message_weights(*given, *places, convolution.num_weights)
-
-    @staticmethod
-    def backward(ctx, grad):
-        harmonics, features, field = ctx.saved_tensors
-        wanted, rest = ctx.needs_input_grad, ctx.rest
-        return (
-            _Harmonics.apply(grad, features, field, *rest) if wanted[0] else None,
-            _Sums.apply(grad, harmonics, field, *rest, 1) if wanted[1] else None,
-            _Sums.apply(grad, harmonics, features, *rest, 0) if wanted[2] else None,
-            *(None, None),
-        )
-
-
-class _Harmonics(torch.autograd.Function):
-    """∂T/∂Y."""
-
-    @staticmethod
-    def forward(ctx, weights, features, field, ends, convolution):
-        ctx.save_for_backward(weights, features, field)
-        ctx.rest = (ends, convolution)
-        if not has_operators(weights):
-            return _message_harmonics(convolution, weights, features, field, ends)
-        operators = function_sums.operators_for(weights)
-        given = (t.contiguous() for t in (weights, features, field))
-        places = (ends.atoms[1], ends.atoms[0], *convolution.tables(0, field.device))
-        return operators.message_harmonics(*given, *places, convolution.num_components)
-
-    @staticmethod
-    def backward(ctx, grad):
-        weights, features, field = ctx.saved_tensors
-        wanted, rest = ctx.needs_input_grad, ctx.rest
-        return (
-            _Weights.apply(grad, features, field, *rest) if wanted[0] else None,
-            _Sums.apply(weights, grad, field, *rest, 1) if wanted[1] else None,
-            _Sums.apply(weights, grad, features, *rest, 0) if wanted[2] else None,
-            *(None, None),
-        )
+    parts = []
+    for path in convolution.paths:
+        sent = _of_edges(w, path, ends.target.numel()) * _sent(x, path, ends)
+        parts.append(torch.bmm(sent, _received(field, path, ends).transpose(1, 2)).flatten(1))
+    return torch.cat(parts, dim=1)

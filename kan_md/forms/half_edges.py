@@ -7,6 +7,7 @@ An edge i -> j and the edge j -> i have the same length, and spherical harmonics
 from __future__ import annotations
 
 import torch
+from e3nn.o3 import Irreps
 from nequip.data import AtomicDataDict
 
 
@@ -14,8 +15,10 @@ class HalfEdges:
     """Edges of one direction, and all edges in an order of our own: those, then the same turned.
 
     Args:
-        data: a graph; where it gives vectors, or where an edge has no counterpart (cutoffs that
-            depend on the centre), all edges are taken as they are.
+        data: a graph; where it gives vectors, or where an edge has no counterpart, all edges are
+            taken as they are.
+        symmetric: whether what belongs to a pair is the same from either end; all edges are taken
+            where it is not.
 
     Attributes:
         kept: [num_pairs], numbers of the edges that are evaluated.
@@ -24,9 +27,10 @@ class HalfEdges:
         mirrored: whether the second half of the edges is the first one turned round.
     """
 
-    def __init__(self, data: AtomicDataDict.Type):
-        index = data[AtomicDataDict.EDGE_INDEX_KEY]
-        kept = None if AtomicDataDict.EDGE_VECTORS_KEY in data else _one_direction(data, index)
+    def __init__(self, data: AtomicDataDict.Type, *, symmetric: bool = True):
+        index, kept = data[AtomicDataDict.EDGE_INDEX_KEY], None
+        if symmetric and AtomicDataDict.EDGE_VECTORS_KEY not in data:
+            kept = _one_direction(data, index)
         self.mirrored = kept is not None
         self.kept = torch.arange(index.size(1), device=index.device) if kept is None else kept
         one = index if kept is None else index.index_select(1, kept)
@@ -41,6 +45,7 @@ class HalfEdges:
             AtomicDataDict.CELL_KEY,
             AtomicDataDict.BATCH_KEY,
             AtomicDataDict.NUM_NODES_KEY,
+            AtomicDataDict.ATOM_TYPE_KEY,
         )
         half = {field: data[field] for field in fields if field in data}
         count = self.kept.numel()
@@ -56,14 +61,17 @@ class HalfEdges:
         """[num_pairs, width] to [num_edges, width]."""
         return torch.cat([x, x]) if self.mirrored else x
 
-    def harmonics(self, harmonics: torch.Tensor, parities: torch.Tensor) -> torch.Tensor:
-        """Harmonics of all edges from those that were evaluated.
+    def harmonics(self, harmonics: torch.Tensor, irreps: Irreps) -> torch.Tensor:
+        """Harmonics of all edges from those that were evaluated: Y_l(-r) = (-1)^l Y_l(r).
 
         Args:
             harmonics: [num_pairs, components].
-            parities: [components], what each is multiplied by where the edge is turned.
+            irreps: of the components.
         """
-        return torch.cat([harmonics, harmonics * parities]) if self.mirrored else harmonics
+        if not self.mirrored:
+            return harmonics
+        signs = torch.tensor([(-1.0) ** ir.l for _, ir in irreps for _ in range(ir.dim)])
+        return torch.cat([harmonics, harmonics * signs.to(harmonics)])
 
 
 def _one_direction(data: AtomicDataDict.Type, index: torch.Tensor) -> torch.Tensor | None:

@@ -1,9 +1,9 @@
 """MACE whose products of weights are made once per step, with each pair of atoms evaluated once.
 
-    A_lm = Σ_j R(r_ij) Y_lm(r̂_ij) x_j W_l     x_j and W_l folded in the first layer, where x_j
-                                              depends on the neighbour's type alone
-    B    = Σ P A A A                          :mod:`kan_md.forms.contraction`
-    x'   = W B + W^z x
+    A  = W Σ_j R(r_ij) Y(r̂_ij) x_j    :mod:`kan_md.forms.convolutions`; in the first layer x_j are
+                                      those of the neighbour's type, a row for each
+    B  = Σ P A A A                    :mod:`kan_md.forms.contraction`
+    x' = W B + W^z x
 
 Radial networks see one edge of each pair, :mod:`kan_md.forms.half_edges`. Atoms are sorted by type,
 so that what depends on the type are matrix products of blocks. Readouts are upstream's modules.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from e3nn.o3 import Irreps, wigner_3j
+from e3nn.o3 import Irreps
 from nequip.data import AtomicDataDict
 from nequip.nn import with_edge_vectors_
 
@@ -29,7 +29,6 @@ from kan_md.backbones.mace_modules import (
 from kan_md.forms.activation import TwiceSiLU
 from kan_md.forms.contraction import Contraction, knows_contraction
 from kan_md.forms.convolutions import Convolution, Ends, knows_product
-from kan_md.forms.environment_sums import Environments, environment
 from kan_md.forms.equivariant_weights import (
     Matrices,
     between_irreps,
@@ -51,8 +50,6 @@ _RESIDUAL = (
     "RealAgnosticResidualInteractionBlock",
     "RealAgnosticDensityResidualInteractionBlock",
 )
-_MOST_TYPES_OF_SLOTS = 4
-"""Types for which the first layer sums each apart; with more, neighbours' features are gathered."""
 
 
 def why_not(energy: torch.nn.Module) -> str | None:
@@ -185,13 +182,9 @@ class _Edges:
         dtype = embedding._dtype
         lengths = evaluated[AtomicDataDict.EDGE_LENGTH_KEY].view(-1, 1).to(dtype)
         vectors = evaluated[AtomicDataDict.EDGE_VECTORS_KEY].to(dtype)
-        l_max = embedding.spherical_harmonics.irreps_out.lmax
-        chain = HarmonicsChain(l_max, dtype=dtype, device=lengths.device)
-        degrees = range(l_max + 1)
-        parities = torch.cat([torch.full((2 * n + 1,), (-1.0) ** n) for n in degrees])
-        harmonics = chain(vectors / lengths.neg())
-        self.harmonics = self.halves.harmonics(harmonics, parities.to(harmonics))
-        self.slices = embedding.spherical_harmonics.irreps_out.slices()
+        irreps = embedding.spherical_harmonics.irreps_out
+        chain = HarmonicsChain(irreps.lmax, dtype=dtype, device=lengths.device)
+        self.harmonics = self.halves.harmonics(chain(vectors / lengths.neg()), irreps)
         types = data[AtomicDataDict.ATOM_TYPE_KEY].view(-1)
         self.one_hot = torch.nn.functional.one_hot(types, atoms.num_types).to(dtype)
         self.radial, self.cutoff = embedding.radial_embedding(
@@ -209,11 +202,10 @@ class _Edges:
         return Ends(self.centre, self.neighbour, self.atoms.num_atoms)
 
     @cached_property
-    def by_neighbour(self) -> Environments:
-        """Edges around each centre to the neighbours of each type."""
-        number = self.atoms.num_types
-        slot = self.centre * number + self.atoms.types.index_select(0, self.neighbour)
-        return Environments(slot, self.atoms.num_atoms * number, self.slices)
+    def from_types(self) -> Ends:
+        """The same where features are those of the neighbour's type."""
+        types = self.atoms.types.index_select(0, self.neighbour)
+        return Ends(self.centre, types, self.atoms.num_atoms, self.atoms.num_types)
 
     def network(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
         """A network of the radial functions, [num_pairs, out]."""
@@ -261,7 +253,6 @@ class _Layer:
         self.convolution = Convolution(interaction.conv_tp, dtype=dtype)
         self.contraction = Contraction(layer.product)
         self.is_typed_first = type(interaction).__name__ in _TYPED_FIRST
-        self.sums_by_type = _sums_by_type(interaction.conv_tp)
 
     def __call__(self, x: Features | None, embedding: torch.Tensor, edges: _Edges) -> Features:
         """Features of the next layer.
@@ -273,60 +264,36 @@ class _Layer:
         """
         (interaction,), (product,) = self.interaction, self.product
         atoms = edges.atoms
-        weights = network_weights(interaction.conv_tp_weights)
-        if x is None and self.sums_by_type and atoms.num_types <= _MOST_TYPES_OF_SLOTS:
-            messages = self._messages_of_types(weights, embedding, edges)
+        if x is None:
+            rows = Features(Irreps(interaction.node_feats_irreps), (embedding.unsqueeze(1),))
+            messages = self._messages(rows, edges, edges.from_types)
         else:
-            if x is None:
-                rows = embedding.index_select(0, atoms.types).unsqueeze(1)
-                given = Features(Irreps(interaction.node_feats_irreps), (rows,))
-            messages = self._messages(weights, given if x is None else x, edges)
+            messages = self._messages(x, edges, edges.ends)
         a = self._mapped(messages, atoms)
         if hasattr(interaction, "density_fn"):
-            a = a / (1.0 + self._density(edges)).view(1, 1, -1)
+            a = a / (1.0 + self._density(edges)).view(-1, 1, 1)
         b = self.contraction(a, atoms.counts)
         irreps = Irreps(product.linear.irreps_out)
-        blocks = [part.permute(2, 1, 0) for part in torch.split(b, [ir.dim for _, ir in irreps], 1)]
+        blocks = torch.split(b, [ir.dim for _, ir in irreps], dim=1)
         out = _apply(linear_matrices(product.linear), blocks, irreps)
         if not self.is_typed_first and product.use_sc:
             out = self._with_skip(out, x, embedding, atoms)
         return Features(irreps, tuple(out))
 
-    def _messages_of_types(
-        self, weights: list[torch.Tensor], embedding: torch.Tensor, edges: _Edges
-    ) -> list[Mapped]:
-        """Sums over the neighbours of each type, and the maps behind them."""
-        (interaction,) = self.interaction
-        atoms = edges.atoms
-        w = edges.halves.of_all(edges.cut(edges.network(weights)))
-        sums = environment(w, edges.harmonics, edges.by_neighbour)
-        sums = sums.view(atoms.num_atoms, atoms.num_types, sums.size(1), -1)
-        up = interaction.linear_up(embedding)  # [types, channels]
-        maps = linear_matrices(interaction.linear)
-        found = []
-        for path in interaction.conv_tp.instructions:
-            degree = interaction.conv_tp.irreps_in2[path.i_in2].ir.l
-            own = edges.slices[path.i_in2]
-            part = sums[:, :, own].transpose(1, 2).flatten(2)  # [num_atoms, 2l+1, types * channels]
-            factor = path.path_weight * float(
-                wigner_3j(0, degree, degree, dtype=torch.float64)[0, 0, 0]
-            )
-            matrix = maps[path.i_out, path.i_out] * factor
-            found.append((part, (up.unsqueeze(2) * matrix).flatten(0, 1)))
-        return found
-
-    def _messages(self, weights: list[torch.Tensor], x: Features, edges: _Edges) -> list[Mapped]:
+    def _messages(self, x: Features, edges: _Edges, ends: Ends) -> list[Mapped]:
         """Sums of messages and the maps behind them."""
         (interaction,) = self.interaction
-        w = edges.halves.of_all(edges.cut(edges.network(weights)))
+        w = edges.cut(edges.network(network_weights(interaction.conv_tp_weights)))
         up = linear_matrices(interaction.linear_up)
         irreps = Irreps(interaction.linear_up.irreps_out)
         sent = Features(irreps, tuple(_apply(up, x.blocks, irreps)))
-        sums = self.convolution.sums(sent.components_first(), edges.harmonics, w, edges.ends)
+        sums = self.convolution.sums(sent.components_first(), edges.harmonics, w, ends)
         middle = Irreps(interaction.conv_tp.irreps_out)
         pieces = [
-            sums[:, own].unflatten(1, (ir.dim, mul))
-            for own, (mul, ir) in zip(middle.slices(), middle, strict=True)
+            part.unflatten(1, (ir.dim, mul))
+            for part, (mul, ir) in zip(
+                torch.split(sums, [mul * ir.dim for mul, ir in middle], dim=1), middle, strict=True
+            )
         ]
         outgoing = Irreps(interaction.irreps_out)
         # e3nn's linear map joins neighbouring irreps of one kind.
@@ -340,7 +307,7 @@ class _Layer:
         return found
 
     def _mapped(self, messages: list[Mapped], atoms: AtomsByType) -> torch.Tensor:
-        """What the product basis takes, [channels, components, num_atoms]."""
+        """What the product basis takes, [num_atoms, components, channels]."""
         (interaction,) = self.interaction
         norm = 1.0 if hasattr(interaction, "density_fn") else float(interaction.avg_num_neighbors)
         typed = typed_matrices(interaction.skip_tp) if self.is_typed_first else None
@@ -351,7 +318,7 @@ class _Layer:
                 found.append((part.reshape(-1, part.size(2)) @ matrix).view(*part.shape[:2], -1))
             else:
                 found.append(atoms.multiply(part, matrix @ typed[number, number]))
-        return torch.cat(found, dim=1).permute(2, 1, 0).contiguous()
+        return torch.cat(found, dim=1)
 
     def _density(self, edges: _Edges) -> torch.Tensor:
         """Σ_j tanh(network(r_ij)²), [num_atoms]."""
@@ -377,17 +344,6 @@ class _Layer:
                 added = atoms.multiply(x.blocks[source], matrices)
             out[target] = out[target] + added
         return out
-
-
-def _sums_by_type(product: torch.nn.Module) -> bool:
-    """Whether features are scalars and every degree comes once, in order."""
-    degrees = [path.i_in2 for path in product.instructions]
-    return (
-        len(product.irreps_in1) == 1
-        and product.irreps_in1[0].ir == (0, 1)
-        and degrees == list(range(len(product.irreps_in2)))
-        and [path.i_out for path in product.instructions] == degrees
-    )
 
 
 def _apply(

@@ -1,15 +1,20 @@
-"""NequIP with its convolutions by operators; everything else is upstream's, called as it is."""
+"""NequIP with convolutions of its own and each pair of atoms evaluated once.
+
+Everything else is upstream's, called as it is.
+"""
 
 from __future__ import annotations
 
 import torch
+from e3nn.o3 import Irreps
 from nequip.data import AtomicDataDict
 from nequip.nn import ConvNetLayer
 from nequip.nn._tp_scatter_base import TensorProductScatter
 
-from kan_md.forms.convolutions import Convolution, Ends, has_operators, knows_product
+from kan_md.forms.activation import twice_differentiable
+from kan_md.forms.convolutions import Convolution, Ends, knows_product
+from kan_md.forms.half_edges import HalfEdges
 from kan_md.forms.replaced_module import with_module_replaced
-from kan_md.ops import is_built
 
 
 def why_not(energy: torch.nn.Module) -> str | None:
@@ -25,11 +30,11 @@ def why_not(energy: torch.nn.Module) -> str | None:
         scatter = layer.conv.tp_scatter
         if type(scatter) is not TensorProductScatter or not knows_product(scatter.tp):
             return f"its convolution is a {type(scatter).__name__} of another kind"
-    return None if is_built() else "convolutions are faster after: kan-md build"
+    return None
 
 
 class NequIPForm(torch.nn.Module):
-    """Energies of upstream's model; on a CPU with the operators, upstream's modules elsewhere.
+    """Energies of upstream's model, with each pair of atoms evaluated once.
 
     Args:
         energy: upstream's sequence of modules, of which :func:`why_not` knows no fault.
@@ -47,26 +52,44 @@ class NequIPForm(torch.nn.Module):
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Do what upstream's sequence of modules does."""
         (energy,) = self._upstream
-        if not has_operators(data[AtomicDataDict.POSITIONS_KEY]):
-            return energy(data)
-        centre, neighbour = data[AtomicDataDict.EDGE_INDEX_KEY]
-        ends = Ends(centre, neighbour, AtomicDataDict.num_nodes(data))
-        for name, part in energy.named_children():
+        one_cutoff = not any(getattr(part, "_per_edge_type", False) for part in energy.children())
+        halves = HalfEdges(data, symmetric=one_cutoff)
+        ends = Ends(halves.centre, halves.neighbour, AtomicDataDict.num_nodes(data))
+        last, pairs = list(self._convolutions)[-1], halves.evaluated(data)
+        parts = dict(energy.named_children())
+        if "pair_potential" in parts:  # it sees all edges
+            data = parts["edge_norm"](data)
+        for name in list(parts):
+            part = parts.pop(name)
             if name in self._convolutions:
-                sums = _SumsOfMessages(self._convolutions[name], ends)
-                part = with_module_replaced(
-                    part, "conv", with_module_replaced(part.conv, "tp_scatter", sums)
-                )
+                part = _with_convolution(part, self._convolutions[name], halves, ends)
+            pairs = part(pairs)
+            if name == last:
+                break
+        for field in (AtomicDataDict.NODE_FEATURES_KEY, AtomicDataDict.NODE_ATTRS_KEY):
+            data[field] = pairs[field]
+        for part in parts.values():
             data = part(data)
         return data
+
+
+def _with_convolution(
+    layer: ConvNetLayer, convolution: Convolution, halves: HalfEdges, ends: Ends
+) -> ConvNetLayer:
+    """Upstream's layer with another convolution and radial network."""
+    sums = _SumsOfMessages(convolution, halves, ends, layer.conv.tp_scatter.tp.irreps_in2)
+    conv = with_module_replaced(layer.conv, "tp_scatter", sums)
+    conv = with_module_replaced(conv, "edge_mlp", twice_differentiable(conv.edge_mlp.mlp))
+    return with_module_replaced(layer, "conv", conv)
 
 
 class _SumsOfMessages(torch.nn.Module):
     """What stands in the place of upstream's tensor product and scatter."""
 
-    def __init__(self, convolution: Convolution, ends: Ends):
+    def __init__(self, convolution: Convolution, halves: HalfEdges, ends: Ends, harmonics: Irreps):
         super().__init__()
-        self.convolution, self.ends = convolution, ends
+        self.convolution, self.halves, self.ends = convolution, halves, ends
+        self.irreps = harmonics
 
     def forward(
         self,
@@ -76,4 +99,5 @@ class _SumsOfMessages(torch.nn.Module):
         edge_dst: torch.Tensor,
         edge_src: torch.Tensor,
     ) -> torch.Tensor:
-        return self.convolution(x, edge_attr, edge_weight, self.ends)
+        harmonics = self.halves.harmonics(edge_attr, self.irreps)
+        return self.convolution(x, harmonics, edge_weight, self.ends)

@@ -2,8 +2,8 @@
 //
 // The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
-// The operators function_*, environment_*, message_* and allegro_training* are for training, and the
-// reverse passes of those are in Python.
+// The operators function_*, environment_*, message_*, contraction* and allegro_training* are for
+// training; their reverse passes are in Python.
 
 #include "convolution_plan.h"
 #include "ops.h"
@@ -335,13 +335,18 @@ TORCH_LIBRARY(kan_md, m)
         "Tensor degree, int degrees) -> Tensor");
   m.def("environment_projection(Tensor harmonics, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
-  m.def("message_sums(Tensor weights, Tensor harmonics, Tensor features, Tensor other, "
-        "Tensor order, Tensor first, Tensor paths, Tensor triples, Tensor values, int width) "
-        "-> Tensor");
-  m.def("message_weights(Tensor harmonics, Tensor features, Tensor field, Tensor source, "
-        "Tensor target, Tensor paths, Tensor triples, Tensor values, int width) -> Tensor");
-  m.def("message_harmonics(Tensor weights, Tensor features, Tensor field, Tensor source, "
-        "Tensor target, Tensor paths, Tensor triples, Tensor values, int width) -> Tensor");
+  m.def("message_sums(Tensor weights, Tensor matrices, Tensor features, Tensor? along_weights, "
+        "Tensor? along_matrices, Tensor? along_features, Tensor other, Tensor order, Tensor first, "
+        "Tensor paths, int width, bool transposed) -> Tensor");
+  m.def("message_gradients(Tensor weights, Tensor matrices, Tensor features, Tensor field, "
+        "Tensor? along_weights, Tensor? along_matrices, Tensor? along_features, Tensor source, "
+        "Tensor target, Tensor paths) -> (Tensor, Tensor)");
+  m.def("contraction(Tensor features, Tensor coefficients, Tensor first, Tensor program, "
+        "int outputs) -> Tensor");
+  m.def("contraction_gradients(Tensor field, Tensor features, Tensor coefficients, Tensor first, "
+        "Tensor program) -> (Tensor, Tensor)");
+  m.def("contraction_along(Tensor along, Tensor field, Tensor features, Tensor coefficients, "
+        "Tensor first, Tensor program) -> (Tensor, Tensor, Tensor)");
   m.def("environment_harmonics(Tensor weights, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
 }
@@ -365,8 +370,10 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("environment_sum", kan_md::ops::environment_sum);
   m.impl("environment_projection", kan_md::ops::environment_projection);
   m.impl("message_sums", kan_md::ops::message_sums);
-  m.impl("message_weights", kan_md::ops::message_weights);
-  m.impl("message_harmonics", kan_md::ops::message_harmonics);
+  m.impl("message_gradients", kan_md::ops::message_gradients);
+  m.impl("contraction", kan_md::ops::contraction);
+  m.impl("contraction_gradients", kan_md::ops::contraction_gradients);
+  m.impl("contraction_along", kan_md::ops::contraction_along);
   m.impl("environment_harmonics", kan_md::ops::environment_harmonics);
 }
 

@@ -178,31 +178,54 @@ at::Tensor environment_harmonics(const at::Tensor &weights, const at::Tensor &fi
 
 // Equivariant convolutions of features with harmonics, see kan_md/forms/convolutions.py.
 //
-//   weights      w [edges, channels of all paths], float32 or float64
-//   harmonics    Y [edges, components]
-//   features     X [atoms, blocks [components, channels]]; field, likewise, on the other atoms
+//   weights      w [pairs, channels of all paths], float32 or float64; edge e has row e, or e - pairs
+//   matrices     M [edges, blocks [components at the source, at the target]]
+//   features     X [atoms, blocks [components, channels]]; field, likewise, on the targets
 //   source       [edges], atom of X; target, of the field
-//   paths        [paths, 7]: begin of a path's block in X, Y, the field and w, channels, its triples
-//   triples      [n, 3]: components of Y, X and the field; values [n] are what multiplies them
+//   paths        [paths, 7]: begin of a path's block in X, in the field and in w, channels, begin of
+//                its block in M, components at the source and at the target (1, 3, 5 or 7)
+//   along_*      directions, like what they belong to: the results are derivatives along them
 // Bits of a result do not depend on the number of threads.
 
-// sum_e values Y w X on the atoms whose edges are those of order and first, [atoms, width].
-at::Tensor message_sums(const at::Tensor &weights, const at::Tensor &harmonics,
-                        const at::Tensor &features, const at::Tensor &other,
+// sum_e w M X on the targets, or of the field on the sources with M transposed, [atoms, width]; the
+// edges of each atom are those of order and first, other is where their features are.
+at::Tensor message_sums(const at::Tensor &weights, const at::Tensor &matrices,
+                        const at::Tensor &features, const std::optional<at::Tensor> &along_weights,
+                        const std::optional<at::Tensor> &along_matrices,
+                        const std::optional<at::Tensor> &along_features, const at::Tensor &other,
                         const at::Tensor &order, const at::Tensor &first, const at::Tensor &paths,
-                        const at::Tensor &triples, const at::Tensor &values, int64_t width);
+                        int64_t width, bool transposed);
 
-// Its product with a field, differentiated by w, [edges, width].
-at::Tensor message_weights(const at::Tensor &harmonics, const at::Tensor &features,
-                           const at::Tensor &field, const at::Tensor &source,
-                           const at::Tensor &target, const at::Tensor &paths,
-                           const at::Tensor &triples, const at::Tensor &values, int64_t width);
+// Its product with a field, differentiated by w and by M.
+std::tuple<at::Tensor, at::Tensor>
+message_gradients(const at::Tensor &weights, const at::Tensor &matrices, const at::Tensor &features,
+                  const at::Tensor &field, const std::optional<at::Tensor> &along_weights,
+                  const std::optional<at::Tensor> &along_matrices,
+                  const std::optional<at::Tensor> &along_features, const at::Tensor &source,
+                  const at::Tensor &target, const at::Tensor &paths);
 
-// The same by Y, [edges, width].
-at::Tensor message_harmonics(const at::Tensor &weights, const at::Tensor &features,
-                             const at::Tensor &field, const at::Tensor &source,
-                             const at::Tensor &target, const at::Tensor &paths,
-                             const at::Tensor &triples, const at::Tensor &values, int64_t width);
+// MACE's symmetric contraction of atoms that are sorted by type, for training.
+//
+//   features      A [atoms, components, channels], float32 or float64
+//   coefficients  p [types, terms, channels] of the nest that program describes, see
+//                 polynomial_kernels.h; first [types + 1], where the atoms of each type begin
+//   field         G [atoms, outputs, channels]
+// Bits of a result do not depend on the number of threads.
+at::Tensor contraction(const at::Tensor &features, const at::Tensor &coefficients,
+                       const at::Tensor &first, const at::Tensor &program, int64_t outputs);
+
+// Gradients of sum G out by A and p.
+std::tuple<at::Tensor, at::Tensor> contraction_gradients(const at::Tensor &field,
+                                                         const at::Tensor &features,
+                                                         const at::Tensor &coefficients,
+                                                         const at::Tensor &first,
+                                                         const at::Tensor &program);
+
+// Derivatives of the outputs and of both gradients along a direction of A.
+std::tuple<at::Tensor, at::Tensor, at::Tensor>
+contraction_along(const at::Tensor &along, const at::Tensor &field, const at::Tensor &features,
+                  const at::Tensor &coefficients, const at::Tensor &first,
+                  const at::Tensor &program);
 
 }    // namespace kan_md::ops
 
