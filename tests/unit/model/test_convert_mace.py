@@ -253,7 +253,7 @@ def _compiled(path):
     ("spoil", "message"),
     [
         (_compiled, r"got a compiled file \(of mace_create_lammps_model"),
-        (lambda path: path.write_text("hello"), "cannot be unpickled"),
+        (lambda path: path.write_text("hello"), "no model that can be converted, got a text file"),
         (lambda path: torch.save(torch.nn.Linear(1, 1), path), "not a MACE model, got Linear"),
         (lambda path: torch.save({"a": 1}, path), "not a MACE model, got dict"),
     ],
