@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 
 from kan_md.contract import BACKENDS, Backend, Dtype
 from kan_md.files import written_whole
-from kan_md.model.checkpoint import load_checkpoint
+from kan_md.model.checkpoint import Checkpoint, load_checkpoint
+from kan_md.model.restrict import parse_elements, restrict
 from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.judgement import Graph
 from kan_md_deploy.compilation import compile_model
@@ -65,6 +67,7 @@ def deploy_model(
     backend: Backend | Literal["auto"] | None = None,
     device: str = "cpu",
     dtype: Dtype | None = None,
+    elements: Sequence[str] | str | None = None,
     passes: str = "default",
     bound: float | None = None,
     operators: Operators = "fused",
@@ -82,6 +85,7 @@ def deploy_model(
             ``torchscript``, and the next one where that cannot compile the model.
         device: ``cpu`` or ``cuda``.
         dtype: of the weights; the trained model's own where ``None``.
+        elements: what to keep of a model of many elements; all of them where ``None``.
         passes: ``default``, ``none`` or names with commas.
         bound: error that approximating passes may make, relative to a function's range; 0 leaves
             them out. ``None``: 1e-6 for float32, 1e-10 for float64.
@@ -108,17 +112,23 @@ def deploy_model(
         "static_shapes": static_shapes,
         "tf32": tf32,
     }
-    backends = task_of_checkpoint(load_checkpoint(model_path)).backends
+    checkpoint = load_checkpoint(model_path)
+    task = task_of_checkpoint(checkpoint)
+    backends = task.backends
     tried = backends if backend in (None, "auto") else (backend,)
     if not overwrite:
         for name in tried[:1] if backend is None else tried:
             check_replaceable(output_path(model_path, output, name), model_path)
+    chosen = parse_elements(elements)
+    if chosen is not None:
+        check_choice("kind of model for elements", task.kind, ("potential",))
+        checkpoint = restrict(checkpoint, chosen)
     if backend == "auto" and len(backends) > 1:
-        return _deploy_faster(model_path, output, backends, **choices)
+        return _deploy_faster(checkpoint, model_path, output, backends, **choices)
     refused: dict[str, str] = {}
     for name in tried:
         try:
-            path = _deploy_with(model_path, output, backend=name, **choices)
+            path = _deploy_with(checkpoint, model_path, output, backend=name, **choices)
         except NotCompiledError as error:
             if name == tried[-1]:
                 raise
@@ -129,6 +139,7 @@ def deploy_model(
 
 
 def _deploy_faster(
+    checkpoint: Checkpoint,
     model_path: Path,
     output: str | Path | None,
     backends: tuple[Backend, ...],
@@ -141,12 +152,12 @@ def _deploy_faster(
         for name in backends:
             place = Path(scratch) / f"model{SUFFIX[name]}"
             try:
-                files[name] = _deploy_with(model_path, place, backend=name, **choices)
+                files[name] = _deploy_with(checkpoint, model_path, place, backend=name, **choices)
             except NotCompiledError as error:
                 if name == backends[-1] and not files:
                     raise
                 refused[name] = error.reason
-        graph = max(reference_graphs(load_checkpoint(model_path)), key=lambda g: g[0].size(0))
+        graph = max(reference_graphs(checkpoint), key=lambda g: g[0].size(0))
         models = [load_deployed(file, str(choices["device"])) for file in files.values()]
         times = median_times([partial(_finished, model, graph) for model in models])
         fastest = list(files)[times.index(min(times))]
@@ -162,9 +173,13 @@ def _finished(model: DeployedModel, graph: Graph) -> torch.Tensor:
 
 
 def _deploy_with(
-    model_path: Path, output: str | Path | None, *, backend: Backend, **choices: object
+    checkpoint: Checkpoint,
+    model_path: Path,
+    output: str | Path | None,
+    *,
+    backend: Backend,
+    **choices: object,
 ) -> Path:
-    checkpoint = load_checkpoint(model_path)
     options = choose_options(checkpoint, backend=backend, **choices)
     target = output_path(model_path, output, backend)
     with written_whole(target, make_folder=True) as temporary:

@@ -50,6 +50,10 @@ def convert(
         list[Path] | None,
         typer.Option(help="Structures to compare on and to fit KANs to; made up by default."),
     ] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(help="Keep these elements of a model of many, e.g. --elements Si O."),
+    ] = None,
     head: Annotated[
         str | None, typer.Option(help="Which of several heads of a MACE model to keep.")
     ] = None,
@@ -95,6 +99,7 @@ def convert(
             readout={"kind": "kan", **shape} if readout == "kan" else None,
             structures=read_frames(data) if data else (),
             model_dtype=dtype,
+            elements=elements,
         )
         path = save_checkpoint(result.checkpoint, target)
     summary = {

@@ -38,6 +38,12 @@ def deploy(
         Literal["float32", "float64"] | None,
         typer.Option(help="Precision of the weights; as trained by default."),
     ] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep these elements of a model of many, e.g. --elements Si O: smaller and faster."
+        ),
+    ] = None,
     passes: Annotated[
         str, typer.Option(help="Optimisation passes: default, none, or names with commas.")
     ] = "default",
@@ -90,6 +96,7 @@ def deploy(
             backend=backend,
             device=device,
             dtype=dtype,
+            elements=elements,
             passes=passes,
             bound=bound,
             operators="portable" if portable else "fused",

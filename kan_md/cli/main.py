@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from itertools import takewhile
 
 import typer
 from rich.console import Console
@@ -76,6 +77,22 @@ def _register_commands() -> None:
             import_module(f"kan_md.cli.{module.name}").register(app)
 
 
+def _several_after(arguments: list[str], option: str) -> list[str]:
+    """Join the element symbols behind an option, which takes one word: ``--elements Si O``."""
+    if option not in arguments:
+        return arguments
+    start = arguments.index(option) + 1
+    symbols = list(takewhile(_is_element, arguments[start:]))
+    joined = [",".join(symbols)] if symbols else []
+    return [*arguments[:start], *joined, *arguments[start + len(symbols) :]]
+
+
+def _is_element(word: str) -> bool:
+    from ase.data import chemical_symbols
+
+    return word in chemical_symbols[1:]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
@@ -90,7 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
     with interrupts_between_imports():
         try:
             # The object that commands find in their context is the time at which they began.
-            status = app(arguments, prog_name="kan-md", standalone_mode=False, obj=start) or 0
+            words = _several_after(
+                list(sys.argv[1:] if arguments is None else arguments), "--elements"
+            )
+            status = app(words, prog_name="kan-md", standalone_mode=False, obj=start) or 0
             sys.stdout.flush()  # here, where it can still be said that it fails
             sys.exit(status)
         except (KeyboardInterrupt, typer.Abort):

@@ -23,6 +23,8 @@ ENERGY_TOLERANCE = 1e-6
 FORCE_TOLERANCE = 1e-6
 """The same for forces, eV/Å."""
 
+NUM_SAMPLES = 8
+"""Structures to compare on where none are given."""
 ROWS_PER_WEIGHT = 4
 """Rows of features to fit each weight of a readout to."""
 _NUM_REFERENCE_FRAMES = 3

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ase
+import numpy as np
 
 from kan_md.backbones.readout import ReadoutConfig
 from kan_md.errors import user_error
-from kan_md.model.conversion import Conversion
+from kan_md.model.conversion import NUM_SAMPLES, Conversion
 from kan_md.model.file_kind import recognise
+from kan_md.model.random_structures import random_structures
+from kan_md.model.restrict import parse_elements, restrict
 
 _OF_NEQUIP = ("nequip_checkpoint", "nequip_package")
 
@@ -23,6 +27,7 @@ def convert_model(
     readout: ReadoutConfig | Mapping | str | None = None,
     structures: Sequence[ase.Atoms] = (),
     model_dtype: str | None = None,
+    elements: Sequence[str] | str | None = None,
     seed: int = 0,
 ) -> Conversion:
     """Convert a model of mace_run_train, nequip-train or nequip-package.
@@ -34,12 +39,24 @@ def convert_model(
         readout: what to put in place of upstream's readouts; ``None`` keeps them.
         structures: to compare on and to fit a KAN to; made up where there are none.
         model_dtype: dtype to train and deploy in; the original's where ``None``.
+        elements: what to keep of a model of many elements, see :func:`restrict`; all by default.
         seed: of new weights and of made-up structures.
 
     Raises:
         KanMdError: the file cannot be converted, or the converted model has other energies.
     """
+    chosen = parse_elements(elements)
+    if chosen and not structures:
+        rng = np.random.default_rng(seed)
+        structures = random_structures(chosen, NUM_SAMPLES, rng=rng)
     given = {"readout": readout, "structures": structures, "model_dtype": model_dtype, "seed": seed}
+    result = _convert(path, trust=trust, head=head, **given)
+    if chosen is None:
+        return result
+    return replace(result, checkpoint=restrict(result.checkpoint, chosen))
+
+
+def _convert(path: Path, *, trust: bool, head: str | None, **given: object) -> Conversion:
     if path.is_file() and recognise(path).name in _OF_NEQUIP:
         if head is not None:
             raise user_error(

@@ -26,6 +26,7 @@ from kan_md.backbones.readout import ReadoutConfig
 from kan_md.backbones.readout_fit import ReadoutFit, clear_readout, fit_readout
 from kan_md.errors import user_error
 from kan_md.model.conversion import (
+    NUM_SAMPLES,
     ROWS_PER_WEIGHT,
     Conversion,
     Upstream,
@@ -41,7 +42,6 @@ from kan_md.model.reference import model_input
 
 _PICKLES = ("mace", "pickled", "old_pickle", "weights")
 """Kinds of files that may hold a model of mace-torch."""
-_NUM_SAMPLES = 8
 
 
 def load_mace(path: Path, *, trust: bool) -> torch.nn.Module:
@@ -191,7 +191,7 @@ def convert_mace(
     arguments = build_arguments_of(original)
     type_names = arguments["type_names"]
     rng = np.random.default_rng(seed)
-    frames = list(structures) or random_structures(type_names, _NUM_SAMPLES, rng=rng)
+    frames = list(structures) or random_structures(type_names, NUM_SAMPLES, rng=rng)
 
     kind = readout_kind_of(original)
     config = wanted_readout(kind, readout)

@@ -30,6 +30,7 @@ from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
 from kan_md.errors import user_error
 from kan_md.forms.networks import linear_weight
 from kan_md.model.conversion import (
+    NUM_SAMPLES,
     ROWS_PER_WEIGHT,
     Conversion,
     Upstream,
@@ -42,7 +43,6 @@ from kan_md.model.nequip_file import NequIPFile, read_nequip_file
 from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import model_input
 
-_NUM_SAMPLES = 8
 _ENERGIES = ".per_type_energy_scale_shift."
 _PACKAGES = {"nequip": "nequip", "allegro": "nequip-allegro"}
 """Names under which files note versions, and those of the distributions."""
@@ -84,7 +84,7 @@ def convert_nequip(
     arguments = own_arguments(backbone, builder, given)
     _load(upstream, weights, given)
     rng = np.random.default_rng(seed)
-    frames = list(structures) or random_structures(type_names, _NUM_SAMPLES, rng=rng)
+    frames = list(structures) or random_structures(type_names, NUM_SAMPLES, rng=rng)
 
     config = wanted_readout(arguments["readout"], readout)
     dtype_of_file = str(file.arguments["model_dtype"])
