@@ -28,6 +28,7 @@ class Choices(TypedDict, total=False):
     backend: Backend | Literal["auto"] | None
     device: str
     dtype: Dtype | None
+    elements: Sequence[str] | str | None
     passes: str
     bound: float | None
     operators: Operators
@@ -67,7 +68,7 @@ def choose_options(
     Raises:
         KanMdError: a choice is not allowed, or not together with another or with the model.
     """
-    dtype = dtype or checkpoint.dtype
+    dtype = dtype or default_dtype(checkpoint)
     check_choice("backend", backend, BACKENDS)
     check_choice("dtype", dtype, DTYPES)
     check_device(device, without="add --static-shapes to make a file for a GPU on this machine")
@@ -109,6 +110,16 @@ def choose_options(
         static_shapes=task.can_be_static and (for_gpu or backend == "aotinductor"),
         tf32=tf32,
     )
+
+
+def default_dtype(checkpoint: Checkpoint) -> Dtype:
+    """The dtype that the user chose in training or converting; else the fast one.
+
+    Other programs train in float64 by default, which says nothing of what a run needs.
+    """
+    summary = checkpoint.training_summary
+    not_chosen = "converted_from" in summary and not summary.get("dtype_chosen", False)
+    return "float32" if not_chosen else checkpoint.dtype
 
 
 def check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:

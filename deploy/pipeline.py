@@ -33,10 +33,12 @@ class Deployment:
 
     Attributes:
         path: of the written file.
+        trained_dtype: dtype of the model that was deployed.
         refused: backends that were tried and cannot compile the model, with their reasons.
     """
 
     path: Path
+    trained_dtype: str
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -84,7 +86,8 @@ def deploy_model(
             backbone has and keeps what is faster on the reference frames. ``None``:
             ``torchscript``, and the next one where that cannot compile the model.
         device: ``cpu`` or ``cuda``.
-        dtype: of the weights; the trained model's own where ``None``.
+        dtype: of the weights; where ``None`` the trained model's own, and ``float32`` of a model
+            converted from another program's, unless a dtype was chosen there.
         elements: what to keep of a model of many elements; all of them where ``None``.
         passes: ``default``, ``none`` or names with commas.
         bound: error that approximating passes may make, relative to a function's range; 0 leaves
@@ -134,7 +137,7 @@ def deploy_model(
                 raise
             refused[name] = error.reason
         else:
-            return Deployment(path, refused)
+            return Deployment(path, checkpoint.dtype, refused)
     raise AssertionError("the last backend returns or raises")
 
 
@@ -164,7 +167,7 @@ def _deploy_faster(
         target = output_path(model_path, output, fastest)
         with written_whole(target, make_folder=True) as temporary:
             shutil.copyfile(files[fastest], temporary)
-    return Deployment(target, refused)
+    return Deployment(target, checkpoint.dtype, refused)
 
 
 def _finished(model: DeployedModel, graph: Graph) -> torch.Tensor:

@@ -59,7 +59,10 @@ def convert(
     ] = None,
     dtype: Annotated[
         Literal["float32", "float64"] | None,
-        typer.Option(help="Precision of the weights; the original's by default."),
+        typer.Option(
+            help="Precision to train and deploy in; by default the original's to train and float32 "
+            "to deploy."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -36,7 +36,9 @@ def deploy(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[
         Literal["float32", "float64"] | None,
-        typer.Option(help="Precision of the weights; as trained by default."),
+        typer.Option(
+            help="Precision of the weights; as trained by default, float32 of a converted model."
+        ),
     ] = None,
     elements: Annotated[
         str | None,
@@ -119,7 +121,8 @@ def deploy(
             style="yellow",
         )
     task = task_of_manifest(manifest)
-    summary = _summary(manifest, result.path, task) | {"not_compiled": result.refused}
+    summary = _summary(manifest, result.path, task)
+    summary |= {"not_compiled": result.refused, "trained_dtype": result.trained_dtype}
     if as_json:
         typer.echo(json.dumps(summary))
         return
@@ -174,6 +177,8 @@ def _rows(summary: dict, manifest: Manifest, task: Task) -> Iterator[tuple[str, 
         yield name, summary[name]
     for backend, reason in summary["not_compiled"].items():
         yield f"not {backend}", f"which cannot compile this model: {reason}"
+    if manifest.dtype != summary["trained_dtype"]:
+        yield "precision", f"the model has {summary['trained_dtype']}, which --dtype keeps"
     if manifest.dtype == "float64":
         yield "faster", "--dtype float32 takes about half the time, with errors of about 1e-6"
     yield "types", " ".join(summary["types"])

@@ -38,7 +38,8 @@ def convert_model(
         head: which of several heads of a MACE model to keep.
         readout: what to put in place of upstream's readouts; ``None`` keeps them.
         structures: to compare on and to fit a KAN to; made up where there are none.
-        model_dtype: dtype to train and deploy in; the original's where ``None``.
+        model_dtype: dtype to train and deploy in; where ``None`` the original's to train in, and
+            float32 to deploy in.
         elements: what to keep of a model of many elements, see :func:`restrict`; all by default.
         seed: of new weights and of made-up structures.
 
@@ -51,6 +52,7 @@ def convert_model(
         structures = random_structures(chosen, NUM_SAMPLES, rng=rng)
     given = {"readout": readout, "structures": structures, "model_dtype": model_dtype, "seed": seed}
     result = _convert(path, trust=trust, head=head, **given)
+    result.checkpoint.training_summary["dtype_chosen"] = model_dtype is not None
     if chosen is None:
         return result
     return replace(result, checkpoint=restrict(result.checkpoint, chosen))

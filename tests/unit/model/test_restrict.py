@@ -1,4 +1,4 @@
-"""A model of many elements cut down to a few has the same energies, forces and repulsion."""
+"""A model of many elements cut down to a few; what it is deployed as."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,12 @@ from ase import Atoms
 from kan_md.cli.main import main
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.model.convert import convert_model
 from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import evaluate
 from kan_md.model.restrict import parse_elements, restrict
 from kan_md_deploy.archive import read_manifest
+from kan_md_deploy.options import default_dtype
 
 NAMES = ("H", "O", "Al", "Si", "Ti")
 KEPT = ["O", "Si", "Ti"]
@@ -91,3 +93,15 @@ def test_deploy_and_convert_keep_the_elements_that_are_asked_for(
         main(["convert", "--elements", "Si", "O", str(tmp_path / "foo.model"), "--trust"])
     assert ended.value.code == 0, capsys.readouterr().err
     assert load_checkpoint(tmp_path / "foo.pth").type_names == ["O", "Si"]
+
+
+def test_converted_float64_is_deployed_in_float32_unless_chosen(mace_torch_model, tmp_path):
+    torch.save(mace_torch_model([8, 14], num_interactions=1), tmp_path / "foo.model")
+    found = {}
+    for chosen in (None, "float64"):
+        result = convert_model(tmp_path / "foo.model", trust=True, model_dtype=chosen)
+        assert result.checkpoint.dtype == "float64"
+        found[chosen] = default_dtype(result.checkpoint)
+    assert found == {None: "float32", "float64": "float64"}
+    result.checkpoint.training_summary = {}
+    assert default_dtype(result.checkpoint) == "float64"  # chosen in a training of kan-md

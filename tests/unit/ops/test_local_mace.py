@@ -13,7 +13,7 @@ from ops_support import random_graph
 from kan_md.backbones.build import build_model
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.model.checkpoint import save_checkpoint
-from kan_md.model.convert import _mace_input, convert_mace
+from kan_md.model.convert_mace import _mace_input, convert_mace
 from kan_md.model.random_structures import random_structures
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
