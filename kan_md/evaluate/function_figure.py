@@ -105,9 +105,7 @@ def figure_title(functions: Sequence[LearnedFunction], name: str) -> str:
     )
     grids = any(np.isfinite(f.grid).any() and f.outside > 0 for f in functions)
     text = f"{name}: {what}; above each its root mean square over the {first.rows}"
-    counts = {f.type_name: int(f.counts.sum()) for f in functions}
-    numbers = ", ".join(
-        f"{count:,} of {name}" for name, count in list(counts.items())[:_MOST_NAMED]
-    )
+    counts = {f.type_name: f"{int(f.counts.sum()):,} of {f.type_name}" for f in functions}
+    numbers = ", ".join(list(counts.values())[:_MOST_NAMED])
     text += f"\ngrey: histogram of the arguments ({first.rows}: {numbers})"
     return text + ("; dotted: end of the grid" if grids else "")

@@ -119,7 +119,7 @@ def test_models_without_a_kan_at_their_output_are_refused(tiny_checkpoint):
         with pytest.raises(KanMdError, match="allowed: a potential with a KAN at its output"):
             learned_functions(checkpoint)
     checkpoint = load_checkpoint(tiny_checkpoint("allegro", readout={"sites": ["two_body"]}))
-    with pytest.raises(KanMdError, match="readout.kind kan at two_body"):
+    with pytest.raises(KanMdError, match=r"readout\.kind kan at two_body"):
         learned_functions(checkpoint)
     atom = [Atoms("Ag", [[0.0, 0.0, 0.0]])]
     with pytest.raises(KanMdError, match="too few atoms to draw functions over"):
