@@ -47,6 +47,7 @@ from kan_md.train.loaders import check_batches, evaluation_loader, train_loader
 from kan_md.train.log import EpochLog, LiveCurve, ProgressDisplay
 from kan_md.train.loggers import check_loggers
 from kan_md.train.loss_shares import LossShares
+from kan_md.train.memory import check_memory
 from kan_md.train.part_times import PartTimes, parts_line
 from kan_md.train.preparation import PreparedData, model_arguments, prepare_data
 from kan_md.train.processes import (
@@ -211,6 +212,8 @@ def _train(
     with nequip_settings(), quiet_lightning(), operators_in_layers() as with_operators:
         module = make_module(config, data, arguments, fresh=saved is None)
         describe(console, config, data, module)
+        if processes.is_first:
+            check_memory(module, data, config.training, processes, device)
         if config.readout.kind == "kan" and device == "cpu" and not with_operators:
             console.print("KAN layers in plain torch; faster after: kan-md build", highlight=False)
         files = CheckpointFiles(lambda: _keep(given, config, folder))

@@ -169,11 +169,14 @@ def test_refused_setting_is_named_and_nothing_is_touched(
     assert content_of(tmp_path / "r") == before
 
 
-@pytest.mark.parametrize("key", ["training.val_batch_size", "training.device"])
+@pytest.mark.parametrize("key", ["training.val_batch_size", "training.device", "training.form"])
 def test_setting_of_speed_alone_changes_no_number(begun, make_config, tmp_path, key):
-    value = {"training.val_batch_size": 1, "training.device": "cpu"}[key]
+    value = {"training.val_batch_size": 1, "training.device": "cpu", "training.form": "upstream"}[
+        key
+    ]
     resumed(begun, tmp_path / "r", make_config({"training.epochs": 3, key: value}))
-    assert largest_difference(weights(tmp_path / "r"), weights(begun[1])) < 1e-12
+    tolerance = 1e-8 if key == "training.form" else 1e-12  # other sums, the same numbers
+    assert largest_difference(weights(tmp_path / "r"), weights(begun[1])) < tolerance
 
 
 def test_results_alone_are_made_again(begun, make_config, tmp_path):
