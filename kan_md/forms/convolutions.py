@@ -226,33 +226,55 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return *_Gradients.apply(*ctx.saved_tensors, grad, *ctx.rest), None, None
+        return (
+            *_Gradients.apply(*ctx.saved_tensors, grad, *ctx.rest, is_asked_for(ctx, 2)),
+            None,
+            None,
+        )
 
 
 class _Gradients(torch.autograd.Function):
-    """∂T/∂w, ∂T/∂M and ∂T/∂X."""
+    """∂T/∂w, ∂T/∂M and, where asked for, ∂T/∂X."""
 
     @staticmethod
-    def forward(ctx, weights, matrices, features, field, ends, convolution):
+    def forward(ctx, weights, matrices, features, field, ends, convolution, by_features):
         ctx.save_for_backward(weights, matrices, features, field)
         ctx.rest = (ends, convolution)
+        ctx.set_materialize_grads(False)
         given = (weights, matrices, features, field)
-        return (
-            *convolution.differentiate(given, (), ends),
-            convolution.sum_messages((weights, matrices, field), (), ends, 1),
-        )
+        sums = None
+        if by_features:
+            sums = convolution.sum_messages((weights, matrices, field), (), ends, 1)
+        return *convolution.differentiate(given, (), ends), sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *along):
         weights, matrices, features, field = ctx.saved_tensors
         ends, convolution = ctx.rest
-        return (
-            *convolution.differentiate(ctx.saved_tensors, along, ends),
-            convolution.sum_messages((weights, matrices, field), along[:2], ends, 1),
-            convolution.sum_messages((weights, matrices, features), along, ends, 0),
-            *(None, None),
+        along = tuple(
+            torch.zeros_like(like) if direction is None else direction
+            for direction, like in zip(along, ctx.saved_tensors[:3], strict=True)
         )
+        by_features = by_field = None
+        if is_asked_for(ctx, 2):
+            by_features = convolution.sum_messages((weights, matrices, field), along[:2], ends, 1)
+        if is_asked_for(ctx, 3):
+            by_field = convolution.sum_messages((weights, matrices, features), along, ends, 0)
+        by_edges = convolution.differentiate(ctx.saved_tensors, along, ends)
+        return *by_edges, by_features, by_field, *(None, None, None)
+
+
+def is_asked_for(ctx: torch.autograd.function.FunctionCtx, number: int) -> bool:
+    """Whether the gradient by an argument goes anywhere in the reverse pass that is going on.
+
+    Forces ask for nothing by the weights, the gradient of a loss by the weights for nothing by the
+    positions.
+    """
+    node, _ = ctx.next_functions[number]
+    if node is None or not ctx.needs_input_grad[number]:
+        return False
+    return node.name().endswith("AccumulateGrad") or torch._C._will_engine_execute_node(node)
 
 
 def _replaced(
