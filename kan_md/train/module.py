@@ -93,6 +93,10 @@ class _KanModel:
             loss = loss + regularization(self.model, **self.penalties)
         return loss
 
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate by the parameters alone: upstream's forces leave a way to the positions."""
+        loss.backward(*args, inputs=trainable_parameters(self.model), **kwargs)
+
     def on_train_start(self) -> None:
         """Sums of a checkpoint within an epoch are those of all processes: they count once."""
         if self.trainer.global_rank > 0:

@@ -100,10 +100,16 @@ def make_batch(r_max: float, cells: int) -> AtomicDataDict.Type:
 
 
 def training_step(
-    call: Callable, model: GraphModel, batch: AtomicDataDict.Type
+    call: Callable, model: GraphModel, batch: AtomicDataDict.Type, *, form: str
 ) -> Callable[[], None]:
-    """A step of Adam on squared errors of energies, forces and stresses against zero."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
+    """A step of Adam on squared errors of energies, forces and stresses against zero.
+
+    The gradient is taken by the parameters alone, as ``kan-md train`` does, or by all that the
+    forces were made of, as ``nequip-train`` and ``mace_run_train`` do for the form ``upstream``.
+    """
+    parameters = list(model.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=1e-6)
+    alone = {} if form == "upstream" else {"inputs": [p for p in parameters if p.requires_grad]}
     labels = (
         AtomicDataDict.TOTAL_ENERGY_KEY,
         AtomicDataDict.FORCE_KEY,
@@ -113,7 +119,7 @@ def training_step(
     def step() -> None:
         optimizer.zero_grad()
         out = call(dict(batch))
-        sum(out[label].square().mean() for label in labels).backward()
+        sum(out[label].square().mean() for label in labels).backward(**alone)
         optimizer.step()
 
     return step
@@ -124,7 +130,7 @@ def _times(name: str, calls: int, cells: int) -> dict:
     steps = {}
     for form in FORMS:
         model = make_model(name)
-        steps[form] = training_step(Form(model, form), model, batch)
+        steps[form] = training_step(Form(model, form), model, batch, form=form)
     times: dict[str, list[float]] = {form: [] for form in FORMS}
     for number in range(_WARM_UP + calls):
         for form, step in steps.items():
@@ -148,7 +154,7 @@ def _condense(values: Sequence[float]) -> list[float]:
 def _peak(name: str, form: str, cells: int) -> float:
     """MiB that two steps add at most to what the process had before."""
     model, batch = make_model(name), make_batch(MODELS[name]["r_max"], cells)
-    step = training_step(Form(model, form), model, batch)
+    step = training_step(Form(model, form), model, batch, form=form)
     before = _memory("VmRSS")
     step()
     step()
