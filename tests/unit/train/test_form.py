@@ -31,9 +31,9 @@ def test_losses_of_a_training_are_those_of_upstreams_form(make_config, tmp_path)
 def test_form_is_told_and_recorded(make_config, tmp_path):
     console = Console(record=True, width=200)
     train(make_config({"training.epochs": 1}), tmp_path / "run", console=console)
-    form = "fast: products of weights are formed once per step"
+    form = json.loads((tmp_path / "run" / "metrics.json").read_text())["form"]
+    assert form.startswith(("fast: products of weights", "fast: one operator"))
     assert f"form {form}" in console.export_text()
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["form"] == form
 
 
 def test_form_that_is_not_there_is_refused_before_anything_is_written(make_config, tmp_path):
