@@ -194,8 +194,9 @@ template <typename T, int L> class Centre {
       }
       const T t = work_.place[e];
       for (int64_t f = 0; f < width; f += kLanes) {
-        Vec<T> value = load(row + 5 * width + f);
-        for (int power = 4; power >= 0; --power) value = value * t + load(row + power * width + f);
+        const Vec<T> value = quintic<Vec<T>>(t, [&](int power) __attribute__((always_inline)) {
+          return load(row + power * width + f);
+        });
         store(out + f, value);
       }
     }
@@ -213,9 +214,11 @@ template <typename T, int L> class Centre {
       const T t = work_.place[e];
       Vec<T> total{};
       for (int64_t f = 0; f < width; f += kLanes) {
-        Vec<T> slope = 5 * load(row + 5 * width + f);
-        for (int power = 4; power >= 1; --power)
-          slope = slope * t + static_cast<T>(power) * load(row + power * width + f);
+        Vec<T> slope;
+        quintic<Vec<T>>(
+            t,
+            [&](int power) __attribute__((always_inline)) { return load(row + power * width + f); },
+            slope);
         total += slope * load(grad + f);
       }
       radial[e] = sum<T>(total);

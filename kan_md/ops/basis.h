@@ -11,10 +11,6 @@
 
 namespace kan_md::ops {
 
-// For what the loops over points call. There are so many of those loops that the compiler's budget for
-// inlining runs out, and vectors would go through memory.
-#define KAN_MD_INLINE __attribute__((always_inline)) inline
-
 template <typename T> struct IntegerVector {
   typedef typename ExpTraits<T>::Integer Integer;
   typedef Integer Type __attribute__((vector_size(kVectorBytes)));

@@ -10,7 +10,7 @@
 #ifndef KAN_MD_OPS_CONVOLUTION_KERNELS_H
 #define KAN_MD_OPS_CONVOLUTION_KERNELS_H
 
-#include "radial_spline.h"
+#include "piecewise.h"
 #include "simd.h"
 #include "spherical_harmonics.h"
 

@@ -1,6 +1,6 @@
 #include "convolution_plan.h"
 
-#include "radial_spline.h"
+#include "piecewise.h"
 #include "simd.h"
 #include "spherical_harmonics.h"
 

@@ -4,7 +4,7 @@
 #ifndef KAN_MD_OPS_NEIGHBOURS_H
 #define KAN_MD_OPS_NEIGHBOURS_H
 
-#include "radial_spline.h"
+#include "piecewise.h"
 #include "simd.h"
 #include "spherical_harmonics.h"
 
@@ -173,16 +173,14 @@ void EdgeTerms<T>::fill(const R *vectors, const int64_t *centres, const int64_t 
   for (int64_t e = begin; e < end; ++e) {
     const double x = vectors[3 * e], y = vectors[3 * e + 1], z = vectors[3 * e + 2];
     const int64_t row = num_pairs == 1 ? 0 : types[centres[e]] * num_types + types[neighbours[e]];
-    T *w = weights.get() + kSplineWeights * e;
+    T *const w = weights.get() + kSplineWeights * e;
+    T *const s = with_slopes_ ? slopes.get() + kSplineWeights * e : nullptr;
     SplinePlace place;
     if (spline_place(std::sqrt(x * x + y * y + z * z), cutoffs[row], num_knots, place)) {
-      spline_weights<T>(static_cast<T>(place.t), w);
-      if (with_slopes_)
-        spline_slopes<T>(static_cast<T>(place.t), static_cast<T>(place.inverse_step),
-                         slopes.get() + kSplineWeights * e);
+      spline_weights(static_cast<T>(place.t), static_cast<T>(place.inverse_step), w, s);
     } else {
       std::fill_n(w, kSplineWeights, T(0));
-      if (with_slopes_) std::fill_n(slopes.get() + kSplineWeights * e, kSplineWeights, T(0));
+      if (s) std::fill_n(s, kSplineWeights, T(0));
     }
     knot.get()[e] = place.knot;
     pair.get()[e] = static_cast<int32_t>(row);

@@ -4,7 +4,6 @@
 #define KAN_MD_OPS_PLAN_READER_H
 
 #include "dense.h"
-#include "interval_table.h"
 #include "kan_rows.h"
 #include "piecewise.h"
 #include "simd.h"

@@ -10,6 +10,10 @@
 #include <cstdint>
 #include <cstring>
 
+// For what the loops over points call. There are so many of those loops that the compiler's budget for
+// inlining runs out, and vectors would go through memory.
+#define KAN_MD_INLINE __attribute__((always_inline)) inline
+
 namespace kan_md::ops {
 
 #if defined(__AVX512F__)
