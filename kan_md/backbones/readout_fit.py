@@ -21,14 +21,12 @@ class ReadoutFit:
 
     Attributes:
         num_samples: rows that were fitted.
-        num_held_out: rows that were only predicted.
         rms: root mean square of the fitted rows' errors, in the units of the targets.
         rms_held_out: the same for the held-out rows.
         spread: standard deviation of the targets: the error of a constant.
     """
 
     num_samples: int
-    num_held_out: int
     rms: float
     rms_held_out: float
     spread: float
@@ -113,7 +111,6 @@ def fit_readout(
     errors = (kan(features) - targets).double()
     return ReadoutFit(
         num_samples=len(fitted),
-        num_held_out=len(held_out),
         rms=float(errors[fitted].square().mean().sqrt()),
         rms_held_out=float(errors[held_out].square().mean().sqrt()),
         spread=float(targets.double().std()),

@@ -40,8 +40,3 @@ def save_report(report: Report, folder: Path, *, name: str, figure: Path | None 
     save_report_figure(report, figure)
     text = f"# {report.title}\n\n" + markdown(report, figure=os.path.relpath(figure, folder))
     save_atomically(folder / f"{name}.md", lambda part: part.write_text(text))
-
-
-def load_report(path: Path) -> Report:
-    """Read a ``NAME.json``."""
-    return Report.from_json(path.read_text())

@@ -49,11 +49,6 @@ class ConvolutionSpec:
         return self.irreps_in[self.paths[path][0]][0]
 
     @property
-    def in_dim(self) -> int:
-        """Numbers per atom that go in."""
-        return sum(channels * (2 * degree + 1) for channels, degree in self.irreps_in)
-
-    @property
     def irreps_out(self) -> list[tuple[int, int]]:
         """(channels, l) of the output irreps."""
         found: dict[int, tuple[int, int]] = {}
@@ -107,24 +102,6 @@ def pack_table(values: torch.Tensor, spec: ConvolutionSpec) -> torch.Tensor:
         group = group.unflatten(4, (-1, block)).permute(0, 4, 1, 2, 3, 5)
         pieces.append(group.reshape(num_pairs, -1))
     return torch.cat(pieces, dim=1).contiguous()
-
-
-def unpack_table(table: torch.Tensor, spec: ConvolutionSpec, num_knots: int) -> torch.Tensor:
-    """Undo :func:`pack_table`: [num_pairs, num_knots, 3, num_functions]."""
-    num_pairs, block = table.size(0), block_of(table.dtype)
-    by_path: dict[int, torch.Tensor] = {}
-    start = 0
-    for channels, numbers in spec.groups():
-        num_blocks = -(-channels // block)
-        size = num_blocks * num_knots * len(numbers) * KNOT_VALUES * block
-        group = table[:, start : start + size].view(
-            num_pairs, num_blocks, num_knots, len(numbers), KNOT_VALUES, block
-        )
-        start += size
-        group = group.permute(0, 2, 3, 4, 1, 5).flatten(4)[..., :channels]
-        for position, number in enumerate(numbers):
-            by_path[number] = group[:, :, position]
-    return torch.cat([by_path[number] for number in range(len(spec.paths))], dim=3)
 
 
 def pack_pieces(coefficients: torch.Tensor) -> torch.Tensor:
@@ -222,8 +199,3 @@ def pack_coefficients(values: torch.Tensor) -> torch.Tensor:
     padded = values.new_zeros(num_types, num_terms, num_blocks * block)
     padded[:, :, :channels] = values
     return padded.view(num_types, num_terms, num_blocks, block).transpose(1, 2).contiguous()
-
-
-def unpack_coefficients(packed: torch.Tensor, channels: int) -> torch.Tensor:
-    """Undo :func:`pack_coefficients`."""
-    return packed.transpose(1, 2).flatten(2)[..., :channels]

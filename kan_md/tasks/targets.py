@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -112,8 +111,3 @@ STRESS = Target(
     named_by_key=True,
 )
 POTENTIAL_TARGETS = (ENERGY, FORCES, STRESS)
-
-
-def has_labels(atoms: Atoms, targets: Mapping[str, Target]) -> bool:
-    """Whether a structure carries every one of these labels."""
-    return all(target.label(atoms) is not None for target in targets.values())

@@ -10,7 +10,7 @@ from math import factorial, sqrt
 
 import torch
 
-from kan_md.ops.layout import ConvolutionSpec, unpack_coefficients, unpack_table
+from kan_md.ops.layout import KNOT_VALUES, ConvolutionSpec, block_of
 
 
 def spherical_harmonics(unit: torch.Tensor, l_max: int) -> torch.Tensor:
@@ -227,3 +227,26 @@ def piecewise_sum(
         slope = slope * u + value
         value = value * u + c[..., power]
     return value.sum(1, keepdim=True), slope * inverse_step
+
+
+def unpack_table(table: torch.Tensor, spec: ConvolutionSpec, num_knots: int) -> torch.Tensor:
+    """Undo :func:`pack_table`: [num_pairs, num_knots, 3, num_functions]."""
+    num_pairs, block = table.size(0), block_of(table.dtype)
+    by_path: dict[int, torch.Tensor] = {}
+    start = 0
+    for channels, numbers in spec.groups():
+        num_blocks = -(-channels // block)
+        size = num_blocks * num_knots * len(numbers) * KNOT_VALUES * block
+        group = table[:, start : start + size].view(
+            num_pairs, num_blocks, num_knots, len(numbers), KNOT_VALUES, block
+        )
+        start += size
+        group = group.permute(0, 2, 3, 4, 1, 5).flatten(4)[..., :channels]
+        for position, number in enumerate(numbers):
+            by_path[number] = group[:, :, position]
+    return torch.cat([by_path[number] for number in range(len(spec.paths))], dim=3)
+
+
+def unpack_coefficients(packed: torch.Tensor, channels: int) -> torch.Tensor:
+    """Undo :func:`pack_coefficients`."""
+    return packed.transpose(1, 2).flatten(2)[..., :channels]

@@ -8,7 +8,7 @@ import torch
 from e3nn import o3
 from ops_support import RandomGraph, check_reverse, random_graph
 
-from kan_md.ops.layout import ConvolutionSpec, pack_table, unpack_table
+from kan_md.ops.layout import ConvolutionSpec, pack_table
 
 CUTOFF = 2.2
 NUM_KNOTS = 9
@@ -46,7 +46,8 @@ def couplings_of(spec: ConvolutionSpec) -> torch.Tensor:
 
 def arguments(spec: ConvolutionSpec, graph: RandomGraph, dtype: torch.dtype, *, num_pairs: int):
     values = torch.randn(num_pairs, NUM_KNOTS, 3, spec.num_functions, dtype=dtype)
-    x = torch.randn(len(graph.atom_types) * spec.in_dim, dtype=dtype)
+    in_dim = sum(channels * (2 * degree + 1) for channels, degree in spec.irreps_in)
+    x = torch.randn(len(graph.atom_types) * in_dim, dtype=dtype)
     cutoffs = CUTOFF - 0.1 * torch.arange(num_pairs, dtype=torch.float64)
     return (
         graph.edge_vectors,
@@ -234,7 +235,7 @@ def test_plain_form_is_e3nns_tensor_product_with_interpolated_weights():
     found = plain_operators.convolution(*args)
 
     lengths = graph.edge_vectors.norm(dim=1)
-    values = unpack_table(args[4], spec, NUM_KNOTS)
+    values = plain_operators.unpack_table(args[4], spec, NUM_KNOTS)
     weights = plain_operators.hermite(lengths, torch.zeros(30, dtype=torch.int64), values, args[5])
     harmonics = o3.spherical_harmonics(
         [0, 1, 2], graph.edge_vectors, normalize=True, normalization="component"
@@ -325,4 +326,4 @@ def test_unknown_type_is_refused(operators):
 def test_packing_a_table_loses_nothing():
     values = torch.randn(2, 5, 3, NEQUIP_LIKE.num_functions)
     packed = pack_table(values, NEQUIP_LIKE)
-    assert torch.equal(unpack_table(packed, NEQUIP_LIKE, 5), values)
+    assert torch.equal(plain_operators.unpack_table(packed, NEQUIP_LIKE, 5), values)
