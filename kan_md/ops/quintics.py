@@ -1,7 +1,7 @@
 """Polynomials of degree five on pieces: the one kind of table that a function of one variable has.
 
-A piece holds the powers of the place u in [0, 1] inside it. How pieces follow each other is what
-differs, and each has its reason:
+A piece holds the powers of the place u in [0, 1] inside it, and ``quintic`` of ``piecewise.h`` is
+what evaluates it. How pieces follow each other is what differs, and each has its reason:
 
 - :mod:`kan_md.ops.interval_tables`: cut anywhere, for functions of a distance whose derivatives
   jump. An operator of a whole model finds the piece of a distance once for all its functions.
