@@ -20,6 +20,7 @@ from kan_md.ops.interval_tables import IntervalTable, locate_cells, make_interva
 from kan_md.ops.layout import block_of, pack_pieces
 from kan_md_deploy.passes.tables.kan_fit import fit_layer
 from kan_md_deploy.passes.tables.non_smooth_distances import find_non_smooth_distances
+from kan_md_deploy.passes.tables.size import check_table_size
 
 _BASES = ("bspline", "gaussian", "fourier")  # enum Basis in kan_rows.h
 _SAMPLES = 400
@@ -115,6 +116,7 @@ class OperatorWeights:
         """
         places = (torch.arange(_SAMPLES, dtype=torch.float64) + 0.5) / _SAMPLES
         with torch.no_grad():
+            check_table_size(len(cutoffs), columns(cutoffs[0] * places[:1], 0).size(1))
             largest = [columns(c * places, p).abs().amax(0) for p, c in enumerate(cutoffs)]
         scale = torch.stack(largest).amax(0).clamp_min(1e-300)
         scaled = [lambda r, p=p: columns(r, p) / scale for p in range(len(cutoffs))]

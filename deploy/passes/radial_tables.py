@@ -22,6 +22,7 @@ from kan_md.ops.quintics import hermite_powers
 from kan_md.ops.tables import BoundNotReachedError, make_table
 from kan_md_deploy.manifest import pair_cutoffs
 from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.tables.size import check_table_size
 
 _SAMPLES = 1200
 """Distances at which the space of the functions is found."""
@@ -180,6 +181,7 @@ def tabulate(
         BoundNotReachedError: the bound needs too many knots.
     """
     pairs = range(len(cutoffs))
+    check_table_size(len(cutoffs), functions(_lengths(cutoffs[0], 2), 0).size(1))
     samples = [_lengths(cutoff, _SAMPLES) for cutoff in cutoffs]
     exact = [_with_slope(functions, samples[pair], pair) for pair in pairs]
     values = torch.cat([value for value, _ in exact])

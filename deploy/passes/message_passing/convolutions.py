@@ -11,6 +11,7 @@ from kan_md.ops.layout import ConvolutionSpec
 from kan_md.ops.modules import Convolution
 from kan_md.ops.tables import RadialFunction, make_table
 from kan_md_deploy.passes.message_passing.linear_maps import channel_slices, couplings_of
+from kan_md_deploy.passes.tables.size import check_table_size
 
 TABLE_BOUND = {torch.float32: 1e-6, torch.float64: 1e-10}
 """Largest error of a table, relative to the function, that a file of this dtype can bear."""
@@ -83,6 +84,7 @@ def fuse_convolution(
         degrees.append((l1, l2, irrep.l, sign * instruction.path_weight))
 
     columns = torch.cat([weights[number] for number in order])
+    check_table_size(len(functions), len(columns))
     table = make_table(
         [_selected(function, columns) for function in functions], cutoffs, bound=bound
     )

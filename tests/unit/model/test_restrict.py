@@ -12,6 +12,7 @@ from kan_md.model.convert import convert_model
 from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import evaluate
 from kan_md.model.restrict import parse_elements, restrict
+from kan_md_deploy import deploy
 from kan_md_deploy.archive import read_manifest
 from kan_md_deploy.options import default_dtype
 
@@ -105,3 +106,10 @@ def test_converted_float64_is_deployed_in_float32_unless_chosen(mace_torch_model
     assert found == {None: "float32", "float64": "float64"}
     result.checkpoint.training_summary = {}
     assert default_dtype(result.checkpoint) == "float64"  # chosen in a training of kan-md
+
+
+def test_tables_of_too_many_pairs_are_refused_with_the_remedy(tiny_checkpoint, monkeypatch):
+    path = tiny_checkpoint("mace", type_names=NAMES, r_max=3.8, **MODELS["mace"])
+    monkeypatch.setattr("kan_md_deploy.passes.tables.size.MOST_COLUMNS", 150)
+    with pytest.raises(KanMdError, match=r"functions of 25 pairs; .*keep some of .*--elements"):
+        deploy(path, path.with_name("many.deployed.pth"))
