@@ -35,8 +35,15 @@ def knows_product_with_types(product: torch.nn.Module) -> bool:
     )
 
 
-def typed_matrices(product: FullyConnectedTensorProduct) -> Matrices:
-    """[types, channels in, channels out] of every path, for one-hot types as second argument."""
+def typed_matrices(
+    product: FullyConnectedTensorProduct, rows: torch.Tensor | None = None
+) -> Matrices:
+    """[types, channels in, channels out] of every path.
+
+    Args:
+        product: that :func:`knows_product_with_types` knows.
+        rows: [types, scalars], its second argument for each type; one-hot where None.
+    """
     found: Matrices = {}
     for number, path in enumerate(product.instructions):
         degree = product.irreps_in1[path.i_in1].ir.l
@@ -44,30 +51,27 @@ def typed_matrices(product: FullyConnectedTensorProduct) -> Matrices:
             wigner_3j(degree, 0, degree, dtype=torch.float64)[0, 0, 0]
         )
         weight = product.weight_view_for_instruction(number).transpose(0, 1) * factor
+        if rows is not None:
+            weight = torch.tensordot(rows, weight, dims=1)
         place = (path.i_in1, path.i_out)
         found[place] = weight if place not in found else found[place] + weight
     return found
 
 
-def between_irreps(matrices: Matrices, irreps_in: Irreps, irreps_out: Irreps) -> Matrices:
-    """The same between irreps of which those that go out come once: what enters, side by side.
+def joined_by_kind(matrices: Matrices, irreps_in: Irreps, irreps_out: Irreps) -> list[torch.Tensor]:
+    """For each irreps that goes out, the matrices of all of its kind that come in, one below other.
 
-    Returns:
-        By (0, number of the output), [channels of all inputs of its kind, channels out].
+    Args:
+        matrices: of a linear map.
+        irreps_in: of it, some kinds several times.
+        irreps_out: of it, every kind once and fed by something.
     """
-    found: Matrices = {}
-    for output, (mul, ir) in enumerate(irreps_out):
-        rows = []
-        for number, (channels, kind) in enumerate(irreps_in):
-            if kind == ir:
-                known = matrices.get((number, output))
-                if known is None:
-                    like = next(iter(matrices.values()))
-                    known = like.new_zeros(*like.shape[:-2], channels, mul)
-                rows.append(known)
-        if rows:
-            found[0, output] = torch.cat(rows, dim=-2)
-    return found
+    return [
+        torch.cat(
+            [matrices[source, target] for source, (_, kind) in enumerate(irreps_in) if kind == ir]
+        )
+        for target, (_, ir) in enumerate(irreps_out)
+    ]
 
 
 def knows_network(network: torch.nn.Module) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from e3nn.o3 import Irreps
+from e3nn.o3 import Irrep, Irreps
 from nequip.data import AtomicDataDict
 from nequip.nn import with_edge_vectors_
 
@@ -27,11 +27,12 @@ from kan_md.backbones.mace_modules import (
     MACEReadout,
 )
 from kan_md.forms.activation import TwiceSiLU
+from kan_md.forms.atoms_by_type import AtomsByType
 from kan_md.forms.contraction import Contraction, knows_contraction
 from kan_md.forms.convolutions import Convolution, Ends, knows_product
 from kan_md.forms.equivariant_weights import (
     Matrices,
-    between_irreps,
+    joined_by_kind,
     knows_linear,
     knows_network,
     knows_product_with_types,
@@ -75,6 +76,7 @@ def why_not(energy: torch.nn.Module) -> str | None:
             and knows_product_with_types(interaction.skip_tp)
             and all(map(knows_linear, (interaction.linear_up, interaction.linear, product.linear)))
             and _has_each_irreps_once(interaction.irreps_out, product.linear.irreps_out)
+            and _kinds(interaction.irreps_out) <= _kinds(interaction.conv_tp.irreps_out)
             and all(
                 knows_network(getattr(interaction, name))
                 for name in ("conv_tp_weights", "density_fn")
@@ -89,7 +91,11 @@ def why_not(energy: torch.nn.Module) -> str | None:
 
 
 def _has_each_irreps_once(*several: Irreps) -> bool:
-    return all(len({ir for _, ir in irreps}) == len(irreps) for irreps in several)
+    return all(len(_kinds(irreps)) == len(irreps) for irreps in several)
+
+
+def _kinds(irreps: Irreps) -> set[Irrep]:
+    return {ir for _, ir in irreps}
 
 
 class MACEForm(torch.nn.Module):
@@ -128,40 +134,6 @@ class MACEForm(torch.nn.Module):
                     data = with_edge_vectors_(data, with_lengths=True)
                 data = part(data)
         return data
-
-
-class AtomsByType:
-    """Atoms sorted by type.
-
-    Args:
-        data: of all frames.
-        num_types: of the model.
-
-    Attributes:
-        rank: [num_atoms], where each atom comes.
-        types: [num_atoms], in that order.
-        counts: number and count of each type that there is.
-    """
-
-    def __init__(self, data: AtomicDataDict.Type, num_types: int):
-        types = data[AtomicDataDict.ATOM_TYPE_KEY].view(-1)
-        self.num_types, self.num_atoms = num_types, types.numel()
-        self.types, order = torch.sort(types, stable=True)
-        self.rank = torch.empty_like(order).index_copy_(
-            0, order, torch.arange(self.num_atoms, device=order.device)
-        )
-        counts = torch.bincount(types, minlength=num_types).tolist()
-        self.counts = [(number, count) for number, count in enumerate(counts) if count]
-
-    def multiply(self, x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-        """Rows x [num_atoms, rows, in] by the matrices of their types, [types, in, out]."""
-        pieces = torch.split(x, [count for _, count in self.counts])
-        return torch.cat(
-            [
-                (piece.reshape(-1, x.size(2)) @ matrices[number]).view(*piece.shape[:2], -1)
-                for piece, (number, _) in zip(pieces, self.counts, strict=True)
-            ]
-        )
 
 
 class _Edges:
@@ -296,14 +268,13 @@ class _Layer:
             )
         ]
         outgoing = Irreps(interaction.irreps_out)
-        # e3nn's linear map joins neighbouring irreps of one kind.
-        maps = between_irreps(
+        maps = joined_by_kind(
             linear_matrices(interaction.linear), Irreps(interaction.linear.irreps_in), outgoing
         )
         found = []
-        for number, (_, ir) in enumerate(outgoing):
+        for (_, ir), matrix in zip(outgoing, maps, strict=True):
             own = [p for p, (_, kind) in zip(pieces, middle, strict=True) if kind == ir]
-            found.append((torch.cat(own, dim=2), maps[0, number]))
+            found.append((torch.cat(own, dim=2), matrix))
         return found
 
     def _mapped(self, messages: list[Mapped], atoms: AtomsByType) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""NequIP with convolutions of its own and each pair of atoms evaluated once.
+"""NequIP with convolutions of its own, each pair of atoms evaluated once, skips folded by type.
 
 Everything else is upstream's, called as it is.
 """
@@ -6,13 +6,16 @@ Everything else is upstream's, called as it is.
 from __future__ import annotations
 
 import torch
-from e3nn.o3 import Irreps
+from e3nn.o3 import FullyConnectedTensorProduct, Irreps
 from nequip.data import AtomicDataDict
 from nequip.nn import ConvNetLayer
 from nequip.nn._tp_scatter_base import TensorProductScatter
+from nequip.nn.embedding import NodeTypeEmbed
 
 from kan_md.forms.activation import twice_differentiable
+from kan_md.forms.atoms_by_type import AtomsByType
 from kan_md.forms.convolutions import Convolution, Ends, knows_product
+from kan_md.forms.equivariant_weights import knows_product_with_types, typed_matrices
 from kan_md.forms.half_edges import HalfEdges
 from kan_md.forms.replaced_module import with_module_replaced
 
@@ -57,12 +60,20 @@ class NequIPForm(torch.nn.Module):
         ends = Ends(halves.centre, halves.neighbour, AtomicDataDict.num_nodes(data))
         last, pairs = list(self._convolutions)[-1], halves.evaluated(data)
         parts = dict(energy.named_children())
+        atoms = None
+        if _knows_only_types(parts.get("type_embed")):
+            atoms = AtomsByType(data, parts["type_embed"].num_types)
         if "pair_potential" in parts:  # it sees all edges
             data = parts["edge_norm"](data)
         for name in list(parts):
             part = parts.pop(name)
             if name in self._convolutions:
                 part = _with_convolution(part, self._convolutions[name], halves, ends)
+                if atoms is not None and knows_product_with_types(part.conv.sc):
+                    skip = _SkipByType(part.conv.sc, atoms)
+                    part = with_module_replaced(
+                        part, "conv", with_module_replaced(part.conv, "sc", skip)
+                    )
             pairs = part(pairs)
             if name == last:
                 break
@@ -71,6 +82,37 @@ class NequIPForm(torch.nn.Module):
         for part in parts.values():
             data = part(data)
         return data
+
+
+def _knows_only_types(embedding: torch.nn.Module | None) -> bool:
+    """Whether an atom's attributes are those of its type."""
+    return type(embedding) is NodeTypeEmbed and not embedding.do_categorical_graph_field_embed
+
+
+class _SkipByType(torch.nn.Module):
+    """Upstream's skip connection as a matrix for each type."""
+
+    def __init__(self, product: FullyConnectedTensorProduct, atoms: AtomsByType):
+        super().__init__()
+        self._product, self.atoms = (product,), atoms
+
+    def forward(self, x: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
+        (product,) = self._product
+        rows = attributes.index_select(0, self.atoms.one_of_each())
+        widths = [mul * ir.dim for mul, ir in product.irreps_in1]
+        blocks = [
+            part.unflatten(1, (mul, ir.dim)).transpose(1, 2)
+            for part, (mul, ir) in zip(
+                torch.split(x.index_select(0, self.atoms.order), widths, dim=1),
+                product.irreps_in1,
+                strict=True,
+            )
+        ]
+        out = [x.new_zeros(len(x), ir.dim, mul) for mul, ir in product.irreps_out]
+        for (source, target), matrices in typed_matrices(product, rows).items():
+            out[target] = out[target] + self.atoms.multiply(blocks[source], matrices)
+        result = torch.cat([block.transpose(1, 2).flatten(1) for block in out], dim=1)
+        return result.index_select(0, self.atoms.rank)
 
 
 def _with_convolution(

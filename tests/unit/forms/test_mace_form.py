@@ -105,6 +105,20 @@ def test_form_is_upstreams_model_with_all_gradients(mace, computed_by):
             assert_same(results(form, mace, batch), results(mace, mace, batch))
 
 
+@pytest.mark.parametrize("computed_by", ["operators", "plain torch"])
+def test_second_derivatives_by_positions_are_upstreams(computed_by):
+    if computed_by == "operators" and not is_built():
+        pytest.skip("needs the operators: kan-md build")
+    model, found = make_mace(**TWO), []
+    with operators_in_layers() if computed_by == "operators" else contextlib.nullcontext():
+        for call in (Form(model, "fast"), model):
+            batch = make_batch(cells()[:1])
+            positions = batch["pos"].requires_grad_()
+            out = call(dict(batch))
+            found.append(torch.autograd.grad(out["forces"][1, 0], positions)[0])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
 def test_model_with_fixed_weights_is_the_same_function():
     model, batch = make_mace(**TWO).eval(), make_batch(cells())
     expected, fixed = model(dict(batch)), with_fixed_weights(model)
