@@ -19,6 +19,7 @@ from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import sha256_of
 from kan_md_deploy.judged_graphs import judged_graphs
 from kan_md_deploy.manifest import describe_model
+from kan_md_deploy.on_lists import with_lists
 from kan_md_deploy.options import Options
 from kan_md_deploy.output import write_judged
 from kan_md_deploy.passes.base import PassContext
@@ -77,7 +78,7 @@ def compile_model(
             model_sha256=sha256_of(model_path),
             **description,
         )
-        edge_model = task.edge_model(model).to(options.device)
+        edge_model = with_lists(task.edge_model(model)).to(options.device)
     set_tf32(options.tf32)
     example = max(graphs, key=lambda graph: graph[0].size(0))
     others = [name for name in task.backends if name != options.backend]

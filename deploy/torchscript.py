@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from e3nn.util.jit import script
 
-from kan_md.contract import MANIFEST_KEY
+from kan_md.contract import LISTS_METHOD, MANIFEST_KEY
 from kan_md_deploy.errors import not_compiled
 
 
@@ -43,7 +43,8 @@ def compile_torchscript(
     """
     with _deprecation_silenced():
         try:
-            return torch.jit.freeze(script(edge_model.eval()))
+            kept = [name for name in (LISTS_METHOD,) if hasattr(edge_model, name)]
+            return torch.jit.freeze(script(edge_model.eval()), preserved_attrs=kept)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             raise not_compiled("TorchScript", error, remedy=remedy) from error
 

@@ -35,6 +35,10 @@ FORMAT_VERSION = 1
 MANIFEST_KEY = "kan_md_manifest"
 """Name of the TorchScript extra file and of the AOTInductor metadata entry."""
 
+LISTS_METHOD = "on_lists"
+"""Method of a TorchScript file that LAMMPS may compute on its neighbour list without ``forward``.
+Files need not have it; see :mod:`kan_md_deploy.on_lists`."""
+
 INPUT_FIELDS = ("edge_vectors", "edge_index", "atom_types", "num_local")
 OUTPUT_FIELDS = ("atomic_energy", "edge_forces")
 

@@ -34,6 +34,12 @@ LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::Int
   const int64_t num_intervals = rows.size(1);
   table = read.template tensor<T>({num_pairs, num_intervals, 6, functions()});
   intervals = read.intervals(num_pairs, num_intervals);
+  // So that no edge divides.
+  for (const IntervalEnds &pair : intervals) {
+    cells_per_length.push_back(static_cast<double>(pair.num_cells) / pair.ends[num_intervals]);
+    for (int64_t n = 0; n < num_intervals; ++n)
+      inverse_widths.push_back(1.0 / (pair.ends[n + 1] - pair.ends[n]));
+  }
   const at::Tensor &code = read.peek();
   program = read.template tensor<int32_t>({code.numel()});
   const at::Tensor &terms = read.peek();

@@ -30,10 +30,12 @@ template <typename T> struct LocalMacePlan {
   int64_t channels = 0;     // of the neighbourhood's expansion
   int64_t densities = 0;    // scalars that the embedding reads
   int64_t num_pairs = 0;
-  const T *table = nullptr;               // [num_pairs, num_intervals, 6, (l_max + 1) * channels]
-  std::vector<IntervalEnds> intervals;    // of every pair
-  const int32_t *program = nullptr;       // see polynomial_kernels.h
-  const T *coefficients = nullptr;        // [num_types, blocks, num_terms, block]
+  const T *table = nullptr;                // [num_pairs, num_intervals, 6, (l_max + 1) * channels]
+  std::vector<IntervalEnds> intervals;     // of every pair
+  std::vector<double> cells_per_length;    // [num_pairs], 1/Å
+  std::vector<double> inverse_widths;      // [num_pairs, num_intervals], 1/Å
+  const int32_t *program = nullptr;        // see polynomial_kernels.h
+  const T *coefficients = nullptr;         // [num_types, blocks, num_terms, block]
   int64_t num_terms = 0, num_types = 0;
   Product<T> linear;             // the product basis to the densities
   const T *offsets = nullptr;    // [num_types, densities]

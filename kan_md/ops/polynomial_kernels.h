@@ -15,6 +15,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 
 namespace kan_md::ops {
@@ -102,6 +103,54 @@ void reverse_polynomial(const T *a, const T *p, const int32_t *program, int64_t 
       for (int v = 0; v < kVecs; ++v) add_to(a_grad + i + v * kLanes, up[v] * inner_i[v]);
     }
   }
+}
+
+// Value and gradient of one output in one walk: out [block], a_grad [num_components, block].
+template <typename T>
+void differentiate_polynomial(const T *a, const T *p, const int32_t *program,
+                              int64_t num_components, T *out, T *a_grad)
+{
+  constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes, kVecs = Simd<T>::kVecs;
+  std::fill_n(a_grad, num_components * kBlock, T(0));
+  Vec<T> total[kVecs] = {};
+  for (int32_t n_i = *program++; n_i > 0; --n_i) {
+    const int64_t i = *program++ * kBlock;
+    Vec<T> inner_i[kVecs] = {}, a_i[kVecs];
+    if (*program++) {
+      for (int v = 0; v < kVecs; ++v) inner_i[v] = load(p + v * kLanes);
+      p += kBlock;
+    }
+    for (int v = 0; v < kVecs; ++v) a_i[v] = load(a + i + v * kLanes);
+    for (int32_t n_j = *program++; n_j > 0; --n_j) {
+      const int64_t j = *program++ * kBlock;
+      Vec<T> inner_ij[kVecs] = {}, a_j[kVecs], a_ij[kVecs];
+      if (*program++) {
+        for (int v = 0; v < kVecs; ++v) inner_ij[v] = load(p + v * kLanes);
+        p += kBlock;
+      }
+      for (int v = 0; v < kVecs; ++v) {
+        a_j[v] = load(a + j + v * kLanes);
+        a_ij[v] = a_i[v] * a_j[v];
+      }
+      for (int32_t n_l = *program++; n_l > 0; --n_l, p += kBlock) {
+        const int64_t l = *program++ * kBlock;
+        for (int v = 0; v < kVecs; ++v) {
+          const Vec<T> c = load(p + v * kLanes);
+          inner_ij[v] += c * load(a + l + v * kLanes);
+          add_to(a_grad + l + v * kLanes, a_ij[v] * c);
+        }
+      }
+      for (int v = 0; v < kVecs; ++v) {
+        inner_i[v] += a_j[v] * inner_ij[v];
+        add_to(a_grad + j + v * kLanes, a_i[v] * inner_ij[v]);
+      }
+    }
+    for (int v = 0; v < kVecs; ++v) {
+      total[v] += a_i[v] * inner_i[v];
+      add_to(a_grad + i + v * kLanes, inner_i[v]);
+    }
+  }
+  for (int v = 0; v < kVecs; ++v) store(out + v * kLanes, total[v]);
 }
 
 // Walk the program once: its length, its number of terms and its components must be consistent.

@@ -33,6 +33,9 @@ c10::Device choose_device(const std::string &file_device, const DeviceRequest &r
 
 bool gpu_available();
 
+// A function of the operator library, which the file's operators have loaded; null where it has none.
+void *find_in_operator_library(const std::string &symbol);
+
 // Says what the manifest asks for, whatever the environment says.
 void allow_tf32(bool allowed);
 

@@ -1,6 +1,7 @@
 // The only file of the plug-in that knows TorchScript.
 
 #include "backend.h"
+#include "contract.h"
 
 #include <torch/csrc/autograd/generated/variable_factories.h>
 #include <torch/csrc/jit/api/module.h>
@@ -70,6 +71,26 @@ class TorchScriptModel final : public CompiledModel {
       return std::make_pair(outputs.at(0).toTensor(), outputs.at(1).toTensor());
     };
     return kan_md::make_resident(forward, manifest_, device_, keep);
+  }
+
+  std::unique_ptr<LocalPotential> make_local_potential() override
+  {
+    const auto method = module_.find_method(std::string(contract::lists_method));
+    if (!method || !device_.is_cpu()) return nullptr;
+    return translate_torch_errors("preparing the model for the neighbour list", [&] {
+      const c10::IValue result = (*method)({});
+      const auto &parts = result.toTupleRef().elements();
+      std::string symbol = parts.at(0).toStringRef();    // kan_md::local_mace
+      symbol.replace(symbol.find("::"), 2, "_") += "_on_lists";
+      using Make =
+          LocalPotential *(*)(const std::vector<at::Tensor> &, const std::vector<std::int64_t> &,
+                              const std::vector<double> &, const std::vector<double> &);
+      const auto make = reinterpret_cast<Make>(find_in_operator_library(symbol));
+      if (!make) return std::unique_ptr<LocalPotential>();
+      return std::unique_ptr<LocalPotential>(
+          make(parts.at(1).toTensorVector(), parts.at(2).toIntVector(),
+               parts.at(3).toDoubleVector(), parts.at(4).toDoubleVector()));
+    });
   }
 
  private:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "graph.h"
+#include "local_potential.h"
 #include "manifest.h"
 #include "resident.h"
 
@@ -48,6 +49,9 @@ class CompiledModel {
   // The same model on atoms that move while their neighbour list stays, where it runs on a device of
   // its own. Borrows the model.
   virtual std::unique_ptr<ResidentModel> make_resident(Keep) { return nullptr; }
+
+  // The same model on LAMMPS' neighbour list, where it is an operator that can do that. Throws Error.
+  virtual std::unique_ptr<LocalPotential> make_local_potential() { return nullptr; }
 
   // Number of threads that the model's operators may use.
   virtual void set_num_threads(int num_threads) = 0;

@@ -37,9 +37,9 @@ using kan_md::text_of;
 
 PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
     Pair(lmp), style_(style), who_("pair_style " + style_), accepted_(false), ready_(false),
-    local_rank_(KanmdNode(world).rank()), return_width_(0), lists_seen_(-1), start_reported_(false),
-    cuda_peak_allocated_(0.0), cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false),
-    warned_of_virial_(false), warned_of_bonds_(false)
+    local_rank_(KanmdNode(world).rank()), local_compared_(false), return_width_(0), lists_seen_(-1),
+    start_reported_(false), cuda_peak_allocated_(0.0), cuda_peak_reserved_(0.0), close_edges_(0),
+    warned_of_close_(false), warned_of_virial_(false), warned_of_bonds_(false)
 {
   single_enable = 0;
   restartinfo = 0;
@@ -63,7 +63,7 @@ PairKAN::~PairKAN()
 
 /* ----------------------------------------------------------------------
    pair_style allegro | nequip | mace [device auto|cpu|cuda] [mass check|ignore]
-              [keep step|list|nothing]
+              [keep step|list|nothing] [direct yes|no]
    The command may come again without a new pair_coeff. One that is refused changes nothing.
 ------------------------------------------------------------------------- */
 
@@ -94,8 +94,9 @@ void PairKAN::refuse_keyword(const std::string &key, const std::string &value) c
     remedy = "write: pair_style " + style_ + ", and name the file of kan-md deploy in pair_coeff";
   else if (key.find(".pt") != std::string::npos || key.find(".model") != std::string::npos)
     remedy = "write: pair_style " + style_ + ", and: pair_coeff * * " + key + " ELEMENT ...";
-  throw kan_md::Error("keywords of the pair_style command", value.empty() ? key : key + " " + value,
-                      "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing", remedy);
+  throw kan_md::Error(
+      "keywords of the pair_style command", value.empty() ? key : key + " " + value,
+      "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing, direct yes|no", remedy);
 }
 
 PairKAN::Settings PairKAN::read_settings(int narg, char **arg) const
@@ -112,6 +113,8 @@ PairKAN::Settings PairKAN::read_settings(int narg, char **arg) const
       settings.keep = kan_md::Keep::LIST;
     else if (key == "keep" && value == "nothing")
       settings.keep = kan_md::Keep::NOTHING;
+    else if (key == "direct" && (value == "yes" || value == "no"))
+      settings.direct = value == "yes";
     else if (key == "mass" && (value == "check" || value == "ignore"))
       settings.check_mass = value == "check";
     else
@@ -178,6 +181,7 @@ void PairKAN::take_model(std::unique_ptr<kan_md::CompiledModel> model)
 {
   ready_ = false;
   resident_.reset();
+  local_.reset();
   model_ = std::move(model);
   start_reported_ = false;
 }
@@ -212,7 +216,9 @@ void PairKAN::init_style()
                           "set units metal at the top of the input");
     if (settings_.check_mass) check_masses();
     const auto &manifest = model_->manifest();
-    const Layout layout = choose_layout(manifest.num_layers, comm->nprocs);
+    prepare_local();
+    const Layout layout =
+        local_ ? Layout::LOCAL_WITH_GHOSTS : choose_layout(manifest.num_layers, comm->nprocs);
     if (layout == Layout::HALO && manifest.convention == Convention::NODE_FORCES)
       throw kan_md::Error("a message-passing file of nequip-compile runs on one rank",
                           std::to_string(comm->nprocs) + " ranks", "1",
@@ -232,6 +238,15 @@ void PairKAN::init_style()
                                   " threads per rank, this run has " +
                                   std::to_string(comm->nthreads) + "; deploy it again for these"));
   ready_ = true;
+}
+
+// A strictly local model that can computes on LAMMPS' own list.
+void PairKAN::prepare_local()
+{
+  if (!settings_.direct) local_.reset();
+  if (!settings_.direct || local_) return;
+  local_ = model_->make_local_potential();
+  local_compared_ = false;
 }
 
 void PairKAN::check_masses() const

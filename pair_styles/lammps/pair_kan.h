@@ -50,6 +50,7 @@ class PairKAN : public Pair {
     std::string device = "auto";
     bool check_mass = true;
     kan_md::Keep keep = kan_md::Keep::STEP;
+    bool direct = true;
   };
 
   Settings read_settings(int narg, char **arg) const;
@@ -59,6 +60,7 @@ class PairKAN : public Pair {
                                                     const std::string &device) const;
   void take_model(std::unique_ptr<kan_md::CompiledModel> model);
   void check_model(const kan_md::Manifest &manifest) const;
+  void prepare_local();
   void check_masses() const;
   void check_special_bonds();
   void request_ghosts();
@@ -72,6 +74,9 @@ class PairKAN : public Pair {
                   std::source_location here = std::source_location::current());
   void compute_sent();
   void compute_resident();
+  void compute_local();
+  void compare_local(const kan_md::AtomView &atoms);
+  void add_local(const kan_md::AtomView &atoms, const kan_md::LocalResult &result);
   void send_list();
   void evaluate(const kan_md::Graph &graph);
   void find_absent_atoms();
@@ -80,12 +85,15 @@ class PairKAN : public Pair {
   void add_isolated_energies(const kan_md::Graph &graph);
   void add_energies(const kan_md::Graph &graph, const kan_md::Array &energies);
   void add_edge_forces(const kan_md::Graph &graph, const kan_md::Array &edge_forces);
+  void add_to_atom(int i, const double *force, const double *virial);
   void add_to_atoms(const kan_md::Graph &graph, const double *forces, const double *virials);
   void add_virial(const kan_md::Graph &graph, const double *virial_3x3);
+  void add_virial(const double *virial_3x3);
   void add_node_forces(const kan_md::Graph &graph, const kan_md::Array &forces,
                        const kan_md::Array &virial_3x3);
   void return_ghost_forces();
   void report_start(const kan_md::Graph &graph);
+  void report_start(bigint num_local, bigint num_ghosts, bigint num_edges, double forecast);
   double forecast_memory(const kan_md::Graph &graph);
   void warn_of_memory(double forecast);
   void warn_of_close_atoms(std::int64_t num_close_edges);
@@ -107,6 +115,8 @@ class PairKAN : public Pair {
   int local_rank_;
   std::unique_ptr<kan_md::CompiledModel> model_;
   std::unique_ptr<kan_md::ResidentModel> resident_;    // borrows model_
+  std::unique_ptr<kan_md::LocalPotential> local_;      // model_ on LAMMPS' list
+  bool local_compared_;                                // with model_
   std::unique_ptr<kan_md::GraphBuilder> builder_;
   kan_md::TypeTable types_;
   kan_md::Graph list_;             // that resident_ holds; edges are pairs of the neighbour list

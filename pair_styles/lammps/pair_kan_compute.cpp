@@ -11,8 +11,10 @@
 #include "kanmd_checks.h"
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "core/same_atoms.h"
+#include "core/text.h"
 
 #include "atom.h"
 #include "comm.h"
@@ -62,6 +64,8 @@ void PairKAN::compute(int eflag, int vflag)
   if (resident_) {
     if (new_lists) send_list();
     compute_resident();
+  } else if (local_) {
+    compute_local();
   } else {
     compute_sent();
   }
@@ -135,6 +139,95 @@ void PairKAN::compute_resident()
     add_virial(list_, result.virial);
   });
   warn_of_close_atoms(result.num_close_edges);
+}
+
+// LAMMPS' own list and positions go to the model.
+void PairKAN::compute_local()
+{
+  const kan_md::AtomView atoms = view_atoms();
+  kan_md::LocalResult result;
+  guard_step([&] {
+    check_positions(lmp, atoms);
+    if (!local_compared_) compare_local(atoms);
+    const kan_md::LocalRequest request{comm->nthreads, vflag_global != 0,
+                                       vflag_atom || cvflag_atom};
+    result = local_->compute(atoms, types_, request);
+    if (result.num_coincident > 0)
+      refuse_coincident_atoms(lmp, builder_->build(atoms, types_, nullptr, comm->nthreads));
+  });
+  if (!start_reported_)
+    report_start(atoms.inum, atom->nghost, result.num_edges,
+                 static_cast<double>(kan_md::resident_bytes()));
+  warn_of_close_atoms(result.num_close_edges);
+  guard_step([&] { add_local(atoms, result); });
+}
+
+// Holds the model on the list against the file's own function, on the first atoms of this run.
+void PairKAN::compare_local(const kan_md::AtomView &atoms)
+{
+  constexpr int COMPARED = 64;           // centres
+  constexpr double TOLERANCE = 1e-4;     // relative; both differ by rounding, in float32 perhaps
+  constexpr double NEGLIGIBLE = 1e-6;    // eV
+  kan_md::AtomView part = atoms;
+  part.inum = std::min(part.inum, COMPARED);
+  const Graph &graph = builder_->build(part, types_, nullptr, comm->nthreads);
+  if (graph.num_edges == 0 || graph.num_coincident > 0) return;    // not yet, or refused soon
+  const auto outputs = model_->run(graph);
+  const double *const energies = outputs.at(0).data, *const gradient = outputs.at(1).data;
+  std::vector<double> forces(3 * graph.num_nodes, 0.0);
+  double largest = 0.0;
+  for (std::int64_t e = 0; e < graph.num_edges; ++e)
+    for (int a = 0; a < 3; ++a) {
+      const double g = gradient[3 * e + a];
+      forces[3 * graph.edge_index[e] + a] += g;
+      forces[3 * graph.edge_index[graph.num_edges + e] + a] -= g;
+      largest = std::max(largest, std::abs(g));
+    }
+  const auto found = local_->compute(part, types_, {comm->nthreads, false, false});
+  double force_error = 0.0, energy_error = 0.0, energy_scale = 0.0;
+  for (std::int64_t node = 0; node < graph.num_nodes; ++node)
+    for (int a = 0; a < 3; ++a)
+      force_error = std::max(force_error, std::abs(found.forces[3 * graph.node_atoms[node] + a] -
+                                                   forces[3 * node + a]));
+  for (int i = 0; i < part.inum; ++i) {
+    const double alone = model_->manifest().isolated_energies[graph.atom_types[i]];
+    energy_scale = std::max(energy_scale, std::abs(energies[i] - alone));
+    energy_error = std::max(energy_error, std::abs(energies[i] - found.energies[i]));
+  }
+  // What is no number on both sides is told with its cause where it is added up.
+  if (force_error > TOLERANCE * largest || energy_error > TOLERANCE * energy_scale + NEGLIGIBLE)
+    throw kan_md::Error("the model on LAMMPS' neighbour list must be the file's own function",
+                        "differences of " + kan_md::text_of(force_error) + " eV/Å and " +
+                            kan_md::text_of(energy_error) + " eV",
+                        "", "write: pair_style " + style_ + " direct no");
+  local_compared_ = true;
+}
+
+void PairKAN::add_local(const kan_md::AtomView &atoms, const kan_md::LocalResult &result)
+{
+  double energy = 0.0, sum[3] = {};
+  for (int k = 0; k < atoms.inum; ++k) {
+    const int i = atoms.ilist[k];
+    if (is_absent(i)) continue;
+    energy += result.energies[k];
+    if (eflag_atom) eatom[i] += result.energies[k];
+  }
+  if (eflag_global) eng_vdwl += energy;
+  for (int i = 0; i < atoms.num_all; ++i) {
+    const double *const force = result.forces + 3 * static_cast<std::size_t>(i);
+    for (int a = 0; a < 3; ++a) sum[a] += force[a];
+    add_to_atom(i, force,
+                result.virials ? result.virials + 9 * static_cast<std::size_t>(i) : nullptr);
+  }
+  if (!std::isfinite(energy + sum[0] + sum[1] + sum[2])) {    // the graph tells where
+    const Graph &graph = builder_->build(atoms, types_, nullptr, comm->nthreads);
+    check_values(lmp, "energies", graph, result.energies, graph.num_local, 1);
+    std::vector<double> forces;
+    for (const int i : graph.node_atoms)
+      forces.insert(forces.end(), result.forces + 3 * i, result.forces + 3 * i + 3);
+    check_values(lmp, "forces", graph, forces.data(), graph.num_nodes, 3);
+  }
+  if (vflag_global) add_virial(result.virial);
 }
 
 void PairKAN::send_list()
@@ -319,28 +412,29 @@ void PairKAN::add_edge_forces(const Graph &graph, const Array &edge_forces)
 void PairKAN::add_to_atoms(const Graph &graph, const double *forces, const double *virials)
 {
   check_values(lmp, "forces", graph, forces, graph.num_nodes, 3);
-  double **const f = atom->f;
-  for (std::int64_t node = 0; node < graph.num_nodes; ++node) {
-    const int i = graph.node_atoms[node];
-    const double *const w = virials ? virials + 9 * node : nullptr;
-    const bool aside = return_width_ && i >= atom->nlocal;
-    double *const back =
-        aside ? ghost_return_.data() + static_cast<std::size_t>(i) * return_width_ : nullptr;
-    double *const target = aside ? back : f[i];
-    for (int a = 0; a < 3; ++a) target[a] += forces[3 * node + a];
-    if (vflag_atom) {
-      double *const v = aside ? back + 3 : vatom[i];
-      for (int a = 0; a < 3; ++a) v[a] += w[4 * a];
-      v[3] += 0.5 * (w[1] + w[3]);
-      v[4] += 0.5 * (w[2] + w[6]);
-      v[5] += 0.5 * (w[5] + w[7]);
-    }
-    if (cvflag_atom) {
-      double *const v = aside ? back + (vflag_atom ? 9 : 3) : cvatom[i];
-      for (int a = 0; a < 9; ++a) v[a] += w[CENTROID[a]];
-    }
-  }
+  for (std::int64_t node = 0; node < graph.num_nodes; ++node)
+    add_to_atom(graph.node_atoms[node], forces + 3 * node, virials ? virials + 9 * node : nullptr);
   if (cvflag_atom) warn_of_heat_flux();
+}
+
+void PairKAN::add_to_atom(int i, const double *force, const double *w)
+{
+  const bool aside = return_width_ && i >= atom->nlocal;
+  double *const back =
+      aside ? ghost_return_.data() + static_cast<std::size_t>(i) * return_width_ : nullptr;
+  double *const target = aside ? back : atom->f[i];
+  for (int a = 0; a < 3; ++a) target[a] += force[a];
+  if (vflag_atom) {
+    double *const v = aside ? back + 3 : vatom[i];
+    for (int a = 0; a < 3; ++a) v[a] += w[4 * a];
+    v[3] += 0.5 * (w[1] + w[3]);
+    v[4] += 0.5 * (w[2] + w[6]);
+    v[5] += 0.5 * (w[5] + w[7]);
+  }
+  if (cvflag_atom) {
+    double *const v = aside ? back + (vflag_atom ? 9 : 3) : cvatom[i];
+    for (int a = 0; a < 9; ++a) v[a] += w[CENTROID[a]];
+  }
 }
 
 void PairKAN::add_virial(const Graph &graph, const double *w)
@@ -350,7 +444,11 @@ void PairKAN::add_virial(const Graph &graph, const double *w)
     const std::vector<double> shares(graph.num_nodes, sum);
     check_values(lmp, "virials", graph, shares.data(), graph.num_nodes, 1);
   }
-  if (!vflag_global) return;
+  if (vflag_global) add_virial(w);
+}
+
+void PairKAN::add_virial(const double *w)
+{
   for (int a = 0; a < 3; ++a) virial[a] += w[4 * a];
   virial[3] += 0.5 * (w[1] + w[3]);
   virial[4] += 0.5 * (w[2] + w[6]);

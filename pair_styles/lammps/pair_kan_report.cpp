@@ -32,21 +32,30 @@ constexpr double MEGABYTE = 1024.0 * 1024.0;
 
 void PairKAN::report_start(const Graph &graph)
 {
-  start_reported_ = true;
   double forecast = 0.0;
   guard_together(lmp, who_, [&] { forecast = forecast_memory(graph); });
-  bigint counts[3] = {graph.num_local, graph.num_nodes - graph.num_local, graph.num_edges};
+  report_start(graph.num_local, graph.num_nodes - graph.num_local, graph.num_edges, forecast);
+}
+
+// forecast: of this rank's memory, bytes. Collective.
+void PairKAN::report_start(bigint num_local, bigint num_ghosts, bigint num_edges, double forecast)
+{
+  start_reported_ = true;
+  bigint counts[3] = {num_local, num_ghosts, num_edges};
   bigint totals[3];
   MPI_Allreduce(counts, totals, 3, MPI_LMP_BIGINT, MPI_SUM, world);
   double largest = 0.0;
   MPI_Allreduce(&forecast, &largest, 1, MPI_DOUBLE, MPI_MAX, world);
+  std::string where = model_->description();
+  if (resident_) where += ", " + resident_->description();
+  if (local_) where += ", on LAMMPS' neighbour list";
   if (comm->me == 0)
     utils::logmesg(
         lmp,
-        "pair_style {}: {}, {}{}, layout {}, {} atoms, {} ghosts, {} edges, about {:.0f} MB "
+        "pair_style {}: {}, {}, layout {}, {} atoms, {} ghosts, {} edges, about {:.0f} MB "
         "per rank\n",
-        style_, file_, model_->description(), resident_ ? ", " + resident_->description() : "",
-        kan_md::name_of(builder_->layout()), totals[0], totals[1], totals[2], largest / MEGABYTE);
+        style_, file_, where, kan_md::name_of(builder_->layout()), totals[0], totals[1], totals[2],
+        largest / MEGABYTE);
   warn_of_memory(forecast);
 }
 
@@ -155,7 +164,7 @@ double PairKAN::memory_usage()
 {
   const std::size_t doubles =
       tally_.force.capacity() + tally_.virial.capacity() + ghost_return_.capacity();
-  return Pair::memory_usage() +
+  return Pair::memory_usage() + (local_ ? static_cast<double>(local_->bytes()) : 0.0) +
          static_cast<double>(doubles * sizeof(double) + first_image_.capacity() * sizeof(int) +
                              identity_.capacity() * sizeof(std::int64_t));
 }
