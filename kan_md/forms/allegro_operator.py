@@ -15,11 +15,18 @@ from typing import NamedTuple
 
 import torch
 from nequip.data import AtomicDataDict
-from nequip.nn import with_edge_type_, with_edge_vectors_
+from nequip.nn import with_edge_vectors_
 from nequip.nn.mlp import ScalarLinearLayer
 
 from kan_md.errors import KanMdError
 from kan_md.forms.allegro import PARTS, EdgeListAllegro, Layer
+from kan_md.forms.edge_functions import (
+    THIRD_DERIVATIVES,
+    edge_functions,
+    edge_functions_of,
+    has_operator,
+)
+from kan_md.forms.harmonics import HarmonicsChain
 from kan_md.forms.networks import Contributions, Linear, linear_weight
 from kan_md.forms.pairs import PairBasis
 from kan_md.kan.layer import KANLayer
@@ -71,6 +78,8 @@ class AllegroForm(torch.nn.Module):
         data = with_edge_vectors_(data, with_lengths=False)
         factored = self._factored() if self.factored is None else self.factored
         data = factored(data)
+        if AtomicDataDict.NORM_LENGTH_KEY not in data:  # what follows may read it
+            data = energy.edge_norm(data)
         for name, part in energy.named_children():
             if name not in PARTS:
                 data = part(data)
@@ -102,34 +111,40 @@ class OperatorAllegro(EdgeListAllegro):
             or why_no_operator(self) is not None
         ):
             return super().forward(data)
-        types = data[self._types].view(-1)
-        harmonics = self._basis(data, vectors)
-        radial, pair = self._radial_functions(data)
+        types, centre = data[self._types].view(-1), data[self._index][0]
+        radial, harmonics, pair = self._edge_functions(data, types)
         packed = _Packed(self)
         norm = self._environment_norm(types).view(-1).expand(types.size(0)).contiguous()
         call = _Call(
-            *_sorted_edges(data[self._index][0], pair, types.size(0), packed.num_pairs),
+            *_sorted_edges(centre, pair, types.size(0), packed.num_pairs),
             norm,
             torch.tensor(packed.program, dtype=torch.int32),
             packed.shape,
         )
-        energies, *_ = _Energies.apply(radial, harmonics, torch.cat(packed.weights), call)
+        energies, *_ = _Energies.apply(radial, harmonics, torch.cat(packed.weights), centre, call)
         energies = energies.to(vectors.dtype)
         energy_norm = self.energy_norm if self.energy_norm.size(0) == 1 else self.energy_norm[types]
         data[self._energy] = energies.unsqueeze(1) * energy_norm
         return data
 
-    def _radial_functions(
-        self, data: AtomicDataDict.Type
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the first map reads, [num_edges, n], and the pair of types of each edge."""
-        embed = self.radial.embed
-        data = self.radial.length(data)
-        if not isinstance(embed, PairBasis):
-            return embed(data)[self.radial._field], None
-        data = with_edge_type_(embed.bessel(data), edge_type_field=embed.type_field)
-        centre, neighbour = data[embed.type_field]
-        return data[embed.field], centre * embed.num_types + neighbour
+    def _edge_functions(
+        self, data: AtomicDataDict.Type, types: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What the first map reads, harmonics, and the pair of types of each edge if it matters."""
+        embed, vectors = self.radial.embed, data[self._vectors]
+        pair = None
+        if isinstance(embed, PairBasis):
+            centre, neighbour = types[data[self._index]]
+            pair = centre * embed.num_types + neighbour
+            l_max = self.num_irreps - 1
+            functions = edge_functions_of(self.radial.length, embed.bessel, l_max)
+            plain = isinstance(self.harmonics, HarmonicsChain)
+            if functions is not None and plain and has_operator(vectors):
+                return *edge_functions(vectors, pair, functions, self.dtype), pair
+        harmonics, data = self._basis(data, vectors), self.radial.length(data)
+        if pair is None:
+            return embed(data)[self.radial._field], harmonics, None
+        return embed.bessel(data)[embed.field], harmonics, pair
 
 
 def _is_there(factored: EdgeListAllegro) -> bool:
@@ -200,11 +215,11 @@ class _Energies(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, radial, harmonics, weights, call):
+    def forward(ctx, radial, harmonics, weights, centre, call):
         radial, harmonics = radial.contiguous(), harmonics.contiguous()
         results = torch.ops.kan_md.allegro_training(radial, harmonics, weights, *call)
         ctx.save_for_backward(radial, harmonics, weights, *results[1:])
-        ctx.call = call
+        ctx.centre, ctx.call = centre, call
         ctx.set_materialize_grads(False)
         return results
 
@@ -213,17 +228,16 @@ class _Energies(torch.autograd.Function):
         radial, harmonics, weights, *gradients = ctx.saved_tensors
         first_order = radial_tangent is None and harmonics_tangent is None
         if first_order and not _is_wanted(ctx, 2):
-            of_edge = energy_grad.to(radial.dtype)[_centres(ctx.call)].unsqueeze(1)
-            return *(of_edge * gradient for gradient in gradients), None, None
+            of_edge = energy_grad.to(radial.dtype)[ctx.centre].unsqueeze(1)
+            return *(of_edge * gradient for gradient in gradients), None, None, None
         if energy_grad is None:
             energy_grad = ctx.call.norm.new_zeros(ctx.call.norm.shape)
         tangents = (
             torch.zeros_like(x) if tangent is None else tangent
             for x, tangent in ((radial, radial_tangent), (harmonics, harmonics_tangent))
         )
-        return *_Derivative.apply(
-            energy_grad, *tangents, radial, harmonics, weights, ctx.call
-        ), None
+        variables = radial, harmonics, weights
+        return *_Derivative.apply(energy_grad, *tangents, *variables, ctx.call), None, None
 
 
 class _Derivative(torch.autograd.Function):
@@ -240,22 +254,13 @@ class _Derivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        raise KanMdError(
-            "third derivatives of the fast form, got none; set training.form: upstream"
-        )
+        raise KanMdError(THIRD_DERIVATIVES)
 
 
 def _is_wanted(ctx, number: int) -> bool:
     """Whether the backward pass that runs goes on to what an input was made of."""
     node = ctx.next_functions[number][0]
     return node is not None and torch._C._will_engine_execute_node(node)
-
-
-def _centres(call: _Call) -> torch.Tensor:
-    """Centre of each edge, in the order that edges came in."""
-    number = torch.arange(call.norm.numel())
-    centre = number.repeat_interleave(call.first.diff())
-    return torch.empty_like(centre).index_copy_(0, call.order, centre)
 
 
 class _Packed:

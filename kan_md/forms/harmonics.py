@@ -23,7 +23,7 @@ class HarmonicsChain(torch.nn.Module):
     def __init__(self, l_max: int, *, dtype: torch.dtype, device: torch.device | None = None):
         super().__init__()
         self.steps = torch.nn.ModuleList(
-            _Raise(matrix.to(device, dtype)) for matrix in _raising_matrices(l_max)
+            _Raise(matrix.to(device, dtype)) for matrix in raising_matrices(l_max)
         )
         self.register_buffer("one", torch.ones(1, 1, dtype=dtype, device=device))
 
@@ -38,7 +38,7 @@ class HarmonicsChain(torch.nn.Module):
 
 
 @cache
-def _raising_matrices(l_max: int) -> tuple[torch.Tensor, ...]:
+def raising_matrices(l_max: int) -> tuple[torch.Tensor, ...]:
     """Y_(l-1) ⊗ Y_1 -> Y_l for l = 1 .. l_max, [3 (2 l - 1), 2 l + 1] float64 each."""
     matrices = []
     generator = torch.Generator().manual_seed(0)

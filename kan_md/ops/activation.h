@@ -42,7 +42,7 @@ constexpr std::array<T, kMostFactorials> kInverseFactorial = [] {
 
 // exp(x) = 2^n exp(r) with r = x - n ln 2 in two parts (Cody and Waite) and Taylor's series of exp(r),
 // |r| <= ln(2)/2: relative error below 1e-7 and 1e-15. Beyond +-kLargest it stays what it is there.
-template <typename T> inline Vec<T> vector_exp(Vec<T> x)
+template <typename T> __attribute__((always_inline)) inline Vec<T> vector_exp(Vec<T> x)
 {
   typedef ExpTraits<T> Traits;
   typedef typename Traits::Integer Integer;

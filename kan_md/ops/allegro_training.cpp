@@ -221,7 +221,7 @@ template <typename T, int Planes, int L> class Block {
       const Values &inner = mine.inner.back();
       if (step.kind == StepKind::kFunctions) {
         clear(out);
-        add_functions<T, Planes>(step.functions, in, 0, inner, out);
+        add_functions<T, Planes, false>(step.functions, in, 0, inner, out, {}, nullptr);
         continue;
       }
       if (step.kind == StepKind::kSiluMatrix) apply_silu(in, inner);
@@ -240,7 +240,7 @@ template <typename T, int Planes, int L> class Block {
       mine.grads.push_back(in);
       if (step.kind == StepKind::kFunctions) {
         clear(in);
-        reverse_sum(step.functions, mine.values[k], 0, mine.inner[k], out, in);
+        reverse_sum(step.functions, mine.values[k], mine.inner[k], out, in);
         continue;
       }
       reverse_rows(step, mine.inner[k], out, in);
@@ -252,12 +252,16 @@ template <typename T, int Planes, int L> class Block {
     return mine.grads.back();
   }
 
-  void reverse_sum(const KanFunctions<T> &functions, const Values &x, int64_t x_at,
-                   const Values &slopes, const Grads &out, const Grads &in)
+  void reverse_sum(const KanFunctions<T> &functions, const Values &x, const Values &slopes,
+                   const Grads &out, const Grads &in)
   {
-    reverse_functions<T, Planes>(functions, slopes, out, in, x_at);
-    if constexpr (Planes == 2)
-      add_function_gradients<T>(functions, x, x_at, slopes, out, weight_grads_ + functions.place);
+    reverse_functions<T, Planes>(functions, slopes, out, in, 0);
+    if constexpr (Planes == 2) {    // once more, for what a second walk gives
+      const Values again = values(functions.in), nowhere = values(kLanes);
+      clear(nowhere);
+      add_functions<T, 2, true>(functions, x, 0, again, nowhere, out,
+                                weight_grads_ + functions.place);
+    }
   }
 
   // x becomes the slopes.
@@ -290,44 +294,50 @@ template <typename T, int Planes, int L> class Block {
       }
   }
 
+  // A readout of functions alone is a sum of their energies, whose gradient is known from the start.
   void forward_readout()
   {
     const size_t reader = plan_.layers.size();
     Network &mine = networks_.back();
     mine.values.push_back(values(plan_.readout_width));
     clear(mine.values[0]);
+    if (!plan_.readout_functions.empty()) start_gradient(grads(plan_.readout_width));
     for (size_t source = 0; source <= reader; ++source) {
       const Values &from = networks_[source].values.back();
       const int64_t at = plan_.block_at[source][reader];
       if (plan_.readout_functions.empty()) {
         add_block(from, at, mine.values[0]);
-      } else {
-        const KanFunctions<T> &functions = plan_.readout_functions[source];
-        readout_slopes_.push_back(values(functions.in));
-        add_functions<T, Planes>(functions, from, at, readout_slopes_.back(), mine.values[0]);
+        continue;
       }
+      const KanFunctions<T> &functions = plan_.readout_functions[source];
+      const Values slopes = values(functions.in);
+      add_functions<T, Planes, Planes == 2>(
+          functions, from, at, slopes, mine.values[0], energy_grad_,
+          Planes == 2 ? weight_grads_ + functions.place : nullptr);
+      reverse_functions<T, Planes>(functions, slopes, energy_grad_, networks_[source].grads[0], at);
     }
     forward(plan_.readout, mine);
   }
 
+  // Of column 0, the energy of an edge.
+  void start_gradient(const Grads &grad)
+  {
+    energy_grad_ = grad;
+    clear(grad);
+    for_each_edge([&](int64_t centre, int64_t e) {
+      *grad.value(e, 0) = 1;
+      if constexpr (Planes == 2) *grad.slope(e, 0) = edges_.energy_tangent[centre];
+    });
+  }
+
   void reverse_readout()
   {
+    if (!plan_.readout_functions.empty()) return;
     const size_t reader = plan_.layers.size();
-    Network &mine = networks_.back();
-    for_each_edge([&](int64_t centre, int64_t e) {
-      *mine.grads[0].value(e, 0) = 1;
-      if constexpr (Planes == 2) *mine.grads[0].slope(e, 0) = edges_.energy_tangent[centre];
-    });
-    const Grads &sum = reverse(plan_.readout, mine);
-    for (size_t source = 0; source <= reader; ++source) {
-      const Grads &to = networks_[source].grads[0];
-      const int64_t at = plan_.block_at[source][reader];
-      if (plan_.readout_functions.empty())
-        add_to_block(sum, to, at);
-      else
-        reverse_sum(plan_.readout_functions[source], networks_[source].values.back(), at,
-                    readout_slopes_[source], sum, to);
-    }
+    start_gradient(networks_.back().grads[0]);
+    const Grads &sum = reverse(plan_.readout, networks_.back());
+    for (size_t source = 0; source <= reader; ++source)
+      add_to_block(sum, networks_[source].grads[0], plan_.block_at[source][reader]);
   }
 
   void store_energies()
@@ -571,6 +581,7 @@ template <typename T, int Planes, int L> class Block {
   T *const weight_grads_;
   const int64_t begin_, end_, first_, n_;
   Values radial_, harmonics_;
+  Grads energy_grad_;
   Vec<T> *harmonics_grad_ = nullptr;
   std::vector<Network> networks_;         // of the pairs, of each layer, of the readout
   std::vector<Values> scalars_;           // of the tensors, per layer

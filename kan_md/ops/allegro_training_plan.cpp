@@ -164,6 +164,7 @@ AllegroTrainingPlan<T>::AllegroTrainingPlan(const at::Tensor &weights, const at:
   readout_width = read.width();
   readout = read.network(readout_width);
   const bool functions = read.number() != 0;
+  TORCH_CHECK(!functions || readout.empty(), kName, ": nothing follows a readout's functions");
   const int64_t scalars = functions ? read.width() : 0;
   const size_t readers = layers.size() + 1;
   for (size_t source = 0; source < readers; ++source) {

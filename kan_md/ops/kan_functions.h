@@ -15,6 +15,7 @@
 #include "simd.h"
 
 #include <cstdint>
+#include <vector>
 
 namespace kan_md::ops {
 
@@ -52,156 +53,108 @@ template <typename T> struct PlaceOnGrid {
   Vec<T> scale, zero, step, s, low, high, inside;
 };
 
+// What a number of w is to be multiplied by: alpha f + beta f'.
+template <typename T> struct Weights {
+  Vec<T> alpha{}, beta{};
+};
+
+// Each walk through the rows gives f, f', f'' within the grid and, with moments, adds to each number of
+// moments, which is laid out as w, what it multiplies in alpha f + beta f'.
+
 // exp(-s^2 - 2 s d_m) = first * ratio^m, d_m = zero - m; its slope is -2 (s + d_m) times itself.
 struct GaussianTerms {
-  template <typename T> struct Row {
-    KAN_MD_INLINE explicit Row(const PlaceOnGrid<T> &at) :
-        value(vector_exp<T>(-at.inside * (at.inside + 2 * at.zero))),
-        ratio(vector_exp<T>(2 * at.inside)), distance(at.inside + at.zero)
-    {
-    }
-    KAN_MD_INLINE void advance()
-    {
+  template <bool Moments, typename T>
+  static KAN_MD_INLINE Taylor<T> walk(const KanFunctions<T> &f, const PlaceOnGrid<T> &at, int64_t i,
+                                      const Weights<T> &weights, T *moments)
+  {
+    Vec<T> value = vector_exp<T>(-at.inside * (at.inside + 2 * at.zero));
+    const Vec<T> ratio = vector_exp<T>(2 * at.inside);
+    Vec<T> distance = at.inside + at.zero, sum{}, moved{}, first{}, second{};
+    const T at_zero = f.shifted;
+    for (int64_t r = 0; r < f.rows; ++r) {
+      const Vec<T> w = load(f.w + r * f.in + i), slope = distance * value, above = value - at_zero;
+      moved += w * above;
+      sum += w * value;
+      first += w * slope;
+      second += w * (slope * distance);
+      if constexpr (Moments) {
+        T *const m = moments + r * f.in + i;
+        store(m, load(m) + weights.alpha * above - 2 * weights.beta * slope);
+      }
       value *= ratio;
       distance -= 1;
     }
-    Vec<T> value, ratio, distance;
-  };
-
-  template <typename T>
-  static KAN_MD_INLINE Taylor<T> evaluate(const KanFunctions<T> &f, const PlaceOnGrid<T> &at,
-                                          int64_t i)
-  {
-    Row<T> row(at);
-    const T at_zero = f.shifted;
-    Vec<T> sum{}, moved{}, first{}, second{};
-    for (int64_t r = 0; r < f.rows; ++r, row.advance()) {
-      const Vec<T> w = load(f.w + r * f.in + i), term = w * row.value,
-                   scaled_term = term * row.distance;
-      moved += w * (row.value - at_zero);
-      sum += term;
-      first += scaled_term;
-      second += scaled_term * row.distance;
-    }
     return {moved, -2 * first, 4 * second - 2 * sum};
-  }
-
-  template <typename T>
-  static KAN_MD_INLINE void add_moments(const KanFunctions<T> &f, const PlaceOnGrid<T> &at,
-                                        int64_t i, Vec<T> alpha, Vec<T> beta, T *moments)
-  {
-    Row<T> row(at);
-    const T at_zero = f.shifted;
-    for (int64_t r = 0; r < f.rows; ++r, row.advance()) {
-      T *const m = moments + r * f.in + i;
-      store(m, load(m) + alpha * (row.value - at_zero) - 2 * beta * row.distance * row.value);
-    }
   }
 };
 
 // Sines of all frequencies, then cosines.
 struct FourierTerms {
-  template <typename T> struct Row {
-    KAN_MD_INLINE explicit Row(const PlaceOnGrid<T> &at)
-    {
-      sine_and_cosine<T>(at.inside, sine1, cosine1);
-      sine = sine1;
-      cosine = cosine1;
-    }
-    KAN_MD_INLINE void advance()
-    {
+  template <bool Moments, typename T>
+  static KAN_MD_INLINE Taylor<T> walk(const KanFunctions<T> &f, const PlaceOnGrid<T> &at, int64_t i,
+                                      const Weights<T> &weights, T *moments)
+  {
+    constexpr T kTurn = 6.283185307179586477;
+    Vec<T> sine1, cosine1;
+    sine_and_cosine<T>(at.inside, sine1, cosine1);
+    Vec<T> sine = sine1, cosine = cosine1;
+    const T at_zero = f.shifted;
+    T omega = kTurn;
+    Taylor<T> sum;
+    for (int64_t r = 0; r < f.rows / 2; ++r) {
+      const int64_t sines = r * f.in + i, cosines = sines + f.rows / 2 * f.in;
+      const Vec<T> a = load(f.w + sines), b = load(f.w + cosines), above = cosine - at_zero;
+      sum.f += a * sine + b * above;
+      sum.slope += omega * (a * cosine - b * sine);
+      sum.curve -= omega * omega * (a * sine + b * cosine);
+      if constexpr (Moments) {
+        const Vec<T> turned = weights.beta * omega;
+        T *const m = moments + sines, *const n = moments + cosines;
+        store(m, load(m) + weights.alpha * sine + turned * cosine);
+        store(n, load(n) + weights.alpha * above - turned * sine);
+      }
       const Vec<T> before = sine;
       sine = before * cosine1 + cosine * sine1;
       cosine = cosine * cosine1 - before * sine1;
       omega += kTurn;
     }
-    static constexpr T kTurn = 6.283185307179586477;
-    Vec<T> sine1, cosine1, sine, cosine;
-    T omega = kTurn;
-  };
-
-  template <typename T>
-  static KAN_MD_INLINE Taylor<T> evaluate(const KanFunctions<T> &f, const PlaceOnGrid<T> &at,
-                                          int64_t i)
-  {
-    Row<T> row(at);
-    const T at_zero = f.shifted;
-    Taylor<T> sum;
-    for (int64_t r = 0; r < f.rows / 2; ++r, row.advance()) {
-      const Vec<T> a = load(f.w + r * f.in + i), b = load(f.w + (f.rows / 2 + r) * f.in + i);
-      sum.f += a * row.sine + b * (row.cosine - at_zero);
-      sum.slope += row.omega * (a * row.cosine - b * row.sine);
-      sum.curve -= row.omega * row.omega * (a * row.sine + b * row.cosine);
-    }
     return sum;
-  }
-
-  template <typename T>
-  static KAN_MD_INLINE void add_moments(const KanFunctions<T> &f, const PlaceOnGrid<T> &at,
-                                        int64_t i, Vec<T> alpha, Vec<T> beta, T *moments)
-  {
-    Row<T> row(at);
-    const T at_zero = f.shifted;
-    for (int64_t r = 0; r < f.rows / 2; ++r, row.advance()) {
-      T *const a = moments + r * f.in + i, *const b = a + f.rows / 2 * f.in;
-      const Vec<T> turned = beta * row.omega;
-      store(a, load(a) + alpha * row.sine + turned * row.cosine);
-      store(b, load(b) + alpha * (row.cosine - at_zero) - turned * row.sine);
-    }
   }
 };
 
 // Polynomials per cell, in powers of the place within the cell as seen from that of zero.
 template <int Powers> struct SplineTerms {
-  template <typename T> struct Row {
-    KAN_MD_INLINE Row(const KanFunctions<T> &f, const PlaceOnGrid<T> &at)
-    {
-      const T last = static_cast<T>(f.rows - 1);
-      cell = cell_of<T>(at.inside + at.zero, last);
-      power = at.inside - (cell - cell_of<T>(at.zero, last));
-    }
-    Vec<T> cell, power;
-  };
-
-  template <typename T>
-  static KAN_MD_INLINE Taylor<T> evaluate(const KanFunctions<T> &f, const PlaceOnGrid<T> &at,
-                                          int64_t i)
+  template <bool Moments, typename T>
+  static KAN_MD_INLINE Taylor<T> walk(const KanFunctions<T> &f, const PlaceOnGrid<T> &at, int64_t i,
+                                      const Weights<T> &weights, T *moments)
   {
-    const Row<T> row(f, at);
-    Vec<T> coefficients[Powers];
-    for (int p = 0; p < Powers; ++p) coefficients[p] = load(f.w + p * f.in + i);
-    for (int64_t r = 1; r < f.rows; ++r)
-      for (int p = 0; p < Powers; ++p) {
-        const Vec<T> other = load(f.w + (r * Powers + p) * f.in + i);
-        coefficients[p] = row.cell == static_cast<T>(r) ? other : coefficients[p];
-      }
-    Taylor<T> sum;
-    for (int p = Powers; p-- > 0;) {
-      sum.curve = sum.curve * row.power + sum.slope;
-      sum.slope = sum.slope * row.power + sum.f;
-      sum.f = sum.f * row.power + coefficients[p];
-    }
-    sum.curve *= 2;
-    return sum;
-  }
-
-  template <typename T>
-  static KAN_MD_INLINE void add_moments(const KanFunctions<T> &f, const PlaceOnGrid<T> &at,
-                                        int64_t i, Vec<T> alpha, Vec<T> beta, T *moments)
-  {
-    const Row<T> row(f, at);
-    Vec<T> weights[Powers], power = fill<T>(1), below{};
+    const T last = static_cast<T>(f.rows - 1);
+    const Vec<T> cell = cell_of<T>(at.inside + at.zero, last);
+    const Vec<T> place = at.inside - (cell - cell_of<T>(at.zero, last));
+    Vec<T> factors[Powers], coefficients[Powers] = {}, power = fill<T>(1), below{};
     for (int p = 0; p < Powers; ++p) {
-      weights[p] = alpha * power + static_cast<T>(p) * beta * below;
+      factors[p] = weights.alpha * power + static_cast<T>(p) * weights.beta * below;
       below = power;
-      power *= row.power;
+      power *= place;
     }
     for (int64_t r = 0; r < f.rows; ++r)
       for (int p = 0; p < Powers; ++p) {
-        T *const m = moments + (r * Powers + p) * f.in + i;
-        const Vec<T> before = load(m);
-        store(m, row.cell == static_cast<T>(r) ? before + weights[p] : before);
+        const int64_t entry = (r * Powers + p) * f.in + i;
+        const Vec<T> w = load(f.w + entry);
+        coefficients[p] = cell == static_cast<T>(r) ? w : coefficients[p];
+        if constexpr (Moments) {
+          const Vec<T> moment = load(moments + entry);
+          store(moments + entry, cell == static_cast<T>(r) ? moment + factors[p] : moment);
+        }
       }
+    Taylor<T> sum;
+    for (int p = Powers; p-- > 0;) {
+      sum.curve = sum.curve * place + sum.slope;
+      sum.slope = sum.slope * place + sum.f;
+      sum.f = sum.f * place + coefficients[p];
+    }
+    sum.curve *= 2;
+    return sum;
   }
 };
 
@@ -230,46 +183,87 @@ template <typename T> KAN_MD_INLINE Taylor<T> silu_at(Vec<T> z)
   return {z * sigma, sigma + z * edge, edge * (2 + z * (1 - 2 * sigma))};
 }
 
-template <typename Terms, typename T>
-KAN_MD_INLINE Taylor<T> evaluate(const KanFunctions<T> &f, const PlaceOnGrid<T> &at, int64_t i)
-{
-  Taylor<T> result = Terms::template evaluate<T>(f, at, i);
-  const Vec<T> below = load(f.rest + i), above = load(f.rest + f.in + i);
-  result.f += at.if_below(below * (at.s - at.low)) + at.if_above(above * (at.s - at.high));
-  result.slope = at.if_inside(result.slope) + at.if_below(below) + at.if_above(above);
-  result.curve = at.if_inside(result.curve);
-  if (f.silu) {
-    const Vec<T> weight = load(f.rest + 2 * f.in + i);
-    const Taylor<T> base = silu_at<T>(at.step * at.s);
-    result.f += weight * base.f;
-    result.slope += weight * at.step * base.slope;
-    result.curve += weight * at.step * at.step * base.curve;
+// What rest and scale are to be multiplied by, summed over edges.
+template <typename T> struct OtherMoments {
+  Vec<T> below{}, above{}, silu{}, scale{};
+
+  void add_to(T *grads, int64_t stride) const
+  {
+    const Vec<T> all[] = {below, above, silu, scale};
+    for (int row = 0; row < 4; ++row)
+      store(grads + row * stride, load(grads + row * stride) + all[row]);
   }
-  return result;
+};
+
+// phi of one vector of inputs of one edge; with moments those of w are added to `moments`.
+template <typename Terms, bool Moments, typename T>
+KAN_MD_INLINE Taylor<T> evaluate(const KanFunctions<T> &f, const PlaceOnGrid<T> &at, int64_t i,
+                                 Weights<T> weights, T *moments, OtherMoments<T> &others)
+{
+  const Vec<T> below = load(f.rest + i), above = load(f.rest + f.in + i);
+  if constexpr (Moments) {
+    others.below += at.if_below(weights.alpha * (at.s - at.low) + weights.beta);
+    others.above += at.if_above(weights.alpha * (at.s - at.high) + weights.beta);
+  }
+  Taylor<T> silu;
+  if (f.silu) {
+    silu = silu_at<T>(at.step * at.s);
+    silu.slope *= at.step;
+    silu.curve *= at.step * at.step;
+    if constexpr (Moments) others.silu += weights.alpha * silu.f + weights.beta * silu.slope;
+  }
+  weights.beta = at.if_inside(weights.beta);
+  Taylor<T> sum = Terms::template walk<Moments>(f, at, i, weights, moments);
+  const Vec<T> base = load(f.rest + 2 * f.in + i);
+  sum.f +=
+      at.if_below(below * (at.s - at.low)) + at.if_above(above * (at.s - at.high)) + base * silu.f;
+  sum.slope = at.if_inside(sum.slope) + at.if_below(below) + at.if_above(above) + base * silu.slope;
+  sum.curve = at.if_inside(sum.curve) + base * silu.curve;
+  return sum;
+}
+
+template <typename T> KAN_MD_INLINE Weights<T> weights_of(Dual<T> grad, Dual<T> s)
+{
+  return {grad.slope, grad.value * s.slope};
 }
 
 }    // namespace detail
 
-// out[e, 0] += sum_i phi_i(x[e, x_at + i]); slopes[e, i] = phi_i'.
-template <typename T, int Planes>
+// out[e, 0] += sum_i phi_i(x[e, x_at + i]); slopes[e, i] = phi_i'. Where gradients are known already,
+// out_grad, those of w, rest and scale are added to weight_grads, which is laid out as they are.
+template <typename T, int Planes, bool Moments>
 void add_functions(const KanFunctions<T> &f, const Rows<T, Planes, false> &x, int64_t x_at,
-                   const Rows<T, Planes, false> &slopes, const Rows<T, Planes, false> &out)
+                   const Rows<T, Planes, false> &slopes, const Rows<T, Planes, false> &out,
+                   const Rows<T, Planes, true> &out_grad, T *weight_grads)
 {
+  static_assert(Planes == 2 || !Moments);
+  std::vector<Number<T, Planes>> totals(x.count);
   detail::with_terms(f, [&]<typename Terms>() {
-    for (int64_t e = 0; e < x.count; ++e) {
-      Number<T, Planes> total{};
-      for (int64_t i = 0; i < f.in; i += Simd<T>::kLanes) {
+    for (int64_t i = 0; i < f.in; i += Simd<T>::kLanes) {
+      detail::OtherMoments<T> others;
+      for (int64_t e = 0; e < x.count; ++e) {
         const Number<T, Planes> here = x.get(e, x_at + i);
         const detail::PlaceOnGrid<T> at(value_of<T, Planes>(here), f, i);
-        const Taylor<T> phi = detail::evaluate<Terms>(f, at, i);
         const Number<T, Planes> s = scaled(here, at.scale);
-        total += with_slope<T, Planes>(phi.f, phi.slope, s);
-        slopes.put(e, i, with_slope<T, Planes>(phi.slope, phi.curve, s));
+        detail::Weights<T> weights;
+        if constexpr (Moments) weights = detail::weights_of(out_grad.broadcast(e, 0), s);
+        const Taylor<T> phi =
+            detail::evaluate<Terms, Moments>(f, at, i, weights, weight_grads, others);
+        totals[e] += with_slope<T, Planes>(phi.f, phi.slope, s);
+        const Number<T, Planes> slope = with_slope<T, Planes>(phi.slope, phi.curve, s);
+        slopes.put(e, i, slope);
+        if constexpr (Moments) {
+          const Dual<T> product = here * out_grad.broadcast(e, 0) * slope;
+          others.scale += product.slope;
+        }
       }
-      *out.value(e, 0) += sum<T>(value_of<T, Planes>(total));
-      if constexpr (Planes == 2) *out.slope(e, 0) += sum<T>(total.slope);
+      if constexpr (Moments) others.add_to(weight_grads + f.rows * f.powers * f.in + i, f.in);
     }
   });
+  for (int64_t e = 0; e < x.count; ++e) {
+    *out.value(e, 0) += sum<T>(value_of<T, Planes>(totals[e]));
+    if constexpr (Planes == 2) *out.slope(e, 0) += sum<T>(totals[e].slope);
+  }
 }
 
 // x_grad[e, x_at + i] += out_grad[e, 0] dphi_i/dx.
@@ -283,38 +277,6 @@ void reverse_functions(const KanFunctions<T> &f, const Rows<T, Planes, false> &s
     for (int64_t i = 0; i < f.in; i += Simd<T>::kLanes)
       x_grad.add(e, x_at + i, scaled(grad * slopes.get(e, i), load(f.scale + i)));
   }
-}
-
-// Adds the gradient of w, rest and scale to weight_grads, which is laid out as they are.
-template <typename T>
-void add_function_gradients(const KanFunctions<T> &f, const Rows<T, 2, false> &x, int64_t x_at,
-                            const Rows<T, 2, false> &slopes, const Rows<T, 2, true> &out_grad,
-                            T *weight_grads)
-{
-  detail::with_terms(f, [&]<typename Terms>() {
-    for (int64_t i = 0; i < f.in; i += Simd<T>::kLanes) {
-      Vec<T> below{}, above{}, base{}, scale{};
-      for (int64_t e = 0; e < x.count; ++e) {
-        const Dual<T> here = x.get(e, x_at + i), grad = out_grad.broadcast(e, 0);
-        const detail::PlaceOnGrid<T> at(here.value, f, i);
-        const Vec<T> alpha = grad.slope, beta = grad.value * here.slope * at.scale;
-        Terms::template add_moments<T>(f, at, i, alpha, at.if_inside(beta), weight_grads);
-        below += at.if_below(alpha * (at.s - at.low) + beta);
-        above += at.if_above(alpha * (at.s - at.high) + beta);
-        if (f.silu) {
-          const Taylor<T> silu = detail::silu_at<T>(at.step * at.s);
-          base += alpha * silu.f + beta * at.step * silu.slope;
-        }
-        const Dual<T> product = here * grad * slopes.get(e, i);
-        scale += product.slope;
-      }
-      const Vec<T> totals[] = {below, above, base, scale};
-      for (int row = 0; row < 4; ++row) {
-        T *const grads = weight_grads + (f.rows * f.powers + row) * f.in + i;
-        store(grads, load(grads) + totals[row]);
-      }
-    }
-  });
 }
 
 }    // namespace kan_md::ops

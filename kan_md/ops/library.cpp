@@ -324,6 +324,12 @@ TORCH_LIBRARY(kan_md, m)
         "str basis, int steps, int order, bool shifted) -> (Tensor, Tensor)");
   m.def("function_moments(Tensor x, Tensor scale, Tensor g, Tensor grid, str basis, int steps, "
         "int order, bool shifted, int num_rows, int num_powers, int num_rest) -> (Tensor, Tensor)");
+  m.def("edge_functions(Tensor vectors, Tensor? tangents, Tensor pair, Tensor inverse_cutoffs, "
+        "Tensor matrices, int l_max, int num_bessels, int power, ScalarType dtype) "
+        "-> (Tensor, Tensor)");
+  m.def("edge_functions_backward(Tensor radial_grad, Tensor harmonics_grad, Tensor vectors, "
+        "Tensor? tangents, Tensor pair, Tensor inverse_cutoffs, Tensor matrices, int l_max, "
+        "int num_bessels, int power) -> Tensor");
   m.def("allegro_training(Tensor radial, Tensor harmonics, Tensor weights, Tensor order, "
         "Tensor first, Tensor pair, Tensor norm, Tensor program, int[] shape) "
         "-> (Tensor, Tensor, Tensor)");
@@ -365,6 +371,8 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("function_values", kan_md::ops::function_values);
   m.impl("function_gradients", kan_md::ops::function_gradients);
   m.impl("function_moments", kan_md::ops::function_moments);
+  m.impl("edge_functions", kan_md::ops::edge_functions);
+  m.impl("edge_functions_backward", kan_md::ops::edge_functions_backward);
   m.impl("allegro_training", kan_md::ops::allegro_training);
   m.impl("allegro_training_backward", kan_md::ops::allegro_training_backward);
   m.impl("environment_sum", kan_md::ops::environment_sum);

@@ -126,6 +126,27 @@ std::tuple<at::Tensor, at::Tensor> function_moments(const at::Tensor &x, const a
                                                     int64_t order, bool shifted, int64_t num_rows,
                                                     int64_t num_powers, int64_t num_rest);
 
+// Radial functions and harmonics of edges, see edge_functions.cpp; with tangents their slopes.
+//
+//   vectors      [edges, 3] float64 Å; tangents likewise
+//   pair         [edges] of types, for inverse_cutoffs [pairs] float64 1/Å
+//   matrices     [n] float64, of kan_md/forms/harmonics.py for l = 1 .. l_max, in a row
+//   power        p of the cutoff's polynomial
+// Returns [edges, num_bessels] and [edges, (l_max + 1)^2] of the dtype.
+std::tuple<at::Tensor, at::Tensor>
+edge_functions(const at::Tensor &vectors, const std::optional<at::Tensor> &tangents,
+               const at::Tensor &pair, const at::Tensor &inverse_cutoffs,
+               const at::Tensor &matrices, int64_t l_max, int64_t num_bessels, int64_t power,
+               at::ScalarType dtype);
+
+// Gradient by the vectors, [edges, 3] float64; with tangents its slope.
+at::Tensor edge_functions_backward(const at::Tensor &radial_grad, const at::Tensor &harmonics_grad,
+                                   const at::Tensor &vectors,
+                                   const std::optional<at::Tensor> &tangents,
+                                   const at::Tensor &pair, const at::Tensor &inverse_cutoffs,
+                                   const at::Tensor &matrices, int64_t l_max, int64_t num_bessels,
+                                   int64_t power);
+
 // A whole Allegro while it is trained, see kan_md/forms/allegro_operator.py.
 //
 //   radial       [edges, n], functions of the lengths that the pair of types weighs
