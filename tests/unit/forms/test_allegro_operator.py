@@ -45,6 +45,37 @@ def test_a_step_is_one_call_and_one_of_its_derivative(count_calls):
     assert count_calls == ["allegro_training", "allegro_training_backward"]
 
 
+WIDE = {
+    "num_tensor_features": 20,
+    "num_scalar_features": 22,
+    "allegro_mlp_hidden_layers_width": 18,
+    "scalar_embed_mlp_hidden_layers_width": 35,
+}
+OTHER_SIZES = {
+    "l 4, fourier": {"l_max": 4, "num_layers": 1, "readout": {"basis": "fourier", "num_basis": 6}},
+    "l 3, splines of order 5": {"l_max": 3, "readout": {"basis": "bspline", "order": 5}},
+    "splines of order 1": {"readout": {"basis": "bspline", "order": 1}},
+    "functions alone": {"readout": {"base": "none", "input_gain": "none"}},
+    "three layers": {"num_layers": 3},
+    "deep": {
+        "allegro_mlp_hidden_layers_depth": 3,
+        "scalar_embed_mlp_hidden_layers_depth": 3,
+        "readout": "mlp",
+    },
+}
+
+
+@pytest.mark.parametrize("changes", OTHER_SIZES.values(), ids=OTHER_SIZES)
+def test_models_wider_than_a_vector_and_beyond_their_grids_are_upstreams(changes, count_calls):
+    model, batch = make_model(**{**WIDE, "num_layers": 2, **changes}), make_batch(cells())
+    with torch.no_grad():  # inputs of the readout leave its grids
+        for name, parameter in model.named_parameters():
+            parameter.mul_(3.0 if "latents" in name else 1.0)
+    found, expected = (results(call, model, batch) for call in (Form(model), model))
+    assert len(count_calls) == 2
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
