@@ -128,13 +128,18 @@ def _is_mace(energy: torch.nn.Module) -> bool:
 
 
 def _is_watched(model: torch.nn.Module) -> bool:
-    return any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        for module in model.modules()
-    )
+    waiting = [model]  # model.modules() makes names, which takes a millisecond
+    while waiting:
+        module = waiting.pop()
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            return True
+        waiting += [part for part in module._modules.values() if part is not None]
+    return False
 
 
 def _with_energy(model: GraphModel, energy: torch.nn.Module) -> GraphModel:

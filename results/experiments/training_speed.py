@@ -46,8 +46,9 @@ def page(stored: dict) -> str:
         "Forward, forces, stresses, the gradient of a loss in all three, and a step of Adam: "
         f"{atoms} atoms of rattled HfO2 in two frames, float32. kan-md: the form that `kan-md "
         "train` takes by itself, products of weights made once per step. upstream: "
-        "`training.form: upstream`, the same modules that `nequip-train` calls, so that its own "
-        "step takes as long. Both have "
+        "`training.form: upstream`, the same modules that `nequip-train` calls (of MACE: "
+        "mace-torch's own), so that its own step takes as long, the gradient by the positions, "
+        "that it takes and nobody uses, included. Both have "
         "the same parameters and take turns step by step; time is the median of "
         f"{stored['calls']} steps ± their standard deviation, a ratio is taken round by round, "
         "memory is what a step adds at most to a process of its own.",
