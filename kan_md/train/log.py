@@ -283,8 +283,7 @@ class ProgressDisplay(Callback):
 
 def _short(target: Target) -> str:
     """E, F, S; tensors have names of their own."""
-    of_potential = target.name in ("energy", "forces", "stress")
-    return target.name[0].upper() if of_potential else target.name
+    return target.name[0].upper() if target.named_by_key else target.name
 
 
 def in_words(seconds: float) -> str:
