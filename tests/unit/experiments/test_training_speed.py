@@ -17,7 +17,7 @@ def test_timed_step_follows_the_gradient_in_both_forms():
     for form in step_timing.FORMS:
         model = step_timing.make_model(SMALL)
         before = [p.detach().clone() for p in model.parameters()]
-        step_timing.training_step(Form(model, form), model, batch)()
+        step_timing.training_step(Form(model, form), model, batch, form=form)()
         assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
         moved.append([p.grad for p in model.parameters()])
     for fast, upstream in zip(*moved, strict=True):
