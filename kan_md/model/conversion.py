@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from kan_md.backbones.readout_fit import ReadoutFit
 from kan_md.backbones.readout_report import describe_readouts
 from kan_md.errors import KanMdError, user_error
 from kan_md.model.checkpoint import Checkpoint
+from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import evaluate, make_reference_frames
 
 ENERGY_TOLERANCE = 1e-6
@@ -28,6 +30,8 @@ NUM_SAMPLES = 8
 ROWS_PER_WEIGHT = 4
 """Rows of features to fit each weight of a readout to."""
 _NUM_REFERENCE_FRAMES = 3
+_NUM_CRYSTALS = 2
+_CLUSTER_SIZE = 24
 
 Upstream = Callable[[ase.Atoms], tuple[torch.Tensor, torch.Tensor]]
 """Energy [1], eV, and forces [num_atoms, 3], eV/Å, of a structure by upstream's own model."""
@@ -58,6 +62,25 @@ class Conversion:
     compared_with: str
     weights: str = ""
     note: str = ""
+
+
+def made_up_structures(type_names: Sequence[str], *, rng: np.random.Generator) -> list[ase.Atoms]:
+    """Structures to compare on: a few crystals, and clusters that have all elements together.
+
+    Crystals of a model of many channels and a long cutoff take seconds each.
+
+    Args:
+        type_names: element symbols.
+        rng: source of everything random.
+    """
+    structures = random_structures(type_names, NUM_SAMPLES, rng=rng)
+    symbols = itertools.cycle(type_names)
+    clusters = []
+    for crystal in structures[_NUM_CRYSTALS:]:
+        cluster = ase.Atoms(positions=crystal.positions[:_CLUSTER_SIZE])
+        cluster.symbols[:] = list(itertools.islice(symbols, len(cluster)))
+        clusters.append(cluster)
+    return structures[:_NUM_CRYSTALS] + clusters
 
 
 def wanted_readout(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ase
@@ -11,11 +12,12 @@ import numpy as np
 
 from kan_md.backbones.readout import ReadoutConfig
 from kan_md.errors import user_error
-from kan_md.model.conversion import NUM_SAMPLES, Conversion
+from kan_md.model.conversion import Conversion, made_up_structures
 from kan_md.model.file_kind import recognise
 from kan_md.model.random_structures import random_structures
 from kan_md.model.restrict import parse_elements, restrict
 
+_NUM_FITTED = 32
 _OF_NEQUIP = ("nequip_checkpoint", "nequip_package")
 
 
@@ -49,7 +51,9 @@ def convert_model(
     chosen = parse_elements(elements)
     if chosen and not structures:
         rng = np.random.default_rng(seed)
-        structures = random_structures(chosen, NUM_SAMPLES, rng=rng)
+        to_fit = readout is not None  # a fit needs many atoms
+        make = partial(random_structures, count=_NUM_FITTED) if to_fit else made_up_structures
+        structures = make(chosen, rng=rng)
     given = {"readout": readout, "structures": structures, "model_dtype": model_dtype, "seed": seed}
     result = _convert(path, trust=trust, head=head, **given)
     result.checkpoint.training_summary["dtype_chosen"] = model_dtype is not None

@@ -26,12 +26,12 @@ from kan_md.backbones.readout import ReadoutConfig
 from kan_md.backbones.readout_fit import ReadoutFit, clear_readout, fit_readout
 from kan_md.errors import user_error
 from kan_md.model.conversion import (
-    NUM_SAMPLES,
     ROWS_PER_WEIGHT,
     Conversion,
     Upstream,
     compare,
     energy_change,
+    made_up_structures,
     make_checkpoint,
     wanted_readout,
 )
@@ -191,7 +191,7 @@ def convert_mace(
     arguments = build_arguments_of(original)
     type_names = arguments["type_names"]
     rng = np.random.default_rng(seed)
-    frames = list(structures) or random_structures(type_names, NUM_SAMPLES, rng=rng)
+    frames = list(structures) or made_up_structures(type_names, rng=rng)
 
     kind = readout_kind_of(original)
     config = wanted_readout(kind, readout)

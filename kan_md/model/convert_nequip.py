@@ -30,12 +30,12 @@ from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
 from kan_md.errors import user_error
 from kan_md.forms.networks import linear_weight
 from kan_md.model.conversion import (
-    NUM_SAMPLES,
     ROWS_PER_WEIGHT,
     Conversion,
     Upstream,
     compare,
     energy_change,
+    made_up_structures,
     make_checkpoint,
     wanted_readout,
 )
@@ -84,7 +84,7 @@ def convert_nequip(
     arguments = own_arguments(backbone, builder, given)
     _load(upstream, weights, given)
     rng = np.random.default_rng(seed)
-    frames = list(structures) or random_structures(type_names, NUM_SAMPLES, rng=rng)
+    frames = list(structures) or made_up_structures(type_names, rng=rng)
 
     config = wanted_readout(arguments["readout"], readout)
     dtype_of_file = str(file.arguments["model_dtype"])
