@@ -1,9 +1,8 @@
 """What several areas of the tests share: labelled structures, tiny models, deployed files.
 
-Everything here is made once per session (and per worker) and must not be changed by a test.
+Everything here is made once per session, files once for all workers; no test may change them.
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from emulated_device import build_emulated_device
+from shared_files import SharedFiles
 
 # Tables and paths as wide as they are, whatever terminal the tests run in.
 os.environ["COLUMNS"] = "200"
@@ -113,15 +113,13 @@ def tiny_checkpoint(tmp_path_factory, ag_frames, alloy_frames) -> Callable[..., 
     ``r_max``, ``model_dtype`` (default float64), ``seed``, ``readout``, and the backbone's own
     hyperparameters. Equal calls return the same file.
     """
-    made: dict[str, Path] = {}
-    folder = tmp_path_factory.mktemp("checkpoints")
+    files = SharedFiles.of_run(tmp_path_factory, "checkpoints")
 
     def make(backbone: str = "allegro", **keywords) -> Path:
-        key = json.dumps([backbone, keywords], sort_keys=True, default=list)
-        if key not in made:
-            made[key] = folder / f"{len(made)}.pth"
-            _write_checkpoint(made[key], backbone, [*ag_frames, *alloy_frames], **keywords)
-        return made[key]
+        def write(path: Path) -> None:
+            _write_checkpoint(path, backbone, [*ag_frames, *alloy_frames], **keywords)
+
+        return files.get([backbone, keywords], ".pth", write)
 
     return make
 
@@ -170,8 +168,7 @@ def deployed(tmp_path_factory, tiny_checkpoint) -> Callable[..., Path]:
     ``deploy`` goes to ``kan_md_deploy.deploy``, everything else to ``tiny_checkpoint``. Files are
     portable, and exact in float64, unless it says otherwise.
     """
-    made: dict[str, Path] = {}
-    folder = tmp_path_factory.mktemp("deployed")
+    files = SharedFiles.of_run(tmp_path_factory, "deployed")
 
     def make(backbone: str = "allegro", *, deploy: dict | None = None, **keywords) -> Path:
         from kan_md_deploy import deploy as deploy_model
@@ -179,12 +176,12 @@ def deployed(tmp_path_factory, tiny_checkpoint) -> Callable[..., Path]:
         dtype = (deploy or {}).get("dtype") or keywords.get("model_dtype", "float64")
         exact = {"bound": 0.0} if dtype == "float64" else {}
         options = {"operators": "portable"} | exact | (deploy or {})
-        key = json.dumps([backbone, options, keywords], sort_keys=True, default=list)
-        if key not in made:
-            suffix = ".pt2" if options.get("backend") == "aotinductor" else ".pth"
-            output = folder / f"{len(made)}.deployed{suffix}"
-            made[key] = deploy_model(tiny_checkpoint(backbone, **keywords), output, **options)
-        return made[key]
+        suffix = ".pt2" if options.get("backend") == "aotinductor" else ".pth"
+
+        def write(path: Path) -> None:
+            deploy_model(tiny_checkpoint(backbone, **keywords), path, **options)
+
+        return files.get([backbone, options, keywords], f".deployed{suffix}", write)
 
     return make
 
