@@ -213,6 +213,7 @@ class _LayerReader:
             by_type = TypedLinear(irreps, list(self._by_type().values()), dtype=self.dtype)
         linear = in_float64(self.product.linear)
         return _ProductBasis(
+            [ir.dim for _, ir in o3.Irreps(self.interaction.irreps_out)],
             density,
             by_type,
             polynomial_of(self.product, num_types=self.num_types, dtype=self.dtype),
@@ -242,6 +243,7 @@ class _ProductBasis(torch.nn.Module):
     """What becomes of an atom's messages: density, type, product basis, linear map.
 
     Args:
+        components: 2l+1 of each irreps of the messages.
         density: convolution that sums an atom's density, or None.
         by_type: linear maps by type, or None.
         polynomial: the product basis.
@@ -250,12 +252,14 @@ class _ProductBasis(torch.nn.Module):
 
     def __init__(
         self,
+        components: list[int],
         density: torch.nn.Module | None,
         by_type: TypedLinear | None,
         polynomial: PolynomialOfComponents,
         linear: BlockLinear,
     ):
         super().__init__()
+        self.components = components
         self.density = density
         self.by_type = by_type
         self.polynomial = polynomial
@@ -276,8 +280,10 @@ class _ProductBasis(torch.nn.Module):
             density = self.density(vectors, ones, index, types, num_centres)[:num_kept]
             factor = (1.0 + density).reciprocal().view(-1, 1, 1)
             pieces = [
-                (piece.view(num_kept, -1, piece.size(1)) * factor).view(piece.size())
-                for piece in pieces
+                (piece.view(num_kept, self.components[number], piece.size(1)) * factor).view(
+                    piece.size()
+                )
+                for number, piece in enumerate(pieces)
             ]
         types = types[:num_kept]
         if self.by_type is not None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conformance import ELEMENTS, LINES
 
 from kan_md.cli.main import main
 from kan_md.errors import KanMdError
@@ -93,6 +94,35 @@ def test_model_that_cannot_be_scripted_is_compiled_the_other_way(
         deploy_model(source, backend="torchscript")
 
 
+@pytest.mark.parametrize(
+    ("times", "kept"), [([2.0, 1.0], "aotinductor"), ([1.0, 2.0], "torchscript")]
+)
+def test_auto_keeps_the_faster_file(deployed, tiny_checkpoint, tmp_path, monkeypatch, times, kept):
+    """Of files that are there already, timed by decree; the order of backends is the contract's."""
+    (style, keywords, *_), (exact, _) = LINES["allegro, small: AOTInductor"]
+    keywords = keywords | {"type_names": ELEMENTS}
+    written = {
+        backend: deployed(style, deploy=exact | {"backend": backend}, **keywords)
+        for backend in ("torchscript", "aotinductor")
+    }
+
+    def write(_, path, *, backend, **__):
+        return shutil.copy(written[backend], path)
+
+    def timed(calls):
+        for call in calls:
+            call()
+        return times
+
+    monkeypatch.setattr(pipeline, "_deploy_with", write)
+    monkeypatch.setattr(pipeline, "median_times", timed)
+    model = tiny_checkpoint(style, **keywords)
+    path = deploy(shutil.copy(model, tmp_path / "model.pth"), backend="auto")
+    assert path.name == f"model{pipeline.SUFFIX[kept]}"
+    assert load_deployed(path).manifest.backend == kept
+    assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "model.pth"])
+
+
 def test_tensor_model_that_cannot_be_scripted_has_no_other_way(monkeypatch):
     def nothing(*_, **__):
         raise not_compiled("TorchScript", RuntimeError("no"), remedy="stop")
@@ -138,17 +168,22 @@ def test_passes_work_in_float64_within_its_tolerance(
     tiny_checkpoint, tmp_path, capsys, operators, backbone
 ):
     source = shutil.copy(tiny_checkpoint(backbone), tmp_path / "model.pth")
-    run("deploy", source, "--json")
-    said = json.loads(capsys.readouterr().out)
-    assert said["dtype"] == "float64"
-    assert f"fused_{backbone}" in said["passes"]
-    assert said["force_error"] < 1e-9
     run("deploy", source)
     table = capsys.readouterr()
     assert "--dtype float32" in table.out
     assert "note" not in table.err
-    run("deploy", source, "--bound", "0")
-    assert "leaves the tables out" in " ".join(capsys.readouterr().err.split())
+    manifest = read_manifest(tmp_path / "model.deployed.pth")
+    assert manifest.dtype == "float64"
+    assert f"fused_{backbone}" in manifest.passes
+    assert manifest.force_error < 1e-9
+
+
+def test_a_bound_of_zero_leaves_tables_out_and_says_so(tiny_checkpoint, tmp_path, capsys):
+    source = shutil.copy(tiny_checkpoint("nequip"), tmp_path / "model.pth")
+    run("deploy", source, "--bound", "0", "--json")
+    captured = capsys.readouterr()
+    assert "leaves the tables out" in " ".join(captured.err.split())
+    assert not json.loads(captured.out)["passes"]
     assert not read_manifest(tmp_path / "model.deployed.pth").passes
 
 
@@ -174,9 +209,9 @@ def test_tables_that_are_too_large_leave_a_model_as_it_was(
 def test_only_a_file_of_the_same_model_is_replaced_without_being_asked(
     tiny_checkpoint, tmp_path, capsys
 ):
-    source = shutil.copy(tiny_checkpoint("nequip"), tmp_path / "model.pth")
+    source = shutil.copy(tiny_checkpoint("allegro"), tmp_path / "model.pth")
     output = tmp_path / "out.pth"
-    plain = ("deploy", source, "-o", output, "--portable")
+    plain = ("deploy", source, "-o", output, "--passes", "none")
     run(*plain)
     before = output.stat().st_ino
     run(*plain, "--dtype", "float32")

@@ -1,7 +1,6 @@
 """Every pass keeps the function: energies, forces, virial, ghosts, no edges, several elements."""
 
 import pytest
-import torch
 
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
@@ -68,15 +67,6 @@ def test_centre_factored_allegro_is_the_same_function(tiny_checkpoint, keywords)
     assert found.virial < 1e-11
 
 
-def test_centre_factored_takes_edges_of_ghosts_too(tiny_checkpoint):
-    eager, factored, graphs, _ = optimise(tiny_checkpoint("allegro"), "centre_factored")
-    vectors, index, types, _ = graphs[0]
-    num_local = torch.tensor([5])
-    expected, actual = (f(vectors, index, types, num_local) for f in (eager, factored))
-    torch.testing.assert_close(actual[0], expected[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(actual[1], expected[1], rtol=0, atol=1e-12)
-
-
 def test_passes_leave_other_backbones_alone(tiny_checkpoint):
     _, _, _, reports = optimise(tiny_checkpoint("nequip"), "centre_factored")
     assert reports == {}
@@ -99,27 +89,3 @@ def test_radial_tables_and_collapse_stay_within_their_bounds(tiny_checkpoint):
     found = deviation(rewritten, eager, graphs)
     assert found.force < 1e-6
     assert found.virial < 1e-6
-
-
-def test_tabulated_pair_vanishes_with_two_derivatives_at_the_cutoff(tiny_checkpoint):
-    _, rewritten, graphs, _ = optimise(tiny_checkpoint("allegro"), "default")
-    r_max, types = 4.0, graphs[0][2][:2]
-    index, num_local = torch.tensor([[0], [1]]), torch.tensor([2])
-
-    def force(distance):
-        vectors = torch.tensor([[distance, 0.0, 0.0]], dtype=torch.float64)
-        return rewritten(vectors, index, types, num_local)[1][0, 0].item()
-
-    assert force(r_max) == 0.0
-    assert abs(force(r_max - 1e-3)) < 1e-4 * abs(force(0.8 * r_max))
-    assert force(r_max + 1e-9) == 0.0
-
-
-def test_rewritten_forces_are_minus_the_energy_gradient(tiny_checkpoint):
-    _, rewritten, graphs, _ = optimise(tiny_checkpoint("allegro", **ALLOY), "default")
-    vectors, index, types, num_local = graphs[0]
-    _, edge_forces = rewritten(vectors, index, types, num_local)
-    direction = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))
-    step = 1e-5 * direction.double()
-    up, down = (rewritten(vectors + s * step, index, types, num_local)[0].sum() for s in (1, -1))
-    assert ((up - down) / 2).item() == pytest.approx((edge_forces * step).sum().item(), rel=1e-5)
