@@ -51,7 +51,8 @@ def compile_model(
     with nequip_settings():
         exact = checkpoint.build("float64")
         description, reference = describe_model(checkpoint, exact, task), task.edge_model(exact)
-        eager = task.edge_model(checkpoint.build(options.dtype))
+        same = options.dtype == "float64"
+        eager = reference if same else task.edge_model(checkpoint.build(options.dtype))
         rounding = {at: task.deviation(eager, reference, group) for at, group in groups.items()}
         model = checkpoint.build(options.dtype)
         context = PassContext(

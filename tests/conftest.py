@@ -4,6 +4,7 @@ Everything here is made once per session, files once for all workers; no test ma
 """
 
 import os
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -72,16 +73,22 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before any test loads torch: one thread per process, whatever the number of pytest workers.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    # What AOTInductor writes between its kernels, which is most of a small model's file.
+    os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
     for line in DEPENDENCY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(scope="session")
-def ag_frames() -> list[Atoms]:
+def ag_frames(tmp_path_factory) -> list[Atoms]:
     """Eight labelled structures of silver with a vacancy: four at 300 K, four at 900 K."""
     from kan_md.data.ag_vacancy import make_ag_vacancy
 
-    return make_ag_vacancy(8, 1, temperatures=(300.0, 900.0))
+    def write(path: Path) -> None:
+        path.write_bytes(pickle.dumps(make_ag_vacancy(8, 1, temperatures=(300.0, 900.0))))
+
+    files = SharedFiles.of_run(tmp_path_factory, "structures")
+    return pickle.loads(files.get("silver with a vacancy", ".pickle", write).read_bytes())
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +113,7 @@ def alloy_frames() -> list[Atoms]:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory, ag_frames, alloy_frames) -> Callable[..., Path]:
+def tiny_checkpoint(request, tmp_path_factory, alloy_frames) -> Callable[..., Path]:
     """Factory of model.pth files with random weights: ``tiny_checkpoint("nequip", readout=...)``.
 
     Keywords: ``type_names`` (default ``("Ag",)``; ``("Cu", "Au")`` matches ``alloy_frames``),
@@ -117,7 +124,10 @@ def tiny_checkpoint(tmp_path_factory, ag_frames, alloy_frames) -> Callable[..., 
 
     def make(backbone: str = "allegro", **keywords) -> Path:
         def write(path: Path) -> None:
-            _write_checkpoint(path, backbone, [*ag_frames, *alloy_frames], **keywords)
+            frames = alloy_frames
+            if set(keywords.get("type_names", ("Ag",))) != {"Cu", "Au"}:  # silver takes LAMMPS
+                frames = [*request.getfixturevalue("ag_frames"), *alloy_frames]
+            _write_checkpoint(path, backbone, frames, **keywords)
 
         return files.get([backbone, keywords], ".pth", write)
 

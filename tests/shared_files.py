@@ -1,4 +1,4 @@
-"""Files that are made once per run of pytest, by whichever of its processes needs them first."""
+"""Files that are made once, by whichever process of pytest needs them first."""
 
 import fcntl
 import hashlib
@@ -14,12 +14,12 @@ class SharedFiles:
     """Files by what they are made of.
 
     Args:
-        folder: of the run, the same for every worker of pytest-xdist.
+        folder: the same for every worker of pytest-xdist.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def of_run(cls, factory: pytest.TempPathFactory, name: str) -> "SharedFiles":

@@ -65,15 +65,13 @@ def test_emulated_device(outcomes, name):
     assert outcomes[name] is None, outcomes[name]
 
 
-@pytest.mark.parametrize("loaded_by", ["torch", "LD_PRELOAD"])
-def test_counters_are_logged_at_exit(emulated_device, tmp_path, loaded_by):
+def test_counters_are_logged_at_exit(emulated_device, tmp_path):
+    """Loaded by torch or before the program; of a program that does not use it there is nothing."""
     log = tmp_path / "log"
-    environment = {LOG_VARIABLE: str(log)}
-    if loaded_by == "LD_PRELOAD":
-        environment |= {"LD_PRELOAD": str(emulated_device)}
-    for use in ("no", "use", "use"):
-        run("-c", PROGRAM, emulated_device, use, env=environment)
-    first, second = map(json.loads, log.read_text().splitlines())  # the unused one logs nothing
+    preloaded = {"LD_PRELOAD": str(emulated_device)}
+    for use, more in (("no", {}), ("use", {}), ("use", preloaded)):
+        run("-c", PROGRAM, emulated_device, use, env={LOG_VARIABLE: str(log)} | more)
+    first, second = map(json.loads, log.read_text().splitlines())
     assert first == second
     assert first["host_to_device"] == 1
     assert first["host_to_device_bytes"] == 24

@@ -56,7 +56,7 @@ def device(request, tmp_path):
     return Device("cuda", {}, log)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def for_device(alloy_model):
     """Factory of the files that --device cuda makes, here without the device."""
     return lambda style, **deploy: alloy_model(style, deploy={"static_shapes": True, **deploy})
@@ -97,16 +97,23 @@ def assert_equal(results, expected, *, tolerance=1e-9):
             np.testing.assert_allclose(result.values[key], value, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("keep", KEEP)
-def test_single_points(keep, device, for_device, engine, tmp_path):
+@pytest.fixture(scope="module")
+def single_points(for_device, engine, tmp_path_factory):
+    """Cases, and what the processor says of them."""
     cases = [
         (atoms, style, for_device(style), ZERO_STEPS)
         for style in STYLES
         for atoms in structures().values()
     ]
+    return cases, engine.run(jobs_on("device cpu", cases, tmp_path_factory.mktemp("points")))
+
+
+@pytest.mark.parametrize("keep", KEEP)
+def test_single_points(keep, device, single_points, engine, tmp_path):
+    cases, expected = single_points
     place = f"device {device.name} keep {keep}"
     there = engine.run(jobs_on(place, cases, tmp_path), environment=device.environment)
-    assert_equal(there, engine.run(jobs_on("device cpu", cases, tmp_path)))
+    assert_equal(there, expected)
 
 
 @pytest.mark.parametrize("passes", ["none", "default"])

@@ -9,6 +9,7 @@ from engine import PER_ATOM, ZERO_STEPS, system
 from structures import ELEMENTS, rattled, structures
 
 STYLES = ("allegro", "nequip", "mace")
+RANKS = [1, pytest.param(2, marks=pytest.mark.mpi)]
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 0), (2, 0), (2, 1))  # lower triangle keeps the box's form
 
 pytestmark = pytest.mark.lammps
@@ -50,8 +51,21 @@ def test_pressure_is_minus_energy_by_strain(name, engine, alloy_model, tmp_path)
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_energy_is_conserved_and_memory_is_flat(style, engine, alloy_model, tmp_path):
-    """10 ps at 300 K; relaxed first, so that random weights do not heat the crystal."""
+@pytest.mark.parametrize(
+    ("deploy", "steps"),
+    [
+        pytest.param({"operators": "fused", "bound": 1e-9}, 4750, id="fused"),
+        pytest.param({"passes": "none"}, 500, id="no passes"),
+    ],
+)
+def test_energy_is_conserved_and_memory_is_flat(
+    style, deploy, steps, engine, alloy_model, tmp_path
+):
+    """10 ps at 300 K; relaxed first, so that random weights do not heat the crystal.
+
+    The file without passes runs 1.5 ps: it is several times slower, and its forces are held to be
+    the energy's gradient in tests/conformance.py.
+    """
     lines = [
         "minimize 0 1e-3 200 2000",
         "velocity all create 300 4711 mom yes rot no",
@@ -64,14 +78,14 @@ def test_energy_is_conserved_and_memory_is_flat(style, engine, alloy_model, tmp_
         "!resident before",
         "variable drift equal abs(v_e-v_start)",
         "fix worst all ave/time 5 1 5 v_drift mode scalar ave running",
-        "run 4750",
+        f"run {steps}",
         "!resident after",
         "variable last equal v_drift",
         "variable mean equal f_worst",
     ]
     atoms = rattled((2, 1, 1), seed=5)
     names = ["last", "mean"]
-    model = alloy_model(style)
+    model = alloy_model(style, deploy=deploy)
     result = run_one(engine, atoms, model, style, tmp_path, lines, variables=names)
     assert result.error == ""
     assert result.values["last"] < 1e-4 * len(atoms)
@@ -89,36 +103,37 @@ def test_forecast_of_memory_is_the_peak_to_a_third(style, engine, alloy_model, t
     assert forecast == pytest.approx(result.values["taken"] / 2**20, rel=0.35)
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_restart_continues_bit_for_bit(style, engine, alloy_model, tmp_path):
+def test_restart_continues_bit_for_bit(engine, alloy_model, tmp_path):
     # In a triclinic box read_restart itself rounds positions, by way of fractional coordinates.
-    atoms, model = structures()["orthogonal"], alloy_model(style)
-    names = " ".join(ELEMENTS)
-    start = [
-        "velocity all create 300 4711",
-        "fix 1 all nve",
-        "run 7",
-        f"write_restart {tmp_path}/half",
-        "run 7",
-    ]
-    again = [
-        "units metal",
-        "atom_modify map array",
-        f"read_restart {tmp_path}/half",
-        f"pair_style {style}",
-        f"pair_coeff * * {model} {names}",
-        "fix 1 all nve",
-        "run 7",
-    ]
-    through = [*system(atoms, ELEMENTS, style, model, folder=tmp_path), *start]
-    straight, restarted = engine.run([{"commands": through}, {"commands": again}])
-    assert restarted.error == straight.error == ""
-    for key in ("x", "v", "f"):
-        np.testing.assert_array_equal(restarted.atoms[key], straight.atoms[key])
-    assert restarted.energy == straight.energy
+    atoms, jobs = structures()["orthogonal"], []
+    for style in STYLES:
+        model = alloy_model(style)
+        start = [
+            "velocity all create 300 4711",
+            "fix 1 all nve",
+            "run 7",
+            f"write_restart {tmp_path}/{style}",
+            "run 7",
+        ]
+        again = [
+            "units metal",
+            "atom_modify map array",
+            f"read_restart {tmp_path}/{style}",
+            *pair_lines(model, style),
+            "fix 1 all nve",
+            "run 7",
+        ]
+        through = [*system(atoms, ELEMENTS, style, model, folder=tmp_path), *start]
+        jobs += [{"commands": through}, {"commands": again}]
+    results = engine.run(jobs)
+    for straight, restarted in zip(results[::2], results[1::2], strict=True):
+        assert restarted.error == straight.error == ""
+        for key in ("x", "v", "f"):
+            np.testing.assert_array_equal(restarted.atoms[key], straight.atoms[key])
+        assert restarted.energy == straight.energy
 
 
-def test_heat_flux_is_that_of_the_atomic_energies(engine, alloy_model, python_says, tmp_path):
+def test_heat_flux_is_that_of_the_atomic_energies(engine, alloy_model, tmp_path):
     """J = sum e_i v_i + sum_ij (r_i - r_j) (dU_i/dr_j . v_j), by autograd over positions."""
     from kan_md_deploy import load_deployed
 
@@ -187,20 +202,20 @@ def test_sparse_atom_ids(engine, alloy_model, tmp_path):
         np.testing.assert_allclose(sparse.forces, dense.forces, atol=1e-10)
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_hybrid_styles_add_up(style, engine, alloy_model, tmp_path):
+@pytest.mark.parametrize("ranks", RANKS)
+def test_hybrid_styles_add_up(ranks, engine, alloy_model, tmp_path):
     """Model and zbl as an overlay is their sum, virial included."""
-    atoms, model = structures()["triclinic"], alloy_model(style)
+    atoms = structures()["triclinic"]
     zbl = ["pair_coeff 1 1 {}29 29", "pair_coeff 1 2 {}29 79", "pair_coeff 2 2 {}79 79"]
-    variants = [
-        pair_lines(model, style),
-        ["pair_style zbl 2.0 3.5", *(line.format("") for line in zbl)],
-        [
+    variants = [["pair_style zbl 2.0 3.5", *(line.format("") for line in zbl)]]
+    for style in STYLES:
+        model = alloy_model(style)
+        overlay = [
             f"pair_style hybrid/overlay {style} zbl 2.0 3.5",
             f"pair_coeff * * {style} {model} Cu Au",
             *(line.format("zbl ") for line in zbl),
-        ],
-    ]
+        ]
+        variants += [pair_lines(model, style), overlay]
     jobs = [
         {
             "commands": [
@@ -213,15 +228,16 @@ def test_hybrid_styles_add_up(style, engine, alloy_model, tmp_path):
         }
         for pair in variants
     ]
-    for ranks in (1, 2):
-        first, second, both = engine.run(jobs, ranks=ranks)
-        assert both.error == second.error == ""
-        assert both.energy == pytest.approx(first.energy + second.energy, abs=1e-9)
-        np.testing.assert_allclose(both.forces, first.forces + second.forces, atol=1e-9)
-        np.testing.assert_allclose(both.virial, first.virial + second.virial, atol=1e-8)
+    repulsion, *results = engine.run(jobs, ranks=ranks)
+    for first, both in zip(results[::2], results[1::2], strict=True):
+        assert both.error == first.error == repulsion.error == ""
+        assert both.energy == pytest.approx(first.energy + repulsion.energy, abs=1e-9)
+        np.testing.assert_allclose(both.forces, first.forces + repulsion.forces, atol=1e-9)
+        np.testing.assert_allclose(both.virial, first.virial + repulsion.virial, atol=1e-8)
 
 
-def test_a_type_of_another_style_is_invisible(engine, alloy_model, tmp_path):
+@pytest.mark.parametrize("ranks", RANKS)
+def test_a_type_of_another_style_is_invisible(ranks, engine, alloy_model, tmp_path):
     """`NULL` types of a hybrid style: the model sees the other atoms only."""
     atoms = structures()["orthogonal"]
     gold = atoms[[atom.symbol == "Au" for atom in atoms]]
@@ -237,11 +253,10 @@ def test_a_type_of_another_style_is_invisible(engine, alloy_model, tmp_path):
             {"commands": [*system(atoms, ELEMENTS, "", "", folder=tmp_path, pair=pair), "run 0"]}
         )
         jobs.append({"commands": [*system(gold, ELEMENTS, style, model, folder=tmp_path), "run 0"]})
-    for ranks in (1, 2):
-        results = engine.run(jobs, ranks=ranks)
-        for mixed, alone in zip(results[::2], results[1::2], strict=True):
-            assert mixed.error == alone.error == ""
-            assert mixed.energy == pytest.approx(alone.energy, abs=1e-9)
+    results = engine.run(jobs, ranks=ranks)
+    for mixed, alone in zip(results[::2], results[1::2], strict=True):
+        assert mixed.error == alone.error == ""
+        assert mixed.energy == pytest.approx(alone.energy, abs=1e-9)
 
 
 def test_excluded_neighbours_are_out_of_sight(engine, alloy_model, tmp_path):
@@ -279,9 +294,8 @@ def test_an_excluded_pair_of_types_leaves_the_other_edges(style, engine, alloy_m
     np.testing.assert_allclose(result.forces, forces.numpy(), atol=1e-8)
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_minimize_and_box_relax_reach_a_minimum(style, engine, alloy_model, tmp_path):
-    atoms, model = structures()["orthogonal"], alloy_model(style)
+def test_minimize_and_box_relax_reach_a_minimum(engine, alloy_model, tmp_path):
+    atoms = structures()["orthogonal"]
     relax = [
         *PER_ATOM,
         "min_style cg",
@@ -289,34 +303,39 @@ def test_minimize_and_box_relax_reach_a_minimum(style, engine, alloy_model, tmp_
         "fix 1 all box/relax iso 0.0 vmax 0.002",
         "minimize 0 1e-4 200 1000",
     ]
-    single = [*system(atoms, ELEMENTS, style, model, folder=tmp_path), *ZERO_STEPS]
-    jobs = [{"commands": single, "computes": ["kanpress"]}]
-    jobs.append(
+    jobs = [
         {
-            "commands": [*system(atoms, ELEMENTS, style, model, folder=tmp_path), *relax],
+            "commands": [
+                *system(atoms, ELEMENTS, style, alloy_model(style), folder=tmp_path),
+                *lines,
+            ],
             "computes": ["kanpress"],
         }
-    )
-    before, after = engine.run(jobs)
-    assert after.error == ""
-    assert after.energy < before.energy
-    assert np.abs(after.forces).max() < 0.5 * np.abs(before.forces).max()
-    pressures = [abs(np.trace(result.virial)) for result in (before, after)]
-    assert pressures[1] < 0.5 * pressures[0]
+        for style in STYLES
+        for lines in (ZERO_STEPS, relax)
+    ]
+    results = engine.run(jobs)
+    for before, after in zip(results[::2], results[1::2], strict=True):
+        assert after.error == ""
+        assert after.energy < before.energy
+        assert np.abs(after.forces).max() < 0.5 * np.abs(before.forces).max()
+        pressures = [abs(np.trace(result.virial)) for result in (before, after)]
+        assert pressures[1] < 0.5 * pressures[0]
 
 
 @pytest.mark.mpi
 def test_balanced_and_tiled_domains_agree(engine, alloy_model, tmp_path):
     atoms = structures()["slab"].repeat((2, 2, 1))
-    variants = [(1, [], []), (2, [], ["balance 1.0 shift x 5 1.0"])]
-    tiled = (2, ["comm_style tiled"], ["balance 1.0 rcb"])
-    for style in STYLES:
-        energies = []
-        for ranks, before, after in [*variants, *([tiled] if style == "allegro" else [])]:
-            lines = system(
-                atoms, ELEMENTS, style, alloy_model(style), folder=tmp_path, before=before
-            )
-            result = engine.run([{"commands": [*lines, *after, "run 0"]}], ranks=ranks)[0]
-            assert result.error == ""
-            energies.append(result.energy)
-        np.testing.assert_allclose(energies, energies[0], atol=1e-8)
+
+    def job(style, before=(), after=()):
+        model = alloy_model(style)
+        lines = system(atoms, ELEMENTS, style, model, folder=tmp_path, before=before)
+        return {"commands": [*lines, *after, "run 0"]}
+
+    alone = engine.run([job(style) for style in STYLES])
+    shifted = [job(style, after=["balance 1.0 shift x 5 1.0"]) for style in STYLES]
+    tiled = job("allegro", ["comm_style tiled"], ["balance 1.0 rcb"])
+    # In the order of the styles, and Allegro once more.
+    for one, two in zip([*alone, alone[0]], engine.run([*shifted, tiled], ranks=2), strict=True):
+        assert one.error == two.error == ""
+        assert two.energy == pytest.approx(one.energy, abs=1e-8)

@@ -21,11 +21,8 @@ def atoms():
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("style", STYLES)
-def test_an_atom_without_any_pair_is_not_there(engine, alloy_model, atoms, tmp_path, style, ranks):
+def test_an_atom_without_any_pair_is_not_there(engine, alloy_model, atoms, tmp_path, ranks):
     """As fix gcmc tries a deletion: excluded from the group all, reference energy and all."""
-    model = alloy_model(style, **SHIFTS)
-    start = system(atoms, ELEMENTS, style, model, folder=tmp_path)
     endings = [
         ["delete_atoms group out compress no"],
         ["neigh_modify exclude group out all"],
@@ -34,16 +31,22 @@ def test_an_atom_without_any_pair_is_not_there(engine, alloy_model, atoms, tmp_p
         ["neigh_modify exclude group out all", "run 0", "neigh_modify exclude none"],
         [],
     ]
-    jobs = [{"commands": [*start, OUT, *lines, *ZERO_STEPS]} for lines in endings]
-    deleted, *excluded, again, whole = engine.run(jobs, ranks=ranks)
-    for result in excluded:
-        assert result.error == ""
-        assert result.energy == pytest.approx(deleted.energy, abs=1e-8)
-        rest = ~np.isin(result.atoms["id"], [5, 6])
-        np.testing.assert_allclose(result.forces[rest], deleted.forces, atol=1e-8)
-        np.testing.assert_allclose(result.forces[~rest], 0.0, atol=0.0)
-    assert abs(whole.energy - deleted.energy) > 1.0
-    assert again.energy == pytest.approx(whole.energy, abs=1e-8)
+    jobs = []
+    for style in STYLES:
+        model = alloy_model(style, **SHIFTS)
+        start = system(atoms, ELEMENTS, style, model, folder=tmp_path)
+        jobs += [{"commands": [*start, OUT, *lines, *ZERO_STEPS]} for lines in endings]
+    results = iter(engine.run(jobs, ranks=ranks))
+    for style in STYLES:
+        deleted, *excluded, again, whole = [next(results) for _ in endings]
+        for result in excluded:
+            assert result.error == "", style
+            assert result.energy == pytest.approx(deleted.energy, abs=1e-8), style
+            rest = ~np.isin(result.atoms["id"], [5, 6])
+            np.testing.assert_allclose(result.forces[rest], deleted.forces, atol=1e-8)
+            np.testing.assert_allclose(result.forces[~rest], 0.0, atol=0.0)
+        assert abs(whole.energy - deleted.energy) > 1.0, style
+        assert again.energy == pytest.approx(whole.energy, abs=1e-8), style
 
 
 def test_excluded_pairs_of_a_group_leave_the_atoms_there(engine, alloy_model, tmp_path):
@@ -112,23 +115,22 @@ def bonded(atoms, style, model, folder, special=""):
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("style", ["nequip", "mace"])
-def test_messages_need_bonded_neighbours(engine, alloy_model, tmp_path, style, ranks):
-    atoms = structures()["triclinic"]
-    model = alloy_model(style)
-    plain = system(atoms, ELEMENTS, style, model, folder=tmp_path)
-    refused, seen, expected = engine.run(
-        [
+def test_messages_need_bonded_neighbours(engine, alloy_model, tmp_path, ranks):
+    atoms, jobs = structures()["triclinic"], []
+    for style in ("nequip", "mace"):
+        model = alloy_model(style)
+        plain = system(atoms, ELEMENTS, style, model, folder=tmp_path)
+        jobs += [
             {"commands": bonded(atoms, style, model, tmp_path)},
             {"commands": bonded(atoms, style, model, tmp_path, "special_bonds lj/coul 1 1 1")},
             {"commands": [*plain, *ZERO_STEPS]},
-        ],
-        ranks=ranks,
-    )
-    assert "special_bonds with weights of 0" in refused.error
-    assert "use special_bonds lj/coul 1 1 1" in refused.error
-    assert seen.error == ""
-    assert seen.energy == pytest.approx(expected.energy, abs=1e-9)
+        ]
+    results = engine.run(jobs, ranks=ranks)
+    for refused, seen, expected in (results[:3], results[3:]):
+        assert "special_bonds with weights of 0" in refused.error
+        assert "use special_bonds lj/coul 1 1 1" in refused.error
+        assert seen.error == ""
+        assert seen.energy == pytest.approx(expected.energy, abs=1e-9)
 
 
 @pytest.mark.mpi

@@ -20,11 +20,9 @@ ZBL = SINGLE | {"pair_repulsion": True}
 ATT = "RealAgnosticAttResidualInteractionBlock"
 NONLINEAR = "RealAgnosticResidualNonLinearInteractionBlock"
 VARIANTS = {
-    "repulsion": (ZBL, {}),
-    "repulsion, portable": (ZBL, {"operators": "portable"}),
-    "repulsion, no passes": (ZBL, {"passes": "none"}),
+    "repulsion": (ZBL, {"operators": "portable"}),
     "repulsion, Agnesi": (ZBL | {"distance_transform": "Agnesi"}, {}),
-    "repulsion, Soft": (ZBL | {"distance_transform": "Soft"}, {}),
+    "repulsion, Soft": (ZBL | {"distance_transform": "Soft"}, {"passes": "none"}),
     "repulsion, float64": (ZBL, {"dtype": "float64"}),
     "attention": (SINGLE | {"interaction_cls": ATT}, {}),
     "attention, first": (SINGLE | {"interaction_cls_first": ATT}, {"static_shapes": True}),

@@ -4,14 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from shared_files import SharedFiles
 from structures import ELEMENTS, R_MAX, rattled
 
 from kan_md.backbones.nequip_settings import nequip_settings
+from kan_md.builds.cache import cache_dir
 
 ROOT = Path(__file__).parents[2]
+COMPILE = ROOT / "results" / "experiments" / "nequip_compile.py"
 COMMON = {
     "seed": 11,
     "model_dtype": "float64",
@@ -60,16 +64,36 @@ def compile_torchscript(path: Path, style: str, **changes) -> Path:
     return path
 
 
-def compile_aotinductor(path: Path, style: str, **changes) -> Path:
-    """Run ``nequip-compile --mode aotinductor`` in a process of its own, as users do."""
+def aotinductor_package(style: str, **changes) -> Path:
+    """What ``nequip-compile --mode aotinductor`` writes, run in a process of its own.
+
+    It takes half a minute and depends on nothing that is tested here, so the package stays in the
+    cache of the plug-in, by the versions that made it.
+    """
+    made_of = [
+        *(f"{name} {version(name)}" for name in ("torch", "nequip", "nequip-allegro")),
+        torch.backends.cpu.get_cpu_capability(),
+        os.environ.get("OMP_NUM_THREADS", ""),
+        *(path.read_text() for path in (Path(__file__), COMPILE)),
+        [style, changes],
+    ]
+    return SharedFiles(cache_dir() / "upstream").get(
+        made_of, ".nequip.pt2", lambda path: _compile_aotinductor(path, style, changes)
+    )
+
+
+def _compile_aotinductor(path: Path, style: str, changes: dict) -> None:
     subprocess.run(
         [sys.executable, __file__, style, str(path), json.dumps(changes)],
         # Allegro's export rounds some constants to float32, which upstream's own check refuses.
-        env={**os.environ, "NEQUIP_FLOAT64_MODEL_TOL": "1e-5", "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "NEQUIP_FLOAT64_MODEL_TOL": "1e-5",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        },
         check=True,
         capture_output=True,
     )
-    return path
 
 
 def main(style: str, path: str, changes: str) -> None:

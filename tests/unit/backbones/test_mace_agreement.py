@@ -57,12 +57,13 @@ def assert_same(model, atoms: Atoms) -> None:
     assert np.abs(forces).max() > 1e-4
 
 
-@pytest.mark.parametrize("elements", [[29], [1, 6, 8]], ids=["one-element", "three-elements"])
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("correlation", [1, 2, 3])
-def test_adapter_agrees_with_mace_torch(mace_torch_model, elements, order, correlation):
+def test_adapter_agrees_with_mace_torch(mace_torch_model, order, correlation):
     from e3nn import o3
 
+    # One element and three, each with every order and every correlation.
+    elements = [29] if (order + correlation) % 2 else [1, 6, 8]
     hidden = o3.Irreps(" + ".join(["4x0e", "4x1o", "4x2e"][: order + 1]))
     model = mace_torch_model(elements, hidden_irreps=hidden, correlation=correlation)
     assert_same(model, structure(elements))

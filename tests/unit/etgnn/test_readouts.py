@@ -12,6 +12,8 @@ from kan_md.errors import KanMdError
 from kan_md.kan.network import KAN
 from kan_md.model.reference import model_input
 
+# One of each kind: scripting takes a second per tensor where its readout is a KAN.
+SOME = tuple(t for t in TENSORS if t["name"] in ("vector", "bec", "susceptibility"))
 READOUTS = [
     "linear",
     "mlp",
@@ -58,14 +60,21 @@ def test_mlp_and_kan_have_equally_many_parameters(build):
     assert abs(kan - mlp) < 0.02 * kan
 
 
-@pytest.mark.parametrize("readout", ["mlp", {"basis": "gaussian"}, {"basis": "bspline"}], ids=str)
-def test_torchscript_gives_what_eager_gives(build, crystal, readout):
-    model = build(tensors=TENSORS, readout=readout)
+@pytest.mark.parametrize(
+    ("readout", "tensors"),
+    [
+        pytest.param("mlp", TENSORS, id="mlp, every tensor"),
+        pytest.param({"basis": "gaussian"}, SOME, id="gaussian"),
+        pytest.param({"basis": "bspline"}, SOME, id="bspline"),
+    ],
+)
+def test_torchscript_gives_what_eager_gives(build, crystal, readout, tensors):
+    model = build(tensors=tensors, readout=readout)
     eager = predict(model, crystal)
     scripted = script(model)
     for atoms in (crystal, crystal[:1], crystal):
         compiled = scripted(model_input(atoms, R_MAX, TYPES))
-    for tensor in TENSORS:
+    for tensor in tensors:
         field = "born_effective_charges" if tensor["name"] == "bec" else tensor["name"]
         torch.testing.assert_close(compiled[field], eager[field], atol=1e-12, rtol=0)
 
