@@ -123,10 +123,14 @@ class KANLayer(torch.nn.Module):
         self.grid_zero.copy_(zero)
 
     def snap(self, lower: torch.Tensor, upper: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Step and position of zero, float64, of the grids that :meth:`set_grid` would place."""
+        """Step and position of zero, float64, of the grids that :meth:`set_grid` would place.
+
+        Zero sits on a half step, which moves a grid by up to a quarter of one: a deployed file's
+        pieces then begin at zero and at both ends of the grid, where the curvature jumps.
+        """
         step = (upper - lower).double() / self.steps
         zero = -lower.double() / step
-        if self.zero_preserving and self.basis == "bspline":
+        if self.zero_preserving:
             zero = torch.round(2.0 * zero) / 2.0
         return step, zero
 

@@ -77,7 +77,7 @@ def test_model_that_cannot_be_scripted_is_compiled_the_other_way(
     source = shutil.copy(tiny_checkpoint("nequip"), tmp_path / "model.pth")
     ready = deploy(source, tmp_path / "ready.pth")
 
-    def deploy_with(_, output, *, backend, **__):
+    def deploy_with(_, model_path, output, *, backend, **__):
         if backend == "torchscript":
             raise not_compiled(backend, RuntimeError("no o3.Irreps"), remedy="go on")
         path = output or tmp_path / f"model{pipeline.SUFFIX[backend]}"
@@ -106,7 +106,7 @@ def test_auto_keeps_the_faster_file(deployed, tiny_checkpoint, tmp_path, monkeyp
         for backend in ("torchscript", "aotinductor")
     }
 
-    def write(_, path, *, backend, **__):
+    def write(_, model_path, path, *, backend, **__):
         return shutil.copy(written[backend], path)
 
     def timed(calls):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from kan_md.errors import KanMdError
+from kan_md.kan import BASES
+from kan_md.kan import fit_layer as fit_grid
 from kan_md.kan.layer import KANLayer
 from kan_md_deploy.passes.tables.kan_fit import fit_layer
 from kan_md_deploy.passes.tables.piecewise_sum import PiecewiseSum
@@ -41,6 +44,17 @@ def test_value_and_slope_are_the_layers_to_the_bound(basis, order, base):
     span = (functions.amax(0) - functions.amin(0)).max()
     assert (found - exact).abs().max() <= 5 * 1e-6 * span
     assert (slope - exact_slope).abs().max() <= 1e-6 * 2.5 * exact_slope.abs().max()
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_grids_that_were_fitted_to_their_inputs_can_be_tabulated(basis):
+    """Their ends lie anywhere, and the curvature jumps there."""
+    layer = layer_of(basis, 3, "silu")
+    x = torch.randn(500, 5, dtype=torch.float64) * torch.tensor([0.3, 1.0, 0.1, 3.0, 1.0])
+    moved = fit_grid(layer, x + torch.tensor([0.4, -0.7, 0.0, 2.0, 0.0]), tolerance=math.inf).moved
+    assert moved[:4].all()
+    fit = fit_layer(layer, bound=1e-6)
+    torch.testing.assert_close(pieces_of(fit)(x), layer(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("order", range(1, 6))

@@ -28,6 +28,7 @@ def trainer(epoch=0, batch=0, batches=10):
         optimizers=[SimpleNamespace(param_groups=[group])],
         callback_metrics={},
         should_stop=False,
+        world_size=1,
     )
 
 
