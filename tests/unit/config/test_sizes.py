@@ -2,16 +2,20 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 
+from kan_md import deploy, load
 from kan_md.backbones.readout import count_parameters
 from kan_md.cli.main import main
 from kan_md.config import load_config
 from kan_md.config.model_file import read_model_file
 from kan_md.config.sizes import SIZES, config_for_data, size_content
-from kan_md.model.checkpoint import load_checkpoint
+from kan_md.kan import KANLayer
+from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 
 
 def call(*words: object) -> int:
@@ -30,6 +34,20 @@ def test_a_size_is_a_strictly_local_model_with_a_kan(tmp_path, ag_frames, capsys
     checkpoint = load_checkpoint(path)
     assert checkpoint.config["model"]["num_interactions"] == 1
     assert count_parameters(checkpoint.build()) < 20_000
+
+
+def test_a_size_with_fitted_grids_runs_on_the_operator_of_local_models(tmp_path, ag_frames):
+    """Densities are small: a SiLU beside functions on their grids is too long to tabulate."""
+    ag_frames[0].write(tmp_path / "ag.xyz")
+    path = tmp_path / "tiny.pth"
+    assert call("init", "--size", "tiny", "--structure", tmp_path / "ag.xyz", "-o", path) == 0
+    checkpoint = load_checkpoint(path)
+    model = checkpoint.build()
+    for layer in (part for part in model.modules() if isinstance(part, KANLayer)):
+        ends = torch.full((layer.in_features,), 1e-3)
+        layer.set_grid(-ends, 2.7 * ends)
+    save_checkpoint(replace(checkpoint, state_dict=model.state_dict()), path)
+    assert "fused_local_mace" in load(deploy(path, tmp_path / "x.pth")).manifest.passes
 
 
 def test_sizes_grow():
