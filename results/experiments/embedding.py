@@ -210,7 +210,8 @@ def _curvature(function: dict) -> str:
 
 
 _HOW = (
-    "A local potential (`kan-md init --size small`, but with SiLU beside each function, which the sizes leave out since: MACE of one layer, 16 scalar features, "
+    "A local potential (`kan-md init --size small`, but with SiLU beside each function, which the "
+    "sizes leave out since: MACE of one layer, 16 scalar features, "
     f"l_max 3, correlation 3, 5 Å) with a Gaussian KAN, trained for {EPOCHS} epochs: short, "
     "to show functions, not to set a record. In the figures the first panel is the "
     "embedding function of Ag_u3 (Foiles, Baskes, Daw, Phys. Rev. B 1986;33:7983; it ships "
