@@ -24,21 +24,21 @@ class HalfEdges:
         kept: [num_pairs], numbers of the edges that are evaluated.
         centre: [num_edges] in the new order.
         neighbour: [num_edges] in the new order.
-        mirrored: whether the second half of the edges is the first one turned round.
+        paired: whether the second half of the edges is the first one turned round.
     """
 
     def __init__(self, data: AtomicDataDict.Type, *, symmetric: bool = True):
         index, kept = data[AtomicDataDict.EDGE_INDEX_KEY], None
         if symmetric and AtomicDataDict.EDGE_VECTORS_KEY not in data:
             kept = _one_direction(data, index)
-        self.mirrored = kept is not None
+        self.paired = kept is not None
         self.kept = torch.arange(index.size(1), device=index.device) if kept is None else kept
         one = index if kept is None else index.index_select(1, kept)
-        self.centre, self.neighbour = torch.cat([one, one.flip(0)], 1) if self.mirrored else one
+        self.centre, self.neighbour = torch.cat([one, one.flip(0)], 1) if self.paired else one
 
     def evaluated(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """The graph of the edges that are evaluated."""
-        if not self.mirrored:
+        if not self.paired:
             return data
         fields = (
             AtomicDataDict.POSITIONS_KEY,
@@ -59,7 +59,7 @@ class HalfEdges:
 
     def of_all(self, x: torch.Tensor) -> torch.Tensor:
         """[num_pairs, width] to [num_edges, width]."""
-        return torch.cat([x, x]) if self.mirrored else x
+        return torch.cat([x, x]) if self.paired else x
 
     def harmonics(self, harmonics: torch.Tensor, irreps: Irreps) -> torch.Tensor:
         """Harmonics of all edges from those that were evaluated: Y_l(-r) = (-1)^l Y_l(r).
@@ -68,7 +68,7 @@ class HalfEdges:
             harmonics: [num_pairs, components].
             irreps: of the components.
         """
-        if not self.mirrored:
+        if not self.paired:
             return harmonics
         signs = torch.tensor([(-1.0) ** ir.l for _, ir in irreps for _ in range(ir.dim)])
         return torch.cat([harmonics, harmonics * signs.to(harmonics)])
