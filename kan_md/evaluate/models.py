@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 from ase import Atoms
 
 from kan_md.contract import Kind
 from kan_md.errors import user_error
-from kan_md.forms.choice import with_fixed_weights
+from kan_md.forms.choice import prefers_vectors, with_fixed_weights
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.device import check_device
 from kan_md.model.file_kind import DEPLOYED, recognise
+from kan_md.model.graph import edge_graph
 from kan_md.ops import is_built, operators_in_layers
 from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.task import Task, refuse_other_kind
@@ -63,13 +65,20 @@ class TrainedModel:
         refuse_other_kind(path, self.task, kind)
         self.type_names = tuple(checkpoint.type_names)
         self.r_max = float(checkpoint.r_max)
-        self._model = with_fixed_weights(checkpoint.build(dtype).to(device))
+        self._device, model = device, checkpoint.build(dtype).to(device)
+        self._model = with_fixed_weights(model)
+        self._of_vectors = self.task.edge_model(self._model) if prefers_vectors(model) else None
         self._kernels = operators_in_layers if is_built() else nullcontext
 
     def predict(self, atoms: Atoms) -> dict[str, np.ndarray]:
         """See :class:`Model`."""
         with self._kernels():
-            return self.task.predict(self._model, atoms)
+            if self._of_vectors is None:
+                return self.task.predict(self._model, atoms)
+            edges = edge_graph(atoms, self.r_max, self.type_names)
+            graph = (*edges, torch.tensor([len(atoms)]))
+            outputs = self._of_vectors(*(tensor.to(self._device) for tensor in graph))
+            return self.task.read(outputs, graph, atoms)
 
 
 def is_deployed(path: str | Path) -> bool:

@@ -11,6 +11,7 @@ Columns of each matrix are padded to whole cache lines, per block that something
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from kan_md.forms.edge_functions import (
     has_operator,
 )
 from kan_md.forms.harmonics import HarmonicsChain
+from kan_md.forms.kept import Kept, normal_tensors
 from kan_md.forms.networks import Contributions, Linear, linear_weight
 from kan_md.forms.pairs import PairBasis
 from kan_md.kan.layer import KANLayer
@@ -43,23 +45,22 @@ Step = tuple[int, torch.Tensor | KANLayer]
 
 
 class AllegroForm(torch.nn.Module):
-    """Energies of upstream's model by the factored form, made of its parameters at every call.
+    """Energies of upstream's model by the factored form, made of its parameters as they are.
 
     Nothing of the model is registered here, so that its parameters are owned once.
 
     Args:
         energy: upstream's sequence of modules, of which :func:`kan_md.forms.allegro.why_not`
             knows no fault.
-        fixed: make the products once; parameters must not change any more.
 
     Attributes:
         reason: what is fast about it, and why not more.
     """
 
-    def __init__(self, energy: torch.nn.Module, *, fixed: bool = False):
+    def __init__(self, energy: torch.nn.Module):
         super().__init__()
         self._upstream = (energy,)
-        self.factored = None
+        self._kept = Kept(energy, self._factored)
         with torch.no_grad():
             factored = self._factored()
         missing = why_no_operator(factored)
@@ -68,16 +69,12 @@ class AllegroForm(torch.nn.Module):
         self.reason = "one operator on a CPU"
         if missing is not None:
             self.reason = f"products of weights are formed once per step; no operator, {missing}"
-        if fixed:
-            with torch.no_grad():
-                self.factored = self._factored()
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Do what upstream's sequence of modules does."""
         (energy,) = self._upstream
         data = with_edge_vectors_(data, with_lengths=False)
-        factored = self._factored() if self.factored is None else self.factored
-        data = factored(data)
+        data = self._kept()(data)
         if AtomicDataDict.NORM_LENGTH_KEY not in data:  # what follows may read it
             data = energy.edge_norm(data)
         for name, part in energy.named_children():
@@ -108,24 +105,30 @@ class OperatorAllegro(EdgeListAllegro):
         if (
             not _is_there(self)
             or not function_sums.apply_to(vectors, "fourier", 2)
-            or why_no_operator(self) is not None
+            or self.packed is None
         ):
             return super().forward(data)
         types, centre = data[self._types].view(-1), data[self._index][0]
         radial, harmonics, pair = self._edge_functions(data, types)
-        packed = _Packed(self)
+        packed = self.packed
         norm = self._environment_norm(types).view(-1).expand(types.size(0)).contiguous()
         call = _Call(
             *_sorted_edges(centre, pair, types.size(0), packed.num_pairs),
             norm,
-            torch.tensor(packed.program, dtype=torch.int32),
+            packed.program,
             packed.shape,
         )
-        energies, *_ = _Energies.apply(radial, harmonics, torch.cat(packed.weights), centre, call)
+        energies, *_ = _Energies.apply(radial, harmonics, packed.weights, centre, call)
         energies = energies.to(vectors.dtype)
         energy_norm = self.energy_norm if self.energy_norm.size(0) == 1 else self.energy_norm[types]
         data[self._energy] = energies.unsqueeze(1) * energy_norm
         return data
+
+    @cached_property
+    def packed(self) -> _Packed | None:
+        """What the operator is told of the model; None where it does not know it."""
+        with normal_tensors():
+            return _Packed(self) if why_no_operator(self) is None else None
 
     def _edge_functions(
         self, data: AtomicDataDict.Type, types: torch.Tensor
@@ -268,16 +271,16 @@ class _Packed:
 
     Attributes:
         shape: whole numbers.
-        weights: 1-d each, differentiable in the model's parameters.
-        program: components i, j, k of each term of the tensor products.
+        weights: 1-d, differentiable in the model's parameters.
+        program: int32, components i, j, k of each term of the tensor products.
         num_pairs: of types.
     """
 
     def __init__(self, factored: EdgeListAllegro):
         self.line = _LINE // factored.member.element_size()
         self.factored = factored
-        self.weights: list[torch.Tensor] = []
-        self.program: list[int] = []
+        self._weights: list[torch.Tensor] = []
+        self._program: list[int] = []
         channels = self._padded(factored.channels)
         embed, first = factored.radial.embed, factored.radial.function[0].weight
         self.num_pairs = embed.num_types**2 if isinstance(embed, PairBasis) else 1
@@ -299,6 +302,8 @@ class _Packed:
             self.shape += [places[n] for n in contributions.piece_of]
             if isinstance(contributions.functions[-1], KANLayer):
                 self._add_functions(contributions.functions[-1])
+        self.weights = torch.cat(self._weights)
+        self.program = torch.tensor(self._program, dtype=torch.int32)
 
     def _padded(self, width: int) -> int:
         return -(-width // self.line) * self.line
@@ -310,7 +315,7 @@ class _Packed:
         return torch.nn.functional.pad(matrix, missing) if any(missing) else matrix
 
     def _add(self, weight: torch.Tensor) -> None:
-        self.weights.append(weight.reshape(-1))
+        self._weights.append(weight.reshape(-1))
 
     def _add_steps(self, steps: Iterable[Step], result: Contributions | None) -> None:
         steps = list(steps)
@@ -360,7 +365,7 @@ class _Packed:
         if last:  # an edge uses the scalar alone
             ijk = [[i, j, k] for i, j, k in ijk if k == 0]
         self.shape += [layer.dim_in, 1 if last else layer.dim_out, len(ijk)]
-        self.program += [number for term in ijk for number in term]
+        self._program += [number for term in ijk for number in term]
         flat = [(j * layer.dim_in + i) * layer.dim_out + k for i, j, k in ijk]
         weights = layer.product.flatten(1).index_select(1, torch.tensor(flat, dtype=torch.int64))
         columns = self._padded(weights.size(0)) - weights.size(0)

@@ -88,8 +88,9 @@ def with_fixed_weights(model: GraphModel) -> GraphModel:
     if why_upstream(model) is not None:
         return model
     if _is_allegro(model.model.func):
-        return _with_energy(model, allegro_operator.AllegroForm(model.model.func, fixed=True))
-    kind = mace.MACEForm if _is_mace(model.model.func) else nequip.NequIPForm
+        kind = allegro_operator.AllegroForm
+    else:
+        kind = mace.MACEForm if _is_mace(model.model.func) else nequip.NequIPForm
     return _with_energy(model, _Registered(kind(model.model.func), model.model.func))
 
 
@@ -102,6 +103,14 @@ class _Registered(torch.nn.Module):
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         return self.form(data)
+
+
+def prefers_vectors(model: torch.nn.Module) -> bool:
+    """Whether a model is faster where it is given the edges' vectors; those that evaluate each pair
+    of atoms once find the pairs in positions and cell.
+    """
+    is_potential = isinstance(model, GraphModel) and isinstance(model.model, ForceStressOutput)
+    return is_potential and _is_allegro(model.model.func)
 
 
 def why_upstream(model: torch.nn.Module) -> str | None:

@@ -15,6 +15,7 @@ from nequip.train import EMALightningModule, MetricsManager, NequIPLightningModu
 from kan_md.backbones.build import build_model
 from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts
 from kan_md.forms.choice import Form, Wanted
+from kan_md.forms.kept import parameters_held
 from kan_md.forms.replaced_module import with_module_replaced
 from kan_md.kan.regularize import regularization
 from kan_md.train.agreement import of_all
@@ -117,15 +118,20 @@ class _KanModel:
         self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add the errors of a batch."""
-        target = self.process_target(batch, batch_idx, dataloader_idx)
-        _add_errors(self.val_metrics[dataloader_idx], self(batch), target)
+        self._add_errors_of(batch, self.val_metrics[dataloader_idx], batch_idx, dataloader_idx)
 
     def test_step(
         self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add the errors of a batch."""
-        target = self.process_target(batch, batch_idx, dataloader_idx)
-        _add_errors(self.test_metrics[dataloader_idx], self(batch), target)
+        self._add_errors_of(batch, self.test_metrics[dataloader_idx], batch_idx, dataloader_idx)
+
+    def _add_errors_of(
+        self, batch: AtomicDataDict.Type, metrics: MetricsManager, *batch_and_loader: int
+    ) -> None:
+        target = self.process_target(batch, *batch_and_loader)
+        with parameters_held(self.model):  # products of weights are made once per validation
+            _add_errors(metrics, self(batch), target)
 
     def _loss_of(self, output: AtomicDataDict.Type, target: AtomicDataDict.Type) -> torch.Tensor:
         """Weighted sum of the terms, each a mean over what is labelled in the batch.
