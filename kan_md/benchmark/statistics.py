@@ -76,6 +76,11 @@ class Times:
     mean: float
 
 
+def median_and_spread(values: Sequence[float]) -> list[float]:
+    """Median and standard deviation; 0 for a single value."""
+    return [float(np.median(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0]
+
+
 def block_medians(blocks: Sequence[Block]) -> np.ndarray:
     """Median step time of each block, ms, [num_blocks]."""
     return np.array([np.median(block.step_times) * MS for block in blocks])

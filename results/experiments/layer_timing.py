@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 
 from kan_md.backbones.readout import MLP
+from kan_md.benchmark.statistics import median_and_spread
 from kan_md.kan import BASES, KANLayer
 from kan_md.ops import function_sums, operators_in_layers
 
@@ -67,17 +67,14 @@ def measure_in_turn(
             elapsed = 1e3 * (time.perf_counter() - start)
             if number >= _WARM_UP:
                 times[name].append(elapsed)
-    return {
-        name: {
-            "ms": _condense(values),
-            "ratio": _condense([t / c for t, c in zip(values, times[CONTROL], strict=True)]),
-        }
+    ratios = {
+        name: [t / c for t, c in zip(values, times[CONTROL], strict=True)]
         for name, values in times.items()
     }
-
-
-def _condense(values: Sequence[float]) -> list[float]:
-    return [statistics.median(values), statistics.stdev(values)]
+    return {
+        name: {"ms": median_and_spread(values), "ratio": median_and_spread(ratios[name])}
+        for name, values in times.items()
+    }
 
 
 def make_modules(num_inputs: int, operators: object | None) -> dict[str, torch.nn.Module]:

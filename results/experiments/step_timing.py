@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -21,9 +20,12 @@ import torch
 from ase.build import bulk
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from kan_md.backbones.build import build_model
 from kan_md.backbones.nequip_settings import nequip_settings
+from kan_md.benchmark.statistics import median_and_spread
 from kan_md.forms.choice import Form
 from kan_md.model.reference import model_input
 from kan_md.ops import operators_in_layers
@@ -70,6 +72,7 @@ MODELS: dict[str, Mapping] = {
 }
 FORMS = ("upstream", "fast")
 _WARM_UP = 1
+_PRODUCT, _PRODUCTS = 1024, 10
 
 
 def make_model(name: str) -> GraphModel:
@@ -142,13 +145,53 @@ def _times(name: str, calls: int, cells: int) -> dict:
     return {
         "atoms": len(batch[AtomicDataDict.POSITIONS_KEY]),
         "edges": batch[AtomicDataDict.EDGE_INDEX_KEY].shape[1],
-        "ms": {form: _condense(values) for form, values in times.items()},
-        "ratio": _condense(ratios),
+        "ms": {form: median_and_spread(values) for form, values in times.items()},
+        "ratio": median_and_spread(ratios),
     }
 
 
-def _condense(values: Sequence[float]) -> list[float]:
-    return [statistics.median(values), statistics.stdev(values) if len(values) > 1 else 0.0]
+def _limit(name: str, cells: int) -> float:
+    """Milliseconds that the matrix products of a step would take at the rate of a large one.
+
+    Those of the form in plain torch, where a sum over edges is one of them; what is no matrix
+    product (harmonics, SiLU, KAN functions, gathering) is not counted.
+    """
+    model, batch = make_model(name), make_batch(MODELS[name]["r_max"], cells)
+    step = training_step(Form(model, "fast"), model, batch, form="fast")
+    with _Operations() as operations:
+        step()
+    return 1e3 * operations.number / _product_rate()
+
+
+class _Operations(TorchDispatchMode):
+    """Counts the operations of matrix products, by torch's own formulae.
+
+    torch's FlopCounterMode puts hooks on modules, which gradients of positions do not allow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            formula = flop_registry[func._overloadpacket]
+            self.number += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def _product_rate() -> float:
+    """Floating-point operations per second of a large matrix product in float32."""
+    a, b = torch.rand(_PRODUCT, _PRODUCT), torch.rand(_PRODUCT, _PRODUCT)
+    times = []
+    for _ in range(_PRODUCTS):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - start)
+    return 2 * _PRODUCT**3 / min(times)
 
 
 def _peak(name: str, form: str, cells: int) -> float:
@@ -185,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory", choices=FORMS, help="peak memory of this form alone")
     options = parser.parse_args(arguments)
     tune_allocator()
+    limit = None if options.memory else _limit(options.model, options.cells)
     with operators_in_layers() as available:
         if options.memory is not None:
             found: object = _peak(options.model, options.memory, options.cells)
@@ -192,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = _times(options.model, options.calls, options.cells)
             found |= {
                 "kernels": available,
+                "limit": limit,
                 "threads": torch.get_num_threads(),
                 "peak": {f: _peak_elsewhere(options.model, f, options.cells) for f in FORMS},
             }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from kan_md.benchmark.compare import command_line
 from kan_md.benchmark.log import last_line
 from kan_md.benchmark.machine import describe_machine, machine_line
 from kan_md.benchmark.report import markdown_table, save_atomically
+from kan_md.benchmark.statistics import median_and_spread
 from kan_md.benchmark.store import check_folder
 from kan_md.benchmark.structures import quartz
 from kan_md.errors import KanMdError
@@ -70,7 +70,7 @@ def measure_step(size: str, readout: str, *, work: Path, calls: int) -> dict:
     step = json.loads(last_line(run_program(TIMING, model, structure, "--calls", calls, what=what)))
     return {
         "numbers": json.loads(text)["numbers"],
-        "step": _condense(step["ms"][0]),
+        "step": median_and_spread(step["ms"][0]),
         "threads": step["threads"],
     }
 
@@ -93,15 +93,13 @@ def measure_frames(size: str, readouts: Sequence[str], *, work: Path, calls: int
     times = dict(zip(keys, json.loads(last_line(text))["ms"], strict=True))
     found: dict[str, dict] = {readout: {} for readout in readouts}
     for (readout, name), mine in times.items():
-        found[readout][name] = _condense(mine)
+        found[readout][name] = median_and_spread(mine)
         control = times.get((CONTROL, name))
         if control is not None:
-            found[readout][name] += _condense([t / c for t, c in zip(mine, control, strict=True)])
+            found[readout][name] += median_and_spread(
+                [t / c for t, c in zip(mine, control, strict=True)]
+            )
     return found
-
-
-def _condense(values: Sequence[float]) -> list[float]:
-    return [statistics.median(values), statistics.stdev(values)]
 
 
 def _folder(work: Path, size: str, readout: str) -> Path:

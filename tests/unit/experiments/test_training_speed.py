@@ -1,12 +1,15 @@
 """Timing of training steps: both forms are timed on one model, and the page says how."""
 
 import json
+import re
 
+import pytest
 import torch
 
 from kan_md.benchmark.machine import describe_machine
+from kan_md.errors import KanMdError
 from kan_md.forms.choice import Form
-from results.experiments import step_timing, training_speed
+from results.experiments import run_trainer, step_timing, training_epochs, training_speed
 
 SMALL = "small Allegro, MLP"
 
@@ -45,10 +48,89 @@ def test_page_shows_times_ratio_and_memory():
         "ms": {"fast": [182.4, 3.0], "upstream": [2262.0, 20.0]},
         "ratio": [0.0806, 0.001],
         "peak": {"fast": 147.0, "upstream": 1645.0},
+        "limit": 37.4,
         "kernels": True,
     }
     stored = {"calls": 10, "threads": 1, "command": "x", "machine": describe_machine()}
     text = training_speed.page(stored | {"cases": {"README": case}})
-    assert "| README | 8,450 | 182 ± 3 | 2262 ± 20 | 0.081 ± 0.001 | 147 | 1645 |" in text
+    assert "| README | 8,450 | 182 ± 3 | 2262 ± 20 | 0.081 ± 0.001 | 147 | 1645 | 37 |" in text
     assert "192 atoms" in text
     assert "no measurements" not in text
+
+
+def test_page_begins_with_the_papers_training_and_draws_the_programs_ratios(tmp_path):
+    entries = {
+        "Allegro, nequip-train": {"seconds": [36.0, 0.5], "cpu": 120.0, "peak": 1800.0},
+        "Allegro, kan-md, Gaussian KAN": {"seconds": [1.0, 0.1], "cpu": 8.0, "peak": 800.0},
+    }
+    stored = {
+        "calls": 10,
+        "threads": 1,
+        "command": "x",
+        "machine": describe_machine(),
+        "cases": {},
+        "tables": {"Allegro": {"data": "HfO2", "epochs": entries}},
+    }
+    lines = training_speed.page(stored).splitlines()
+    per_epoch = 9000 / training_epochs.TRAIN / 60
+    assert f"kan-md {per_epoch:.1f} minutes" in lines[2]
+    assert f"nequip-train {36 * per_epoch / 60:.1f} hours" in lines[2]
+    assert "| Allegro, kan-md, Gaussian KAN | 1.00 ± 0.10 | 36.0 | 8 | 800 |" in lines
+    training_speed.draw(stored["tables"], tmp_path / "training.png")
+    assert (tmp_path / "training.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "make_command", [run_trainer.kan_md, run_trainer.nequip_train, run_trainer.mace_run_train]
+)
+def test_the_trainers_of_a_table_train_on_the_same_frames_for_the_same_epochs(
+    make_command, tmp_path
+):
+    programs = {name.replace("-", "_"): name for name in run_trainer.PROGRAMS}
+    program = programs[make_command.__name__]
+    (trainer, *_) = (
+        trainer
+        for table in training_epochs.TABLES.values()
+        for trainer in table
+        if trainer.program == program
+    )
+    command, _ = make_command(trainer.settings(7), tmp_path)
+    config = tmp_path / "config.yaml"
+    text = " ".join(command) + (config.read_text() if config.exists() else "")
+    assert "../train.xyz" in text and "../val.xyz" in text
+    assert re.search(r"epochs\W+7", text)
+
+
+def test_epochs_are_clocked_between_what_the_programs_log(tmp_path):
+    log = "\n".join(
+        f"2026-01-01 00:00:{second} INFO: {what}: head: Default, loss=1"
+        for second, what in (("01.000", "Initial"), ("09.000", "Epoch 0"), ("10.250", "Epoch 1"))
+    )
+    assert run_trainer.mace_run_train_epochs(tmp_path, log) == [1.25]
+    (tmp_path / run_trainer.CLOCK).write_text("[0.0, 5.0, 7.5]")
+    assert run_trainer.nequip_train_epochs(tmp_path, "") == [2.5]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.csv").write_text("epoch,seconds\n0,4.0\n1,5.5\n")
+    assert run_trainer.kan_md_epochs(tmp_path, "") == [1.5]
+
+
+def test_a_trainer_that_fails_says_so(tmp_path):
+    (trainer, *_) = (t for t in training_epochs.TABLES["Allegro"] if t.program == "kan-md")
+    settings = trainer.settings(1) | {"data": {"train": "nowhere.xyz"}}
+    with pytest.raises(KanMdError, match=r"kan-md failed: .*nowhere\.xyz"):
+        run_trainer.run("kan-md", settings, tmp_path / "run")
+
+
+def test_labels_of_the_self_made_frames_are_those_of_one_potential():
+    atoms = training_epochs.rattled_fluorite(3)
+    labels = atoms.calc.results
+    moved, step = atoms.copy(), 1e-4
+    energies = []
+    for sign in (1, -1):
+        moved.positions = atoms.positions
+        moved.positions[5, 1] += sign * step
+        moved.calc = training_epochs.pair_potential()
+        energies.append(moved.get_potential_energy())
+    assert (energies[1] - energies[0]) / (2 * step) == pytest.approx(
+        labels["forces"][5, 1], abs=1e-6
+    )
