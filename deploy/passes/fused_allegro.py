@@ -38,13 +38,10 @@ from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import EDGES
 from kan_md_deploy.passes.operator_weights import ModelOnOperator, OperatorWeights
 from kan_md_deploy.passes.radial_tables import Functions, exact_functions, vanishes
-from kan_md_deploy.passes.tables.kan_fit import silu_tail
 
 _SUM, _PERCEPTRON, _KAN, _PROJECTED_KAN = 0, 1, 2, 3  # enum Readout in allegro_plan.h
 _KAN_NETWORK, _PROJECTED_KAN_NETWORK = 4, 5
 _MOST_L = 4
-_WIDEST_TAIL = 512.0
-"""Steps of a KAN's grid over which its SiLU may be tabulated; more would not fit a cache."""
 _NEGLIGIBLE = 1e-12
 """Tensor product coefficients that small, relative to the largest, are rounding."""
 LARGEST_TABLES = {torch.float32: 4 << 30, torch.float64: 512 << 20}
@@ -81,9 +78,7 @@ class FusedAllegro:
         if not (context.bound > 0 and is_built() and found):
             return False
         cutoffs = pair_cutoffs(model, num_types=context.num_types, r_max=context.r_max)
-        return _is_known(found[0], context.bound) and vanishes(
-            exact_functions(found[0], context), cutoffs
-        )
+        return _is_known(found[0]) and vanishes(exact_functions(found[0], context), cutoffs)
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:
         """Exchange the part on edges."""
@@ -237,24 +232,14 @@ def _factored(model: GraphModel) -> list[FactoredAllegro]:
     ]
 
 
-def _is_known(factored: FactoredAllegro, bound: float) -> bool:
+def _is_known(factored: FactoredAllegro) -> bool:
     """Whether all networks are of a known kind."""
     return (
         isinstance(factored.harmonics, HarmonicsChain)
         and factored.num_irreps - 1 <= _MOST_L
         and all(read_latent_body(layer) is not None for layer in factored.layers)
         and _readout_kind(factored) is not None
-        and all(silu_tail(kan, bound=bound) <= _WIDEST_TAIL for kan in _kans_of_pieces(factored))
     )
-
-
-def _kans_of_pieces(factored: FactoredAllegro) -> list[KANLayer]:
-    """KANs that the operator evaluates as piecewise polynomials."""
-    kind = _readout_kind(factored)
-    if kind == _KAN:
-        sources = [factored.radial.contributions, *(x.contributions for x in factored.layers)]
-        return [source.functions[-1] for source in sources]
-    return _chain(factored.readout) if kind == _PROJECTED_KAN else []
 
 
 def _scalars(pair: Contributions) -> int:

@@ -37,13 +37,10 @@ from kan_md_deploy.passes.message_passing.local_mace import (
 from kan_md_deploy.passes.message_passing.symmetric_contraction import polynomial_of_scalars
 from kan_md_deploy.passes.module_sequence import ModuleSequence
 from kan_md_deploy.passes.operator_weights import ModelOnOperator, OperatorWeights
-from kan_md_deploy.passes.tables.kan_fit import silu_tail
 
 _MOST_L = 4
 _MOST_TYPES = 8
 """Tables are made for every pair of types; with more of them they take long and fill the cache."""
-_WIDEST_TAIL = 512.0
-"""Steps of a KAN's grid over which its SiLU may be tabulated; more would not fit a cache."""
 _PARTS = (MACENodeEmbedding, MACEEdgeEmbedding, MACELayer, MACEReadout)
 
 
@@ -99,12 +96,6 @@ class FusedLocalMACE:
             and not hasattr(interaction, "density_fn")
             and has_one_channel_per_degree(o3.Irreps(interaction.linear.irreps_out))
             and o3.Irreps(interaction.linear.irreps_out).lmax <= _MOST_L
-            and (
-                not embedding.has_tables
-                or all(
-                    silu_tail(kan[0], bound=context.bound) <= _WIDEST_TAIL for kan in embedding.kans
-                )
-            )
         )
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:

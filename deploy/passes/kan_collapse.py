@@ -21,7 +21,14 @@ from kan_md.kan.layer import KANLayer
 from kan_md.ops import is_built
 from kan_md.ops.layout import OUTPUT_BLOCK
 from kan_md_deploy.passes.base import PassContext
-from kan_md_deploy.passes.tables.kan_fit import Fit, fit_layer, fit_outputs, outputs_of, silu_tail
+from kan_md_deploy.passes.tables.kan_fit import (
+    WIDEST_TAIL,
+    Fit,
+    fit_layer,
+    fit_outputs,
+    outputs_of,
+    silu_tail,
+)
 from kan_md_deploy.passes.tables.piecewise_sum import (
     FusedPiecewiseOutputs,
     FusedPiecewiseSum,
@@ -30,8 +37,6 @@ from kan_md_deploy.passes.tables.piecewise_sum import (
 
 MOST_OUTPUTS = 2
 """Outputs that are evaluated one by one. In plain torch three cost what the layer costs itself."""
-_WIDEST_TAIL = 64.0
-"""Steps of the grid over which SiLU is tabulated along; where it needs more it stays by itself."""
 
 
 class CollapsedLayer(torch.nn.Module):
@@ -190,7 +195,7 @@ def _collapse_wide(layer: KANLayer, context: PassContext) -> tuple[CollapsedLaye
 
 def _split_silu(layer: KANLayer, *, bound: float) -> tuple[KANLayer, bool]:
     """What to tabulate of a layer, and whether its SiLU stays apart: where its tail is wide."""
-    silu_apart = silu_tail(layer, bound=bound) > _WIDEST_TAIL
+    silu_apart = silu_tail(layer, bound=bound) > WIDEST_TAIL
     tabulated = copy.deepcopy(layer)
     if silu_apart:
         tabulated.base_weight = None

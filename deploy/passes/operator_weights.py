@@ -18,7 +18,7 @@ from kan_md.kan.layer import KANLayer
 from kan_md.ops import load
 from kan_md.ops.interval_tables import IntervalTable, locate_cells, make_interval_table
 from kan_md.ops.layout import block_of, pack_pieces
-from kan_md_deploy.passes.tables.kan_fit import fit_layer
+from kan_md_deploy.passes.tables.kan_fit import WIDEST_TAIL, fit_layer, silu_tail
 from kan_md_deploy.passes.tables.non_smooth_distances import find_non_smooth_distances
 from kan_md_deploy.passes.tables.size import check_table_size
 
@@ -77,12 +77,17 @@ class OperatorWeights:
 
     def add_pieces(self, layer: KANLayer) -> None:
         """Piecewise polynomials of a KAN layer with one output."""
-        fit = fit_layer(layer, bound=self.bound)
+        wide = silu_tail(layer, bound=self.bound) > WIDEST_TAIL
+        fit = fit_layer(layer, bound=self.bound, tails="wide" if wide else "uniform")
         self.error = max(self.error, fit.error)
         self.slope_error = max(self.slope_error, fit.slope_error)
         self.shape.append(fit.origin)
         self.weights.append(self.pad(pack_pieces(fit.coefficients), 0))
-        self.weights.append(self.pad(fit.inverse_step, 0))
+        if fit.num_tail:
+            self.shape.append(fit.num_tail)
+            self.weights.append(self.pad(torch.stack([fit.inverse_step, fit.tail_ratio]), 1))
+        else:
+            self.weights.append(self.pad(fit.inverse_step, 0))
 
     def add_kan_layer(self, layer: KANLayer) -> None:
         """A KAN layer as the matrix behind its basis functions."""

@@ -248,8 +248,7 @@ template <typename T, int L> class Centre {
   // Sum of functions of x; grad becomes dE/dx and may be x.
   T kan(const Pieces<T> &functions, const T *x, T *grad) const
   {
-    const T value = piecewise_row(plan_.readout_width, x, functions.pieces, functions.inverse_step,
-                                  functions.origin, functions.num_pieces, grad);
+    const T value = piecewise_row(plan_.readout_width, x, functions, grad);
     for (int64_t i = 0; i < plan_.readout_width; ++i) grad[i] *= energy_norm_;
     return value;
   }

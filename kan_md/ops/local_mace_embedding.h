@@ -49,11 +49,8 @@ template <typename T> class EmbeddingFunction {
     const int64_t number = plan_.per_type() ? type : 0;
     switch (plan_.embedding) {
       case Embedding::kKan:
-      case Embedding::kKanPerType: {
-        const Pieces<T> &f = plan_.pieces[number];
-        return piecewise_row(plan_.densities, rho, f.pieces, f.inverse_step, f.origin, f.num_pieces,
-                             rho);
-      }
+      case Embedding::kKanPerType:
+        return piecewise_row(plan_.densities, rho, plan_.pieces[number], rho);
       case Embedding::kKanNetwork:
       case Embedding::kKanNetworkPerType:
         return network(plan_.kans[number], rho);

@@ -38,14 +38,16 @@ void sum_rows(const at::Tensor &x, const at::Tensor &pieces, const at::Tensor &i
               int32_t origin, at::Tensor &y, at::Tensor &slope)
 {
   const int64_t rows = x.size(0), in = x.size(1);
-  const auto num_pieces = static_cast<int32_t>(pieces.size(1));
-  const T *x_data = x.const_data_ptr<T>(), *piece_data = pieces.const_data_ptr<T>();
-  const T *inverse = inverse_step.const_data_ptr<T>();
+  const T *x_data = x.const_data_ptr<T>();
+  const Pieces<T> f{.pieces = pieces.const_data_ptr<T>(),
+                    .inverse_step = inverse_step.const_data_ptr<T>(),
+                    .num_pieces = static_cast<int32_t>(pieces.size(1)),
+                    .origin = origin};
   T *y_data = y.mutable_data_ptr<T>(), *slope_data = slope.mutable_data_ptr<T>();
   in_parallel_parts(at::get_num_threads(), rows, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n)
-      y_data[n] = piecewise_row<T, Slopes>(in, x_data + n * in, piece_data, inverse, origin,
-                                           num_pieces, Slopes ? slope_data + n * in : nullptr);
+      y_data[n] =
+          piecewise_row<T, Slopes>(in, x_data + n * in, f, Slopes ? slope_data + n * in : nullptr);
   });
 }
 

@@ -123,6 +123,14 @@ template <typename T> void spline_weights(T t, T inverse_step, T *weights, T *sl
 // Pieces of one width for each input of a KAN, x = (piece - origin + u) / inverse_step; the first and
 // the last one reach to infinity. Counting from x = 0 keeps the relative precision of small arguments,
 // and phi(0) is a stored number. NaN falls to a piece that there is and stays NaN in the place.
+//
+// With a tail as many pieces to either side, and the lines behind them, are wider than those between.
+template <typename T> struct Pieces {
+  const T *pieces = nullptr;          // [in, num_pieces, kPieceRow]; null: there are none
+  const T *inverse_step = nullptr;    // [in]
+  const T *tail_ratio = nullptr;      // [in], width of the other pieces by that of the tail's
+  int32_t num_pieces = 0, origin = 0, num_tail = 0;
+};
 
 // The six powers of eight pieces, transposed: from memory rows to one vector per power. Gathers do
 // the same in one instruction that is slower than this on most processors.
@@ -165,29 +173,34 @@ template <typename T> struct EightPieces {
   }
 };
 
-// sum_i phi_i(x_i) and the slopes dphi_i/dx_i of one row.
-//
-// pieces: [in, num_pieces, kPieceRow]. slope may be x; without Slopes it is not touched.
-template <typename T, bool Slopes = true>
-T piecewise_row(int64_t in, const T *x, const T *pieces, const T *inverse_step, int32_t origin,
-                int32_t num_pieces, T *slope)
+// sum_i phi_i(x_i) and the slopes dphi_i/dx_i of one row. slope may be x; without Slopes it is not
+// touched.
+template <typename T, bool Slopes, bool Tail>
+T piecewise_row_of(int64_t in, const T *x, const Pieces<T> &f, T *slope)
 {
   typedef typename EightPieces<T>::Eight Eight;
   constexpr int kChunk = 64;
-  T u[kChunk], rest = 0;
+  T u[kChunk], per_unit[kChunk], rest = 0;
   int32_t at[kChunk];
   Eight total{};
-  const T first = static_cast<T>(-origin), last = static_cast<T>(num_pieces - 1 - origin);
+  const T first = static_cast<T>(-f.origin), last = static_cast<T>(f.num_pieces - 1 - f.origin);
+  const T low = first + static_cast<T>(f.num_tail + 1), high = last - static_cast<T>(f.num_tail);
   for (int64_t begin = 0; begin < in; begin += kChunk) {
     const int count = static_cast<int>(std::min<int64_t>(kChunk, in - begin));
-    const T *mine = pieces + kPieceRow * begin * num_pieces;
+    const T *mine = f.pieces + kPieceRow * begin * f.num_pieces;
     // Plain numbers: the compiler has wider vectors for this than eight lanes.
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
-      const T s = x[begin + i] * inverse_step[begin + i];
+      T s = x[begin + i] * f.inverse_step[begin + i];
+      per_unit[i] = f.inverse_step[begin + i];
+      if constexpr (Tail) {
+        const T inside = std::max(low, std::min(s, high)), ratio = f.tail_ratio[begin + i];
+        per_unit[i] *= s == inside ? T(1) : ratio;
+        s = inside + (s - inside) * ratio;
+      }
       const T cell = std::floor(std::max(first, std::min(s, last)));
       u[i] = s - cell;
-      at[i] = kPieceRow * (i * num_pieces + static_cast<int32_t>(cell) + origin);
+      at[i] = kPieceRow * (i * f.num_pieces + static_cast<int32_t>(cell) + f.origin);
     }
     int i = 0;
     for (; i + 8 <= count; i += 8) {
@@ -199,7 +212,7 @@ T piecewise_row(int64_t in, const T *x, const T *pieces, const T *inverse_step, 
       if constexpr (!Slopes) {
         total += quintic<Eight>(v, coefficient);
       } else {
-        std::memcpy(&step, inverse_step + begin + i, sizeof(step));
+        std::memcpy(&step, per_unit + i, sizeof(step));
         total += quintic<Eight>(v, coefficient, rise);
         step *= rise;
         std::memcpy(slope + begin + i, &step, sizeof(step));
@@ -213,11 +226,18 @@ T piecewise_row(int64_t in, const T *x, const T *pieces, const T *inverse_step, 
       } else {
         T rise;
         rest += quintic<T>(u[i], coefficient, rise);
-        slope[begin + i] = inverse_step[begin + i] * rise;
+        slope[begin + i] = per_unit[i] * rise;
       }
     }
   }
   return rest + LaneSum<T, 8>::of(total);
+}
+
+template <typename T, bool Slopes = true>
+T piecewise_row(int64_t in, const T *x, const Pieces<T> &f, T *slope)
+{
+  return f.num_tail > 0 ? piecewise_row_of<T, Slopes, true>(in, x, f, slope)
+                        : piecewise_row_of<T, Slopes, false>(in, x, f, slope);
 }
 
 }    // namespace kan_md::ops

@@ -17,14 +17,6 @@
 
 namespace kan_md::ops {
 
-// Piecewise polynomials of the inputs of a KAN; no pieces: not there.
-template <typename T> struct Pieces {
-  const T *pieces = nullptr;
-  const T *inverse_step = nullptr;
-  int32_t num_pieces = 0;
-  int32_t origin = 0;
-};
-
 // Takes numbers and tensors one after the other and checks each.
 template <typename T> class PlanReader {
  public:
@@ -80,7 +72,16 @@ template <typename T> class PlanReader {
                 ": origin must be a piece, got ", result.origin);
     result.num_pieces = static_cast<int32_t>(num_pieces);
     result.pieces = tensor<T>({width, num_pieces, kPieceRow});
-    result.inverse_step = tensor<T>({width});
+    if (peek().dim() == 1) {
+      result.inverse_step = tensor<T>({width});
+      return result;
+    }
+    const int64_t num_tail = number();
+    TORCH_CHECK(num_tail >= 1 && 2 * num_tail + 2 < num_pieces, name_, ": two tails among ",
+                num_pieces, " pieces, got ", num_tail, " in each");
+    result.num_tail = static_cast<int32_t>(num_tail);
+    result.inverse_step = tensor<T>({2, width});
+    result.tail_ratio = result.inverse_step + width;
     return result;
   }
 

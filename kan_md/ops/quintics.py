@@ -8,7 +8,8 @@ what evaluates it. How pieces follow each other is what differs, and each has it
 - :mod:`kan_md.ops.tables`: all of one width, kept as value, slope and curvature at their ends,
   which is half of what the memory of ``kan_md::convolution`` would move for powers.
 - ``kan_md_deploy.passes.tables.kan_fit``: all of one width per input of a KAN, counted from x = 0
-  such that φ(0) = 0 survives bit for bit, with lines as the first and the last one.
+  such that φ(0) = 0 survives bit for bit, with lines as the first and the last one. Where SiLU
+  bends far beyond a narrow grid, wider ones come before these lines.
 
 Eager training (:mod:`kan_md.ops.function_sums`) keeps the basis functions, whose coefficients it
 differentiates by; ``kan_rows.h`` does where a matrix product over them is faster than any table.

@@ -106,3 +106,41 @@ def test_idle_inputs_give_their_value_at_zero():
     for a, b in itertools.product((-3.0, 0.0, 40.0), (-0.1, 0.3)):
         x = torch.tensor([[a, b]], dtype=torch.float64)
         torch.testing.assert_close(pieces(x), layer(x), rtol=0, atol=1e-5)
+
+
+def with_wide_tails(fit):
+    """What the module says of such pieces: x to Σ_i φ_i(x_i), and the pieces that were met."""
+    last = fit.coefficients.size(1) - 1 - fit.origin
+    low, high = fit.num_tail + 1 - fit.origin, last - fit.num_tail
+
+    def function(x):
+        s = x * fit.inverse_step
+        inside = s.clamp(low, high)
+        w = inside + (s - inside) * fit.tail_ratio
+        piece = w.floor().clamp(-fit.origin, last)
+        c = fit.coefficients[torch.arange(x.size(1)), (piece + fit.origin).long()]
+        powers = (w - piece).unsqueeze(2) ** torch.arange(6)
+        return (c * powers).sum((1, 2)), piece + fit.origin
+
+    return function
+
+
+@pytest.mark.parametrize(("basis", "order"), LAYERS)
+def test_wide_tails_are_the_layer_from_its_grid_to_the_lines(basis, order):
+    layer = layer_of(basis, order, "silu")
+    layer.grid_step *= torch.tensor([0.003, 0.02, 0.1, 0.7, 1.0])
+    fit = fit_layer(layer, bound=1e-6, tails="wide")
+    assert fit.coefficients.size(1) < 0.1 * 40 / layer.grid_step.min()
+    function = with_wide_tails(fit)
+    x = torch.randn(4000, 5, dtype=torch.float64) * torch.logspace(-3, 1.5, 4000).unsqueeze(1)
+    point = x.clone().requires_grad_(True)
+    found, pieces = function(point)
+    assert set(range(fit.coefficients.size(1))) == set(pieces.flatten().int().tolist())
+    (slope,) = torch.autograd.grad(found.sum(), point)
+    exact = layer(x.requires_grad_(True)).squeeze(1)
+    (exact_slope,) = torch.autograd.grad(exact.sum(), x)
+    functions = layer.univariate(x).squeeze(2).detach()
+    span = (functions.amax(0) - functions.amin(0)).max()
+    assert (found - exact).detach().abs().max() <= 5 * 1e-6 * span
+    assert (slope - exact_slope).abs().max() <= 1e-6 * exact_slope.abs().max()
+    assert function(torch.zeros(1, 5, dtype=torch.float64))[0].item() == 0.0

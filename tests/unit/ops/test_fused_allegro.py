@@ -107,6 +107,20 @@ def test_fused_kan_readout_is_the_eager_one(
     assert found.virial < 2e-5
 
 
+@pytest.mark.parametrize(("basis", "projection"), [("gaussian", None), ("bspline", 3)])
+def test_kans_on_narrow_grids_stay_on_the_operator_with_their_silu(
+    operators, tiny_checkpoint, basis, projection
+):
+    """SiLU bends over two thousand steps of such a grid."""
+    readout = {"basis": basis, "projection": projection, "grid_range": [-0.03, 0.04]}
+    path = tiny_checkpoint("allegro", readout=readout, num_layers=2, **ALLOY)
+    eager, fused, graphs, reports = rewrite(path, bound=1e-6)
+    assert "operator" in reports["fused_allegro"]
+    found = deviation(fused, eager, graphs)
+    assert found.force < 2e-5
+    assert found.virial < 2e-5
+
+
 # Every basis and projection with every network.
 @pytest.mark.parametrize(
     ("hidden", "sites", "num_layers", "basis", "projection"),

@@ -35,6 +35,7 @@ RESIDUAL = {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"}
 CASES = [
     pytest.param(KAN, ALONE, {}, id="functions"),
     pytest.param(KAN, TWO, {}, id="functions, two elements"),
+    pytest.param(KAN | {"grid_range": [-0.03, 0.04]}, TWO, {}, id="functions on narrow grids"),
     pytest.param({"kind": "linear"}, TWO, {"max_ell": 2, "correlation": 2}, id="linear"),
     pytest.param({"kind": "mlp", "hidden": [7]}, TWO, {}, id="perceptron"),
     pytest.param(KAN | {"projection": 3}, ALONE, {}, id="functions of combinations"),
