@@ -89,3 +89,11 @@ def end(process: subprocess.Popen, *, patience: float = 0.0, group: bool = False
             process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
+
+
+def how_it_ended(status: int) -> str:
+    """What a status says of a process that has said nothing."""
+    if status >= 0:
+        return f"ended with status {status}"
+    by = signal.Signals(-status).name
+    return f"ended by {by}" + ", as where memory runs out" * (by == "SIGKILL")

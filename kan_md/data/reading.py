@@ -37,7 +37,7 @@ def read_frames(
         KanMdError: a file is missing, empty or unreadable, or a label is no number.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    files = [path for name in given for path in _files_of(Path(name))]
+    files = [path for name in given for path in matching_files(Path(name))]
     keys = {**LABEL_KEYS, **(keys or {})}
     report = LabelReport() if report is None else report
     frames = []
@@ -57,7 +57,7 @@ def read_frames(
     return frames
 
 
-def _files_of(path: Path) -> list[Path]:
+def matching_files(path: Path) -> list[Path]:
     """The file, or those that a pattern means, by name."""
     if path.exists() or not glob.has_magic(str(path)):
         return [path]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -330,7 +329,7 @@ class _Others:
             if self.message is None and process.poll() not in (None, 0, INTERRUPTED):
                 said.seek(0)
                 lines = said.read().decode(errors="replace").strip().splitlines()
-                text = lines[-1] if lines else _ending(process.returncode)
+                text = lines[-1] if lines else children.how_it_ended(process.returncode)
                 self.message = f"process {self._first + index + 2} of {self._of}: {text}"
 
     def _watch(self) -> None:
@@ -348,14 +347,6 @@ class _Others:
         self._watcher.join()
         for said in self._said:
             said.close()
-
-
-def _ending(status: int) -> str:
-    """What a status says of a process that has said nothing."""
-    if status >= 0:
-        return f"ended with status {status}"
-    by = signal.Signals(-status).name
-    return f"ended by {by}" + ", as where memory runs out" * (by == "SIGKILL")
 
 
 @contextmanager

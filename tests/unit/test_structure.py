@@ -37,6 +37,7 @@ LAYERS = {
     "kan_md.train": 7,
     "kan_md.evaluate": 8,
     "kan_md.calculator": 8,
+    "kan_md.runs": 8,
     "kan_md.cli": 9,
     "results": 10,
 }
