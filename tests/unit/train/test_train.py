@@ -229,7 +229,7 @@ def test_time_budget_ends_the_run(tmp_path, make_config):
     config = make_config({"training.epochs": None, "training.max_time": 5.0})
     train(config, tmp_path)
     rows = read_log(tmp_path / "log.csv")
-    assert len(rows) > 1
+    assert rows
     assert rows[-1]["seconds"] < 5.0  # by the run's own clock
     assert rows[-1]["lr"] < 0.005  # the schedule has followed the time
 
