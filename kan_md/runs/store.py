@@ -62,6 +62,11 @@ class Run:
         return digest(self.configuration)
 
 
+def run_of(folder: Path, name: str) -> Run:
+    """The run that ``kan-md train`` did in a folder, by the configuration that it left there."""
+    return Run(name, read_content(folder / CONFIG_FILE), folder)
+
+
 @dataclass(frozen=True)
 class Store:
     """Records of runs in one folder, the runs themselves (checkpoints, models) in another.
@@ -128,8 +133,7 @@ class Store:
         Raises:
             KanMdError: the run is not finished, or its data are not there any more.
         """
-        run = Run(name, read_content(folder / CONFIG_FILE), folder)
-        return self._keep(run, folder, threads=threads, commit=commit)
+        return self._keep(run_of(folder, name), folder, threads=threads, commit=commit)
 
     def _keep(self, run: Run, folder: Path, **values: Any) -> Record:
         results = read_results(folder)

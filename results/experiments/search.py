@@ -1,0 +1,362 @@
+"""Search for the best local potential by readout: one-layer MACE and small Allegro on four sets.
+
+``python -m results.experiments.search --data FOLDER --output results`` trains what is missing, in
+an order in which every prefix is a fair table, keeps a file per run in search/ and writes search.md
+and search.png of what is there. It may be interrupted; ``--draw`` only writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from kan_md.benchmark.machine import machine_line
+from kan_md.benchmark.report import markdown_table, save_atomically
+from kan_md.benchmark.store import check_folder
+from kan_md.config.duration import parse_duration
+from kan_md.errors import KanMdError, user_error
+from kan_md.figures import COLOURS, GREY, new_figure, plain_axes
+from kan_md.figures import save_figure as save
+from kan_md.runs import Record, Run, Store, run_missing
+from kan_md.runs.statistics import Estimate, estimate, paired_change
+from kan_md.runs.store import run_of
+from results.experiments.data_sets import SETS, DataSet
+
+SEEDS = (1, 2, 3)
+EPOCHS = 60
+MACE = {
+    "backbone": "mace",
+    "r_max": 5.0,
+    "num_layers": 1,
+    "l_max": 3,
+    "num_scalar_features": 16,
+    "correlation": 3,
+}
+ALLEGRO = {
+    "backbone": "allegro",
+    "r_max": 5.0,
+    "l_max": 1,
+    "num_layers": 1,
+    "num_scalar_features": 32,
+    "num_tensor_features": 8,
+    "scalar_embed_mlp_hidden_layers_width": 32,
+    "allegro_mlp_hidden_layers_width": 32,
+}
+KAN = {"kind": "kan", "basis": "gaussian", "base": "none", "fit_grid": {}}
+CONTROL = "linear"
+ERRORS = {
+    "E (meV/atom)": ("energy_mae", 1e3),
+    "F (meV/Å)": ("forces_mae", 1e3),
+    "S (meV/Å³)": ("stress_mae", 1e3),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A model of the search.
+
+    Attributes:
+        label: in tables.
+        model: section of the configuration.
+        readout: likewise.
+        lr: largest learning rate.
+        epochs: of the training.
+    """
+
+    label: str
+    model: dict
+    readout: dict
+    lr: float = 0.01
+    epochs: int = EPOCHS
+
+
+LINEAR = {"kind": "linear"}
+MLP = {"kind": "mlp", "hidden": [16]}
+READOUTS = [
+    Row(label="KAN", model=MACE, readout=KAN),
+    Row(label="linear", model=MACE, readout=LINEAR),
+    Row(label="MLP 16", model=MACE, readout=MLP),
+    Row(label="MLP 64", model=MACE, readout={"kind": "mlp", "hidden": [64]}),
+]
+PER_ELEMENT = [Row(label="KAN per element", model=MACE, readout={**KAN, "per_type": True})]
+SLOWER = [  # whether the learning rate is what one readout wins by
+    Row(label=f"{label}, lr 0.003", model=MACE, readout=readout, lr=0.003)
+    for label, readout in (("KAN", KAN), ("linear", LINEAR), ("MLP 16", MLP))
+]
+LONGER = [  # and whether the number of epochs is
+    Row(label=f"{label}, {3 * EPOCHS} epochs", model=MACE, readout=readout, epochs=3 * EPOCHS)
+    for label, readout in (("KAN", KAN), ("linear", LINEAR), ("MLP 16", MLP))
+]
+FIXED = [
+    Row(label="KAN, fixed grid", model=MACE, readout={"kind": "kan", "basis": "gaussian"}),
+]
+ALLEGROS = [
+    Row(label="Allegro, MLP", model=ALLEGRO, readout={"kind": "mlp"}),
+    Row(label="Allegro, KAN", model=ALLEGRO, readout={"kind": "kan", "basis": "gaussian"}),
+]
+ROWS = [*READOUTS, *PER_ELEMENT, *FIXED, *SLOWER, *LONGER, *ALLEGROS]
+# What differs in the readout alone comes first, on the two sets that differ most; a wave is done on
+# all of its sets before the next seed of the same wave, and every prefix compares like with like.
+WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
+    (("Ag", "HfO2"), READOUTS, (1,)),
+    (("HfO2",), PER_ELEMENT, (1,)),
+    (("Ag",), SLOWER, (1,)),
+    (("Ag", "HfO2"), READOUTS, (2,)),
+    (("Ag", "HfO2", "Si"), FIXED, (1,)),
+    (("Ag", "HfO2"), READOUTS, (3,)),
+    (("HfO2",), PER_ELEMENT, (2, 3)),
+    (("Ag", "HfO2"), ALLEGROS, SEEDS),
+    (("Si", "C"), READOUTS, SEEDS),
+    (("Ag", "HfO2"), LONGER, (1,)),
+    (("Ag", "HfO2"), SLOWER, (2, 3)),
+]
+
+
+def configuration(row: Row, one: DataSet, seed: int, folder: Path) -> dict:
+    """Content of the YAML file; what is divided how does not depend on the seed."""
+    return {
+        "data": one.section(folder),
+        "model": row.model,
+        "readout": row.readout,
+        "training": {
+            "loss": "balanced",
+            "optimizer": {"lr": row.lr},
+            "batch_size": 2,
+            "epochs": row.epochs,
+            "seed": seed,
+            "device": "cpu",
+        },
+    }
+
+
+def cases(waves: Sequence[int] = ()) -> Iterator[tuple[Row, DataSet, int]]:
+    """Every run of the search, or of these waves, in the order in which they are trained."""
+    for sets, rows, seeds in [WAVES[wave] for wave in waves] or WAVES:
+        for seed in seeds:
+            for name in sets:
+                for row in rows:
+                    yield row, SETS[name], seed
+
+
+def runs(folder: Path, waves: Sequence[int] = ()) -> dict[tuple[str, str, int], Run]:
+    """The runs by row, set and seed, those of sets that are not in the folder left out."""
+    found = {}
+    for row, one, seed in cases(waves):
+        if (folder / one.train).is_file():
+            name = f"{one.name}-{row.label.replace(', ', '-').replace(' ', '-')}-{seed}"
+            found[row.label, one.name, seed] = Run(name, configuration(row, one, seed, folder))
+    return found
+
+
+Found = Mapping[tuple[str, str, int], Record]
+
+
+def by_seed(found: Found, row: str, one: str, key: str, part: str = "test") -> dict[int, float]:
+    """An error of a row on a set, by seed."""
+    values = {}
+    for (label, name, seed), record in found.items():
+        if (label, name) == (row, one) and record.is_done:
+            value = record.error(key, part)
+            if value is not None:
+                values[seed] = value
+    return values
+
+
+def page(found: Found, *, command: str) -> str:
+    """Text of search.md."""
+    done = [record for record in found.values() if record.is_done]
+    failed = [record for record in found.values() if not record.is_done]
+    lines = [
+        "# Local potentials by readout",
+        "",
+        "Test errors of a MACE of one layer (16 scalars, l_max 3, correlation 3, r_max 5 Å: about "
+        "7 µs/atom/step in LAMMPS) by its readout, and of a small Allegro (l_max 1, 1 layer, "
+        f"32/8), after {EPOCHS} epochs of AdamW with lr 0.01, unless the row says otherwise, with "
+        "a cosine schedule, batches of 2, averaged weights and the balanced loss; the model is the "
+        "one of the best validation epoch. MAE ± standard error over seeds; the columns with "
+        "`against` are paired by seed. The best MLP is chosen by validation among all rows of "
+        f"{EPOCHS} epochs, learning rates included. Where a cell has no ±, there is one seed, and "
+        "nothing follows from a small difference.",
+        "",
+        f"{len(done)} of {len(list(cases()))} runs are there. A linear map per element, the "
+        "control of functions per element, is no readout of this project and is not among them.",
+        "",
+        "![test errors](search.png)",
+        "",
+    ]
+    for one in SETS.values():
+        rows = table(found, one.name)
+        if rows:
+            frames = ", ".join(f"{count} {part}" for part, count in one.frames.items())
+            more = f", test set {one.test}" if one.test else ""
+            lines += [f"## {one.name}", "", f"{one.about}; {frames} frames in blocks{more}.", ""]
+            heads = ["readout", "parameters", "seeds", *ERRORS]
+            heads += [f"F against {CONTROL}", "E against best MLP", "F against best MLP"]
+            heads += ["s/epoch"]
+            lines += [*markdown_table(heads, rows), ""]
+    lines += [
+        "s/epoch: one thread of a machine that did other work too, so only a scale.",
+        "",
+        *(f"Failed: {record.name}: {record.failure}\n" for record in failed),
+        *sorted({f"Machine: {machine_line(record.machine)}.\n" for record in done}),
+        f"Command: `{command}`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def table(found: Found, one: str) -> list[list[str]]:
+    """Rows of a set that have a run."""
+    best = best_mlp(found, one)
+    rows = []
+    for row in ROWS:
+        records = [r for (label, name, _), r in found.items() if (label, name) == (row.label, one)]
+        records = [record for record in records if record.is_done]
+        if not records:
+            continue
+        cells = [row.label, f"{records[0].results['parameters']:,}", str(len(records))]
+        for key, factor in ERRORS.values():
+            values = by_seed(found, row.label, one, key)
+            cells.append(_text(estimate([factor * value for value in values.values()])))
+        for other, key in (
+            (CONTROL, "forces_mae"),
+            (best, "energy_mae"),
+            (best, "forces_mae"),
+        ):
+            cells.append(_change(found, one, row.label, other, key))
+        seconds = estimate([r.results["seconds"] / r.results["epochs"] for r in records])
+        rows.append([*cells, _text(seconds, 2)])
+    return rows
+
+
+def best_mlp(found: Found, one: str) -> str | None:
+    """The MLP of a set with the smallest force error on validation, of those with most seeds."""
+    values = {
+        row.label: by_seed(found, row.label, one, "forces_mae", "val")
+        for row in ROWS
+        if row.readout["kind"] == "mlp" and row.model is MACE and row.epochs == EPOCHS
+    }
+    values = {label: errors for label, errors in values.items() if errors}
+    if not values:
+        return None
+    return min(values, key=lambda name: (-len(values[name]), sum(values[name].values())))
+
+
+def _change(found: Found, one: str, row: str, other: str | None, key: str) -> str:
+    if other is None or row == other:
+        return "–"
+    change = paired_change(by_seed(found, row, one, key), by_seed(found, other, one, key))
+    return "–" if change is None else change.percent()
+
+
+def _text(value: Estimate | None, digits: int = 3) -> str:
+    return "–" if value is None else value.text(digits)
+
+
+def save_figure(found: Found, path: Path) -> None:
+    """Test errors of every seed as points over their mean, from zero."""
+    shown = [name for name in SETS if table(found, name)]
+    panels = list(ERRORS.items())[:2]
+    figure = new_figure(3.4 * max(1, len(shown)), 5.6)
+    axes = figure.subplots(len(panels), max(1, len(shown)), squeeze=False)
+    for column, one in enumerate(shown):
+        labels = [row.label for row in ROWS if by_seed(found, row.label, one, "forces_mae")]
+        for line, (label, (key, factor)) in enumerate(panels):
+            axis = axes[line][column]
+            plain_axes(axis, grid="x")
+            for place, name in enumerate(reversed(labels)):
+                values = [factor * v for v in by_seed(found, name, one, key).values()]
+                colour = COLOURS[0] if "KAN" in name else GREY
+                axis.barh(place, sum(values) / len(values), color=colour, alpha=0.35, height=0.7)
+                axis.plot(values, [place] * len(values), "o", color=colour, markersize=4)
+            axis.set_yticks(range(len(labels)), reversed(labels), fontsize="small")
+            axis.set_xlim(left=0)
+            axis.set_xlabel(f"test {label}")
+            axis.set_title(one if line == 0 else "")
+    save(figure, path)
+
+
+def adopt(
+    folder: Path, wanted: Mapping[tuple[str, str, int], Run], store: Store, commit: str
+) -> int:
+    """Take up finished runs of this search that ``kan-md train`` made elsewhere on this machine.
+
+    Args:
+        folder: whose folders hold the runs, at any depth.
+        wanted: runs of the search.
+        store: gets their records.
+        commit: of the sources that made them.
+
+    Returns:
+        How many there were.
+    """
+    by_id = {run.id: run for run in wanted.values()}
+    number = 0
+    for metrics in sorted(folder.rglob("metrics.json")):
+        run = run_of(metrics.parent, metrics.parent.name)
+        if run.id in by_id and store.find(run) is None:
+            store.adopt(metrics.parent, by_id[run.id].name, threads=1, commit=commit)
+            number += 1
+    return number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    data = os.environ.get("KAN_MD_DATA")
+    parser.add_argument("--data", type=Path, default=data, help="folder; default KAN_MD_DATA")
+    parser.add_argument("--output", type=Path, default=Path("results"))
+    parser.add_argument("--work", type=Path, default=Path("build/search"), help="trained models")
+    numbers = range(len(WAVES))
+    parser.add_argument("--wave", action="append", type=int, choices=numbers, help="repeatable")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each training")
+    parser.add_argument("--budget", help="of all, like 8h; what is begun goes on next time")
+    parser.add_argument("--adopt", type=Path, help="folder with runs that were made by hand")
+    parser.add_argument("--commit", default="", help="of the sources that made them")
+    parser.add_argument("--draw", action="store_true", help="page of what is there, no more")
+    options = parser.parse_args(arguments)
+    console = Console(stderr=True, highlight=False)
+    try:
+        if options.data is None or not options.data.is_dir():
+            raise user_error(
+                "folder with the data",
+                found=options.data,
+                allowed=f"one that holds {', '.join(one.train for one in SETS.values())}",
+                remedy="set --data or KAN_MD_DATA",
+            )
+        check_folder(options.output)
+        store = Store(options.output / "search", options.work)
+        wanted = runs(options.data)
+        if options.adopt:
+            console.print(f"{adopt(options.adopt, wanted, store, options.commit)} runs taken up")
+        if not options.draw:
+            budget = None if options.budget is None else parse_duration(options.budget)
+            run_missing(
+                list(runs(options.data, options.wave or ()).values()),
+                store,
+                jobs=options.jobs,
+                threads=options.threads,
+                budget=budget,
+                console=console,
+            )
+        found = {key: record for key, run in wanted.items() if (record := store.find(run))}
+        if not any(record.is_done for record in found.values()):
+            raise KanMdError("no run of the search is there yet; leave out --draw")
+        save_figure(found, options.output / "search.png")
+        text = page(found, command="python -m results.experiments.search")
+        save_atomically(options.output / "search.md", lambda part: part.write_text(text))
+    except (KanMdError, ValueError) as error:
+        console.print(f"kan-md: error: {error}", markup=False)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
