@@ -10,6 +10,7 @@ Columns of each matrix are padded to whole cache lines, per block that something
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple
@@ -37,11 +38,13 @@ from kan_md.ops import function_sums
 
 _LINE = 64
 """Bytes of a cache line; widths of the operator are whole ones."""
-_MATRIX, _SILU_MATRIX, _FUNCTIONS = 0, 1, 2  # enum StepKind in allegro_training_plan.h
+# enum StepKind in allegro_training_plan.h
+_MATRIX, _SILU_MATRIX, _FUNCTIONS, _EXPANSION = 0, 1, 2, 3
 _BASES = ("bspline", "gaussian", "fourier")  # enum Basis in kan_rows.h
 _MOST_L = 4
 
 Step = tuple[int, torch.Tensor | KANLayer]
+"""Kind, and its matrix or layer; a matrix behind an expansion is [functions, in, out]."""
 
 
 class AllegroForm(torch.nn.Module):
@@ -165,19 +168,9 @@ def why_no_operator(factored: EdgeListAllegro) -> str | None:
     for number, (body, contributions) in enumerate(sources):
         name = "two-body network" if number == 0 else f"latent network {number}"
         if _steps([*body, contributions]) is None:
-            return f"its {name} is no perceptron with SiLU"
-        for reader, function in enumerate(contributions.functions[:-1], start=number):
-            if not isinstance(function, torch.nn.Identity):
-                return f"its latent network {reader + 1} begins with a KAN"
-        last = contributions.functions[-1]
-        if not isinstance(last, torch.nn.Identity) and not _is_sum_of_functions(last):
-            return "its readout begins with a KAN of several outputs"
-    if any(not isinstance(layer.reads, Linear) for layer in factored.layers):
-        return "a latent network begins with a KAN"
-    if not isinstance(factored.radial.function[0], Linear):
-        return "its two-body network begins with a KAN"
+            return f"its {name} is no perceptron with SiLU and no KAN"
     if _steps(factored.readout) is None:
-        return "its readout is no perceptron with SiLU and no KAN of one layer"
+        return "its readout is no perceptron with SiLU and no KAN"
     return None
 
 
@@ -282,7 +275,7 @@ class _Packed:
         self._weights: list[torch.Tensor] = []
         self._program: list[int] = []
         channels = self._padded(factored.channels)
-        embed, first = factored.radial.embed, factored.radial.function[0].weight
+        embed, first = factored.radial.embed, _first_matrix(factored)
         self.num_pairs = embed.num_types**2 if isinstance(embed, PairBasis) else 1
         inputs, width = first.size(0) // self.num_pairs, first.size(1)
         self.shape = [factored.num_irreps - 1, channels, len(factored.layers)]
@@ -293,15 +286,11 @@ class _Packed:
         for number, (layer, source) in enumerate(zip(factored.layers, sources[1:], strict=True)):
             last = number + 1 == len(factored.layers)
             self._add_tensor_product(layer, factored.terms[number], last=last)
-            self.shape.append(self._padded(layer.reads.weight.size(1)))
-            self._add(self._pad(layer.reads.weight))
+            self._add_steps(_steps([layer.reads]), None)
             self._add_source(*source)
         self._add_readout()
         for _, contributions in sources:
-            places = self._places(contributions)
-            self.shape += [places[n] for n in contributions.piece_of]
-            if isinstance(contributions.functions[-1], KANLayer):
-                self._add_functions(contributions.functions[-1])
+            self._add_readers(contributions)
         self.weights = torch.cat(self._weights)
         self.program = torch.tensor(self._program, dtype=torch.int32)
 
@@ -322,14 +311,17 @@ class _Packed:
         self.shape.append(len(steps))
         for kind, step in steps:
             self.shape.append(kind)
-            if isinstance(step, KANLayer):
+            if kind == _EXPANSION:
+                self._add_expansion(step)
+                continue
+            if kind == _FUNCTIONS:
                 self.shape.append(self._padded(1))
                 self._add_functions(step)
                 continue
             matrix = (
                 self._pad_blocks(result) if step is steps[-1][1] and result else self._pad(step)
             )
-            self.shape.append(matrix.size(1))
+            self.shape.append(matrix.size(-1))
             self._add(matrix)
 
     def _add_source(self, body: list[torch.nn.Module], contributions: Contributions) -> None:
@@ -373,11 +365,50 @@ class _Packed:
 
     def _add_readout(self) -> None:
         contributions = self.factored.layers[-1].contributions
-        first, width = contributions.functions[-1], contributions.widths[contributions.piece_of[-1]]
-        is_kan = isinstance(first, KANLayer)
-        self.shape.append(self._padded(1 if is_kan else width))
+        first = contributions.functions[-1]
+        width = block = contributions.widths[contributions.piece_of[-1]]
+        if isinstance(first, KANLayer):
+            width = first.out_features
+        self.shape.append(self._padded(width))
         self._add_steps(_steps(self.factored.readout), None)
-        self.shape += [1, self._padded(width)] if is_kan else [0]
+        self.shape += [1, self._padded(block)] if _is_sum_of_functions(first) else [0]
+
+    def _add_readers(self, contributions: Contributions) -> None:
+        """Where each reader's block begins, and what is between it and the reader's sum."""
+        places = self._places(contributions)
+        for piece, function in zip(contributions.piece_of, contributions.functions, strict=True):
+            self.shape.append(places[piece])
+            is_readout = function is contributions.functions[-1]
+            if not isinstance(function, KANLayer) or (
+                is_readout and _is_sum_of_functions(function)
+            ):
+                self.shape.append(0)
+                continue
+            self.shape += [1, self._padded(contributions.widths[piece])]
+            self._add_steps(_steps([function], sums=False), None)
+        if _is_sum_of_functions(contributions.functions[-1]):
+            self._add_functions(contributions.functions[-1])
+
+    def _add_expansion(self, layer: KANLayer) -> None:
+        """Grids and values at zero as ``KanLayer`` in kan_md/ops/kan_rows.h has them."""
+        self.shape += [_BASES.index(layer.basis), layer.num_basis, layer.order, layer.steps]
+        self.shape.append(int(layer.base_weight is not None))
+        gain = 1.0 if layer.input_gain is None else layer.input_gain
+        scale, zero = gain / layer.grid_step, layer.grid_zero
+        grid = torch.stack([scale, zero, layer.grid_step])
+        at_zero = grid.new_zeros(layer.num_basis, layer.in_features)
+        if layer.zero_preserving:
+            plain = copy.copy(layer)
+            plain.zero_preserving = False
+            at_zero = plain.expand(torch.zeros_like(grid[:1]), layer.grid_zero)[0].squeeze(0).t()
+        for table in (grid, at_zero):
+            missing = self._padded(table.size(1)) - table.size(1)
+            self._add(torch.nn.functional.pad(table, (0, missing)))
+        if layer.basis == "bspline":
+            pieces = torch.tensor(layer.pieces).to(grid).view(-1)
+            missing = self._padded(pieces.numel()) - pieces.numel()
+            self.shape.append(pieces.numel() + missing)
+            self._add(torch.nn.functional.pad(pieces, (0, missing)))
 
     def _add_functions(self, layer: KANLayer) -> None:
         """Tables of a KAN layer with one output, as kan_md/ops/kan_functions.h wants them."""
@@ -397,12 +428,20 @@ def _sources(
 ) -> list[tuple[list[torch.nn.Module], Contributions]]:
     """What gives scalars: modules behind the first map, and what is made of their result."""
     radial = factored.radial
+    first, *rest = radial.function
+    if isinstance(first, KANLayer):  # the operator's first map is a matrix
+        rest = [first, *rest]
     layers = [([layer.body], layer.contributions) for layer in factored.layers]
-    return [(list(radial.function)[1:], radial.contributions), *layers]
+    return [(rest, radial.contributions), *layers]
 
 
-def _steps(modules: Iterable[torch.nn.Module]) -> list[Step] | None:
-    """Modules one after the other as steps of the operator; None where it does not know one."""
+def _steps(modules: Iterable[torch.nn.Module], *, sums: bool = True) -> list[Step] | None:
+    """Modules one after the other as steps of the operator; None where it does not know one.
+
+    Args:
+        modules: what is evaluated.
+        sums: whether KAN layers with one output are the step that is made for them.
+    """
     steps: list[Step] = []
     active = False
     for module in _flat(modules):
@@ -415,11 +454,30 @@ def _steps(modules: Iterable[torch.nn.Module]) -> list[Step] | None:
             weight = linear_weight(module).to(module.weight.dtype)
             steps.append((_SILU_MATRIX if active else _MATRIX, weight))
             active = False
-        elif isinstance(module, KANLayer) and _is_sum_of_functions(module) and not active:
-            steps.append((_FUNCTIONS, module))
+        elif isinstance(module, KANLayer) and not active:
+            if sums and _is_sum_of_functions(module):
+                steps.append((_FUNCTIONS, module))
+            else:
+                steps += [(_EXPANSION, module), (_MATRIX, _rows(module))]
         else:
             return None
     return None if active else steps
+
+
+def _rows(layer: KANLayer) -> torch.Tensor:
+    """What a layer's basis functions are multiplied by, SiLU last, [functions, in, out]."""
+    rows = (layer.coefficients / layer.norm).permute(2, 1, 0)
+    if layer.base_weight is None:
+        return rows
+    return torch.cat([rows, layer.base_weight.t().unsqueeze(0)])
+
+
+def _first_matrix(factored: EdgeListAllegro) -> torch.Tensor:
+    """What multiplies the radial functions, [in, width]."""
+    first = factored.radial.function[0]
+    if isinstance(first, Linear):
+        return first.weight
+    return torch.eye(first.in_features).to(first.grid_step)
 
 
 def _flat(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
@@ -432,7 +490,9 @@ def _flat(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
             yield module
 
 
-def _is_sum_of_functions(layer: KANLayer) -> bool:
-    return layer.out_features == 1 and function_sums.apply_to(
-        layer.grid_step, layer.basis, layer.num_basis
+def _is_sum_of_functions(layer: torch.nn.Module) -> bool:
+    return (
+        isinstance(layer, KANLayer)
+        and layer.out_features == 1
+        and function_sums.apply_to(layer.grid_step, layer.basis, layer.num_basis)
     )

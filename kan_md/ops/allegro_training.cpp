@@ -17,6 +17,7 @@
 #include "allegro_training_plan.h"
 #include "dense.h"
 #include "dual.h"
+#include "kan_expansion.h"
 #include "kan_functions.h"
 #include "lane_sums.h"
 #include "ops.h"
@@ -97,16 +98,20 @@ template <typename T, int Planes, int L> class Block {
     read_edges();
     const size_t num_layers = plan_.layers.size();
     networks_.resize(num_layers + 2);
+    reads_.resize(num_layers);
+    links_.resize((num_layers + 1) * (num_layers + 1));
     forward_pairs();
     forward(plan_.radial, networks_[0]);
+    start_gradient_of(networks_[0]);
     for (size_t l = 0; l < num_layers; ++l) {
       forward_tensors(l);
+      reads_[l].values.push_back(scalars_[l]);
+      forward(plan_.layers[l].reads, reads_[l]);
       Network &mine = networks_[l + 1];
-      mine.values.push_back(values(plan_.layers[l].reads.out));
-      multiply_rows(plan_.layers[l].reads, scalars_[l], mine.values[0]);
-      for (size_t source = 0; source <= l; ++source)
-        add_block(networks_[source].values.back(), plan_.block_at[source][l], mine.values[0]);
+      mine.values.push_back(reads_[l].values.back());
+      for (size_t source = 0; source <= l; ++source) add_source(source, l, mine.values[0]);
       forward(plan_.layers[l].network, mine);
+      start_gradient_of(mine);
     }
     forward_readout();
     if constexpr (Planes == 1) store_energies();
@@ -114,8 +119,7 @@ template <typename T, int Planes, int L> class Block {
     reverse_readout();
     for (size_t l = num_layers; l-- > 0;) {
       const Grads &mine = reverse(plan_.layers[l].network, networks_[l + 1]);
-      for (size_t source = 0; source <= l; ++source)
-        add_to_block(mine, networks_[source].grads.back(), plan_.block_at[source][l]);
+      for (size_t source = 0; source <= l; ++source) add_to_source(mine, source, l);
       reverse_tensors(l, mine);
     }
     reverse_pairs(reverse(plan_.radial, networks_[0]));
@@ -217,8 +221,13 @@ template <typename T, int Planes, int L> class Block {
     for (const TrainedStep<T> &step : network) {
       const Values in = mine.values.back(), out = values(step.out);
       mine.values.push_back(out);
-      mine.inner.push_back(step.kind == StepKind::kMatrix ? in : values(step.in));
+      const bool is_inner = step.kind == StepKind::kSiluMatrix || step.kind == StepKind::kFunctions;
+      mine.inner.push_back(is_inner ? values(step.in) : in);
       const Values &inner = mine.inner.back();
+      if (step.kind == StepKind::kExpansion) {
+        expand<T, Planes>(step.expansion, in, out);
+        continue;
+      }
       if (step.kind == StepKind::kFunctions) {
         clear(out);
         add_functions<T, Planes, false>(step.functions, in, 0, inner, out, {}, nullptr);
@@ -227,6 +236,11 @@ template <typename T, int Planes, int L> class Block {
       if (step.kind == StepKind::kSiluMatrix) apply_silu(in, inner);
       multiply_rows(step, inner, out);
     }
+  }
+
+  // Of a network's result, which several readers add to.
+  void start_gradient_of(Network &mine)
+  {
     mine.grads.assign(1, grads(mine.values.back().width));
     clear(mine.grads[0]);
   }
@@ -238,6 +252,11 @@ template <typename T, int Planes, int L> class Block {
       const TrainedStep<T> &step = network[k];
       const Grads out = mine.grads.back(), in = grads(step.in);
       mine.grads.push_back(in);
+      if (step.kind == StepKind::kExpansion) {
+        reverse_expansion<T, Planes>(step.expansion, mine.values[k], out, in,
+                                     Planes == 2 ? weight_grads_ + step.place : nullptr);
+        continue;
+      }
       if (step.kind == StepKind::kFunctions) {
         clear(in);
         reverse_sum(step.functions, mine.values[k], mine.inner[k], out, in);
@@ -276,6 +295,38 @@ template <typename T, int Planes, int L> class Block {
       }
   }
 
+  // What a source gives to a reader's sum.
+  void add_source(size_t source, size_t reader, const Values &sum)
+  {
+    const Values &from = networks_[source].values.back();
+    const int64_t at = plan_.block_at[source][reader];
+    const TrainedNetwork<T> &link = plan_.links[source][reader];
+    if (link.empty()) return add_block(from, at, sum);
+    Network &mine = link_of(source, reader);
+    const Values block = values(link.front().in);
+    for (int64_t row = 0; row < from.all(); ++row)
+      std::copy_n(from.data + row * from.width + at, block.width, block.data + row * block.width);
+    mine.values.push_back(block);
+    forward(link, mine);
+    add_block(mine.values.back(), 0, sum);
+  }
+
+  void add_to_source(const Grads &sum, size_t source, size_t reader)
+  {
+    const Grads &to = networks_[source].grads[0];
+    const int64_t at = plan_.block_at[source][reader];
+    const TrainedNetwork<T> &link = plan_.links[source][reader];
+    if (link.empty()) return add_to_block(sum, to, at);
+    Network &mine = link_of(source, reader);
+    mine.grads.push_back(sum);
+    add_to_block(reverse(link, mine), to, at);
+  }
+
+  Network &link_of(size_t source, size_t reader)
+  {
+    return links_[source * (plan_.layers.size() + 1) + reader];
+  }
+
   static void add_block(const Values &from, int64_t at, const Values &to)
   {
     for (int64_t row = 0; row < from.all(); ++row)
@@ -303,12 +354,12 @@ template <typename T, int Planes, int L> class Block {
     clear(mine.values[0]);
     if (!plan_.readout_functions.empty()) start_gradient(grads(plan_.readout_width));
     for (size_t source = 0; source <= reader; ++source) {
-      const Values &from = networks_[source].values.back();
-      const int64_t at = plan_.block_at[source][reader];
       if (plan_.readout_functions.empty()) {
-        add_block(from, at, mine.values[0]);
+        add_source(source, reader, mine.values[0]);
         continue;
       }
+      const Values &from = networks_[source].values.back();
+      const int64_t at = plan_.block_at[source][reader];
       const KanFunctions<T> &functions = plan_.readout_functions[source];
       const Values slopes = values(functions.in);
       add_functions<T, Planes, Planes == 2>(
@@ -334,10 +385,10 @@ template <typename T, int Planes, int L> class Block {
   {
     if (!plan_.readout_functions.empty()) return;
     const size_t reader = plan_.layers.size();
+    networks_.back().grads.push_back(grads(networks_.back().values.back().width));
     start_gradient(networks_.back().grads[0]);
     const Grads &sum = reverse(plan_.readout, networks_.back());
-    for (size_t source = 0; source <= reader; ++source)
-      add_to_block(sum, networks_[source].grads[0], plan_.block_at[source][reader]);
+    for (size_t source = 0; source <= reader; ++source) add_to_source(sum, source, reader);
   }
 
   void store_energies()
@@ -467,8 +518,8 @@ template <typename T, int Planes, int L> class Block {
   {
     const TrainedLayer<T> &layer = plan_.layers[l];
     const int64_t c = vectors();
-    const Grads scalars_grad = grads(plan_.channels);
-    reverse_rows(layer.reads, scalars_[l], sum, scalars_grad);
+    reads_[l].grads.push_back(sum);
+    const Grads scalars_grad = reverse(layer.reads, reads_[l]);
     int64_t most = 0;
     for (size_t back = 0; back <= l; ++back) most = std::max(most, plan_.layers[back].dim_in);
     N *chain_grad = arena_.cut<N>(most * c), *next = arena_.cut<N>(most * c);
@@ -583,10 +634,11 @@ template <typename T, int Planes, int L> class Block {
   Values radial_, harmonics_;
   Grads energy_grad_;
   Vec<T> *harmonics_grad_ = nullptr;
-  std::vector<Network> networks_;         // of the pairs, of each layer, of the readout
-  std::vector<Values> scalars_;           // of the tensors, per layer
-  std::vector<Values> readout_slopes_;    // of functions that read a source, per source
-  std::vector<Tensors> tensors_;          // [layer][centre]
+  std::vector<Network> networks_;    // of the pairs, of each layer, of the readout
+  std::vector<Network> reads_;       // from the scalars of each layer's tensors to its sum
+  std::vector<Network> links_;       // [source][reader]
+  std::vector<Values> scalars_;      // of the tensors, per layer
+  std::vector<Tensors> tensors_;     // [layer][centre]
 };
 
 // The first centre whose edges begin at `edge` or behind.

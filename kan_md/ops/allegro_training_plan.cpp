@@ -91,21 +91,48 @@ template <typename T> class FlatReader {
     return f;
   }
 
+  TrainedStep<T> expansion(int64_t in)
+  {
+    TrainedStep<T> step{.kind = StepKind::kExpansion, .in = in};
+    KanLayer<T> &layer = step.expansion;
+    layer.in = in;
+    const int64_t basis = number();
+    TORCH_CHECK(basis >= 0 && basis <= static_cast<int64_t>(Basis::kFourier), kName,
+                ": unknown basis ", basis);
+    layer.basis = static_cast<Basis>(basis);
+    layer.num_basis = size();
+    layer.order = size();
+    layer.steps = size();
+    layer.silu = number() != 0;
+    TORCH_CHECK(layer.num_basis >= 1 && layer.steps >= 1 && layer.order >= 1 &&
+                    layer.order <= kMostOrder,
+                kName, ": a KAN has functions, steps and an order up to ", kMostOrder, ", got ",
+                layer.num_basis, ", ", layer.steps, " and ", layer.order);
+    step.place = take(3 * in, layer.grid);
+    take(layer.num_basis * in, layer.at_zero);
+    if (layer.basis == Basis::kBSpline) take(width(), layer.pieces);
+    step.out = layer.num_rows() * in;
+    return step;
+  }
+
   TrainedNetwork<T> network(int64_t in)
   {
     TrainedNetwork<T> steps;
     const int64_t count = size();
     for (int64_t n = 0; n < count; ++n) {
       const int64_t kind = number();
-      TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(StepKind::kFunctions), kName,
+      TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(StepKind::kExpansion), kName,
                   ": unknown step ", kind);
-      const int64_t out = width();
-      if (static_cast<StepKind>(kind) == StepKind::kFunctions)
+      if (static_cast<StepKind>(kind) == StepKind::kExpansion) {
+        steps.push_back(expansion(in));
+      } else if (static_cast<StepKind>(kind) == StepKind::kFunctions) {
+        const int64_t out = width();
         steps.push_back(
             {.kind = StepKind::kFunctions, .in = in, .out = out, .functions = functions(in)});
-      else
-        steps.push_back(matrix(static_cast<StepKind>(kind), in, out));
-      in = out;
+      } else {
+        steps.push_back(matrix(static_cast<StepKind>(kind), in, width()));
+      }
+      in = steps.back().out;
     }
     return steps;
   }
@@ -154,8 +181,9 @@ AllegroTrainingPlan<T>::AllegroTrainingPlan(const at::Tensor &weights, const at:
                   kName, ": a term names components that are not there");
     }
     layer.terms_place = read.take(layer.num_terms * channels, layer.terms);
-    layer.reads = read.matrix(StepKind::kMatrix, channels, read.width());
-    layer.network = read.network(layer.reads.out);
+    layer.reads = read.network(channels);
+    TORCH_CHECK(!layer.reads.empty(), kName, ": a layer reads its scalars");
+    layer.network = read.network(layer.sum_width());
   }
   TORCH_CHECK(!layers.empty() && layers[0].dim_in == components, kName,
               ": the first layer reads all harmonics");
@@ -169,10 +197,19 @@ AllegroTrainingPlan<T>::AllegroTrainingPlan(const at::Tensor &weights, const at:
   const size_t readers = layers.size() + 1;
   for (size_t source = 0; source < readers; ++source) {
     block_at.emplace_back(readers, -1);
+    links.emplace_back(readers);
     for (size_t reader = source; reader < readers; ++reader) {
       const bool last = reader + 1 == readers;
       const int64_t at = read.size();
-      const int64_t width = last ? (functions ? scalars : readout_width) : layers[reader].reads.out;
+      const int64_t sum_width = last ? readout_width : layers[reader].sum_width();
+      int64_t width = last && functions ? scalars : sum_width;
+      const bool linked = read.number() != 0;
+      if (linked) {
+        width = read.width();
+        links[source][reader] = read.network(width);
+        TORCH_CHECK(!links[source][reader].empty() && links[source][reader].back().out == sum_width,
+                    kName, ": what reads a block gives the reader's sum");
+      }
       TORCH_CHECK(at + width <= result_width(source), kName, ": a block beyond the result");
       block_at[source][reader] = at;
     }

@@ -14,16 +14,18 @@
 
 namespace kan_md::ops {
 
-// One step of a network: x W, silu(x) W, or the KAN functions of x, in column 0.
-enum class StepKind : int64_t { kMatrix = 0, kSiluMatrix = 1, kFunctions = 2 };
+// One step of a network: x W, silu(x) W, the sum of the KAN functions of x, in column 0, or all basis
+// functions of a KAN layer, for a matrix behind.
+enum class StepKind : int64_t { kMatrix = 0, kSiluMatrix = 1, kFunctions = 2, kExpansion = 3 };
 
 template <typename T> struct TrainedStep {
   StepKind kind = StepKind::kMatrix;
   int64_t in = 0, out = 0;
   const T *weight = nullptr;         // [in, out]
   std::vector<Vec<T>> transposed;    // [out, in]
-  int64_t place = 0;                 // of the weight in the flat array
+  int64_t place = 0;                 // in the flat array, of the weight or the grid of an expansion
   KanFunctions<T> functions;
+  KanLayer<T> expansion;    // without its product
 
   const T *weight_transposed() const { return reinterpret_cast<const T *>(transposed.data()); }
 };
@@ -35,8 +37,9 @@ template <typename T> struct TrainedLayer {
   const int32_t *program = nullptr;                  // [num_terms, 3] of i, j, k
   const T *terms = nullptr;                          // [num_terms, channels]
   int64_t terms_place = 0;
-  TrainedStep<T> reads;         // scalars of the tensors to the first sum of the network
+  TrainedNetwork<T> reads;      // scalars of the tensors to the first sum of the network
   TrainedNetwork<T> network;    // from there to the result
+  int64_t sum_width() const { return reads.back().out; }
 };
 
 // All widths are padded to whole blocks. Sources of scalars are the pairs (0) and each layer; what
@@ -50,7 +53,9 @@ template <typename T> struct AllegroTrainingPlan {
   std::vector<TrainedLayer<T>> layers;
   TrainedNetwork<T> readout;                     // from the readout's sum to column 0, the energy
   std::vector<std::vector<int64_t>> block_at;    // [source][reader], for readers behind the source
-  int64_t readout_width = 0;                     // of its sum
+  // [source][reader], from a block to the reader's sum; empty: the block is what is added.
+  std::vector<std::vector<TrainedNetwork<T>>> links;
+  int64_t readout_width = 0;                         // of its sum
   std::vector<KanFunctions<T>> readout_functions;    // [source], where it begins with functions
   int64_t size = 0;                                  // of the flat array of weights
 

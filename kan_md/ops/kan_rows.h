@@ -52,7 +52,7 @@ template <typename T> struct GridPlace {
   Vec<T> zero, s, inside, beyond;
 };
 
-// Each calls row(number, value, slope) for every basis function at place.inside; slopes are per step.
+// Each calls row(number, value, slope, curvature) for every basis function at place.inside, by steps.
 // Neighbours follow from the middle one of each eight: exp(-(d - k)^2) = exp(-d^2) exp(2 d)^k e^(-k^2).
 struct GaussianBasis {
   static constexpr int64_t kTogether = 8;
@@ -73,7 +73,8 @@ struct GaussianBasis {
       Vec<T> at_middle = vector_exp<T>(-square) * (1 - lost);
       at_middle = square > ExpTraits<T>::kLargest ? fill<T>(0) : at_middle;    // exp stops there
       const auto give = [&](int64_t m, Vec<T> value) __attribute__((always_inline)) {
-        row(m, value, -2 * (u - static_cast<T>(m)) * value);
+        const Vec<T> distance = u - static_cast<T>(m), slope = -2 * distance * value;
+        row(m, value, slope, -2 * (value + distance * slope));
       };
       give(middle, at_middle);
       const Vec<T> up = vector_exp<T>(2 * d), down = vector_exp<T>(-2 * d);
@@ -101,8 +102,8 @@ struct FourierBasis {
     Vec<T> sine = sine1, cosine = cosine1;
     for (int64_t k = 0; k < num_sines; ++k) {
       const T frequency = T(6.283185307179586477) * static_cast<T>(k + 1);
-      row(k, sine, frequency * cosine);
-      row(num_sines + k, cosine, -frequency * sine);
+      row(k, sine, frequency * cosine, -frequency * frequency * sine);
+      row(num_sines + k, cosine, -frequency * sine, -frequency * frequency * cosine);
       const Vec<T> next = sine * cosine1 + cosine * sine1;
       cosine = cosine * cosine1 - sine * sine1;
       sine = next;
@@ -116,24 +117,26 @@ template <int Order> struct SplineBasis {
   {
     const Vec<T> u = place.inside + place.zero;
     const Vec<T> cell = cell_of<T>(u, static_cast<T>(layer.steps - 1)), t = u - cell;
-    Vec<T> values[Order + 1], slopes[Order + 1];
+    Vec<T> values[Order + 1], slopes[Order + 1], curves[Order + 1];
     for (int j = 0; j <= Order; ++j) {
       const T *c = layer.pieces + j * (Order + 1);
       values[j] = fill(c[Order]);
-      slopes[j] = fill<T>(0);
+      slopes[j] = curves[j] = fill<T>(0);
       for (int p = Order - 1; p >= 0; --p) {
+        curves[j] = curves[j] * t + 2 * slopes[j];
         slopes[j] = slopes[j] * t + values[j];
         values[j] = values[j] * t + c[p];
       }
     }
     for (int64_t m = 0; m < layer.num_basis; ++m) {
       const Vec<T> piece = static_cast<T>(m) - cell;    // of function m in this cell
-      Vec<T> value{}, slope{};
+      Vec<T> value{}, slope{}, curve{};
       for (int j = 0; j <= Order; ++j) {
         value = piece == static_cast<T>(j) ? values[j] : value;
         slope = piece == static_cast<T>(j) ? slopes[j] : slope;
+        curve = piece == static_cast<T>(j) ? curves[j] : curve;
       }
-      row(m, value, slope);
+      row(m, value, slope, curve);
     }
   }
 };
@@ -148,11 +151,12 @@ void fill_rows(const KanLayer<T> &layer, int64_t n, const T *x, int64_t x_stride
       const GridPlace<T> place(load(x + e * x_stride + i), layer, i);
       T *out = rows + e * size + i;
       Functions::visit(layer, place,
-                       [&](int64_t m, Vec<T> value, Vec<T> slope) __attribute__((always_inline)) {
-                         value -= load(layer.at_zero + m * layer.in + i);
-                         value = place.s == 0 ? fill<T>(0) : value;
-                         store(out + m * layer.in, value + place.beyond * slope);
-                       });
+                       [&](int64_t m, Vec<T> value, Vec<T> slope, Vec<T>)
+                           __attribute__((always_inline)) {
+                             value -= load(layer.at_zero + m * layer.in + i);
+                             value = place.s == 0 ? fill<T>(0) : value;
+                             store(out + m * layer.in, value + place.beyond * slope);
+                           });
       if (!layer.silu) continue;
       const Vec<T> z = place.s * load(layer.grid + 2 * layer.in + i);
       store(out + layer.num_basis * layer.in, z / (1 + vector_exp<T>(-z)));
@@ -171,7 +175,7 @@ void reverse_rows(const KanLayer<T> &layer, int64_t n, const T *x, int64_t x_str
       const T *grad = rows_grad + e * size + i;
       Vec<T> total{};
       Functions::visit(layer, place,
-                       [&](int64_t m, Vec<T>, Vec<T> slope) __attribute__((always_inline)) {
+                       [&](int64_t m, Vec<T>, Vec<T> slope, Vec<T>) __attribute__((always_inline)) {
                          total += slope * load(grad + m * layer.in);
                        });
       if (layer.silu) {

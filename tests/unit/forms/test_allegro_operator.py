@@ -57,6 +57,21 @@ OTHER_SIZES = {
     "splines of order 1": {"readout": {"basis": "bspline", "order": 1}},
     "functions alone": {"readout": {"base": "none", "input_gain": "none"}},
     "three layers": {"num_layers": 3},
+    "Gaussians of the pair": {"readout": {"sites": ["two_body"], "num_basis": 12}},
+    "splines in the latents": {
+        "num_layers": 3,
+        "readout": {"sites": ["latent", "output"], "basis": "bspline", "order": 2},
+    },
+    "Fourier everywhere, in two layers": {
+        "readout": {"sites": ["all"], "basis": "fourier", "num_basis": 6, "hidden": [9]}
+    },
+    "three layers of Gaussians alone": {
+        "readout": {"base": "none", "input_gain": "none", "hidden": [18, 3]}
+    },
+    "splines everywhere, projected": {
+        "readout": {"sites": ["all"], "basis": "bspline", "projection": 3, "hidden": [4]}
+    },
+    "a readout of ten Gaussians": {"readout": {"num_basis": 10}},
     "deep": {
         "allegro_mlp_hidden_layers_depth": 3,
         "scalar_embed_mlp_hidden_layers_depth": 3,
@@ -79,10 +94,14 @@ def test_models_wider_than_a_vector_and_beyond_their_grids_are_upstreams(changes
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"allegro_mlp_nonlinearity": "mish"}, "its latent network 1 is no perceptron with SiLU"),
-        ({"readout": {"sites": ["two_body"]}}, "its two-body network begins with a KAN"),
-        ({"readout": {"sites": ["latent"]}}, "its latent network 1 begins with a KAN"),
-        ({"readout": {"hidden": [3]}}, "its readout begins with a KAN of several outputs"),
+        (
+            {"allegro_mlp_nonlinearity": "mish"},
+            "its latent network 1 is no perceptron with SiLU and no KAN",
+        ),
+        (
+            {"readout": {"kind": "mlp", "nonlinearity": "mish"}},
+            "its readout is no perceptron with SiLU and no KAN",
+        ),
     ],
 )
 def test_what_the_operator_does_not_know_is_left_to_torch(changes, reason, count_calls):
