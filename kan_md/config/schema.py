@@ -237,15 +237,21 @@ class ModelConfig(Section):
 
 
 class FitGridConfig(Section):
-    """Moving the KAN grids onto the activations early in training.
+    """Moving the KAN grids onto the activations, at the start and after them while they move.
 
     Attributes:
         steps: optimiser steps after which the grids are fitted.
         blend: 0 places the grid by quantiles, 1 by the whole range of the activations.
+        every: epochs between two looks at whether the activations have left the grids; these then
+            follow, with the functions as they are. ``null``: grids do not follow, which trains
+            better in what was tried.
+        until: share of the budget after which grids stay where they are.
     """
 
     steps: list[Annotated[int, Field(ge=0)]] = [0, 100, 300]
     blend: Fraction = 0.5
+    every: PositiveInt | None = None
+    until: Fraction = 0.8
 
 
 class ReadoutSection(ReadoutConfig):

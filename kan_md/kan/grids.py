@@ -25,6 +25,19 @@ OUTLIER_DISTANCE = 4.0
 OUTLIER_SHARE = 0.01
 """At most this share of the samples at either end are outliers; what is more is a part of them."""
 
+OUTSIDE_SHARE = 0.02
+"""A grid follows its inputs when more than this share of the samples is beyond it."""
+
+WIDEST = 1.8
+"""A grid follows its inputs when it is more than so many times as wide as their range."""
+
+MARGIN = 0.1
+"""What a grid that follows has beyond the samples on either side, as a share of the range that
+they and zero are in."""
+
+_WEIGHT_OF_GRID = 1e-3
+"""Of the points of the whole grid against the samples: they decide only what these leave open."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GridFit:
@@ -184,7 +197,13 @@ def fit_layer(
 
 
 @torch.no_grad()
-def move_grid(layer: KANLayer, grid_step: torch.Tensor, grid_zero: torch.Tensor) -> None:
+def move_grid(
+    layer: KANLayer,
+    grid_step: torch.Tensor,
+    grid_zero: torch.Tensor,
+    *,
+    x: torch.Tensor | None = None,
+) -> None:
     """Put a layer on given grids, with the coefficients that come nearest to its functions.
 
     For a second set of weights, such as a moving average, that has to follow the first.
@@ -193,11 +212,17 @@ def move_grid(layer: KANLayer, grid_step: torch.Tensor, grid_zero: torch.Tensor)
         layer: changed in place.
         grid_step: [in_features].
         grid_zero: [in_features].
+        x: [num_samples, in_features], where functions are to be kept as :func:`follow_inputs`
+            keeps them; on the whole of the new grids where ``None``.
     """
     step, zero = grid_step.double(), grid_zero.double()
     same = (grid_step == layer.grid_step) & (grid_zero == layer.grid_zero)
-    ends = torch.stack([-zero * step, (layer.steps - zero) * step])
-    refitted, _ = _refit(layer, ends, step, zero)
+    if x is None:
+        ends = torch.stack([-zero * step, (layer.steps - zero) * step])
+        refitted, _ = _refit(layer, ends, step, zero)
+    else:
+        z = x.double() if layer.input_gain is None else x.double() * layer.input_gain.double()
+        refitted = _refit_at_samples(layer, without_outliers(z), step, zero)[0]
     keep = same.unsqueeze(-1)
     layer.coefficients.copy_(torch.where(keep, layer.coefficients.double(), refitted))
     layer.grid_step.copy_(grid_step)
@@ -230,6 +255,50 @@ def fit_grids(
         fits.append(fit_layer(layer, x, blend=blend, quantile=quantile, tolerance=tolerance))
         x = layer(x)
     return fits
+
+
+@torch.no_grad()
+def follow_inputs(layer: KANLayer, x: torch.Tensor) -> GridFit:
+    """Move those grids that the inputs have left, or have left empty, and keep the functions.
+
+    Features move on while a model is trained. An input whose grid has more than
+    :data:`OUTSIDE_SHARE` of the samples beyond it, where a function is a line, or is more than
+    :data:`WIDEST` times as wide as their range, gets a grid of their range, with a margin to move
+    in. Its coefficients are those that come nearest to the function at the samples in value and
+    slope, since energies come of one and forces of the other; other grids stay bit for bit.
+    Outliers have no say, see :func:`without_outliers`.
+
+    Args:
+        layer: changed in place: grid_step, grid_zero, coefficients.
+        x: [num_samples, in_features], inputs of the layer.
+
+    Raises:
+        KanMdError: no samples, or samples that are not finite.
+    """
+    z = x.detach().reshape(-1, layer.in_features).double()
+    if layer.input_gain is not None:
+        z = z * layer.input_gain.double()
+    lower, upper = blended_range(z, blend=1.0)
+    z = without_outliers(z)
+    margin = MARGIN * (upper - lower)
+    low, high = (end.double() for end in layer.grid_ends())
+    outside = ((z < low) | (z > high)).double().mean(dim=0)
+    moved = (outside > OUTSIDE_SHARE) | (high - low > WIDEST * (upper - lower))
+    moved &= upper - lower > 1e-9 * (high - low)
+    # Without sides that no sample is on, where a margin would hold nothing.
+    wanted_lower = torch.where(lower < 0.0, lower - margin, lower)
+    wanted_upper = torch.where(upper > 0.0, upper + margin, upper)
+    old_step, old_zero = layer.grid_step.double(), layer.grid_zero.double()
+    step, zero = _blended(layer, wanted_lower, wanted_upper, old_step, old_zero)
+    refitted, rank, change = _refit_at_samples(layer, z, step, zero)
+    layer.coefficients.copy_(
+        torch.where(moved.unsqueeze(-1), refitted, layer.coefficients.double())
+    )
+    layer.grid_step.copy_(torch.where(moved, step, old_step))
+    layer.grid_zero.copy_(torch.where(moved, zero, old_zero))
+    low, high = layer.grid_ends()
+    change = float(torch.where(moved, change, 0.0).max())
+    return GridFit(lower=low, upper=high, moved=moved, rank=rank, change=change)
 
 
 Grid = tuple[torch.Tensor, torch.Tensor]  # step and zero, [in_features] each
@@ -300,6 +369,43 @@ def _refit(
         new = new + (right.transpose(1, 2) @ (inverse.unsqueeze(-1) * projected)).permute(2, 0, 1)
         rank = counts.sum(-1) if number == 0 else rank
     return new, rank
+
+
+def _refit_at_samples(
+    layer: KANLayer, z: torch.Tensor, step: torch.Tensor, zero: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Coefficients [out, in, num_basis] on a new grid by least squares over samples and slopes.
+
+    Slopes count in units of the standard deviation of the samples. Also the rank [in] and the
+    change [in], of :class:`GridFit`.
+    """
+    present = layer.grid_step.double(), layer.grid_zero.double()
+    old = layer.coefficients.double()
+    width = z.std(dim=0, correction=0).clamp_min(torch.finfo(z.dtype).tiny)
+    difference = 1e-4 * width
+    share = torch.linspace(0.0, 1.0, _POINTS_PER_FUNCTION * layer.num_basis, dtype=z.dtype)
+    points = (share.to(z.device).unsqueeze(-1) * layer.steps - zero) * step
+
+    def rows(grid: Grid) -> torch.Tensor:  # [in, samples + slopes + points, basis]
+        values = layer.basis_functions(z, *grid)
+        beyond = layer.basis_functions(z + difference, *grid)
+        slopes = (beyond - layer.basis_functions(z - difference, *grid)) / 2e-4
+        whole = layer.basis_functions(points, *grid) * _WEIGHT_OF_GRID
+        scale = len(z) ** -0.5, len(z) ** -0.5, len(points) ** -0.5
+        parts = [part * s for part, s in zip((values, slopes, whole), scale, strict=True)]
+        return torch.cat(parts).transpose(0, 1)
+
+    target = rows(present) @ old.permute(1, 2, 0)  # [in, rows, out]
+    design = rows((step, zero))
+    left, singular, right = torch.linalg.svd(design, full_matrices=False)
+    counts = singular > RANK_TOLERANCE * singular[:, :1]
+    inverse = torch.where(counts, 1.0 / singular.clamp_min(math.ulp(0.0)), 0.0)
+    projected = left.transpose(1, 2) @ target
+    new = (right.transpose(1, 2) @ (inverse.unsqueeze(-1) * projected)).permute(2, 0, 1)
+    before = torch.einsum("nim,oim->noi", layer.basis_functions(z, *present), old)
+    after = torch.einsum("nim,oim->noi", layer.basis_functions(z, step, zero), new)
+    scale = before.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    return new, counts.sum(-1), (after - before).abs().amax(dim=(0, 1)) / scale
 
 
 def _quantile(ordered: torch.Tensor, share: float) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,29 +11,37 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from nequip.train import EMALightningModule
 
 from kan_md.errors import user_error
-from kan_md.kan.grids import GridFit, blended_range, fit_layer, move_grid
+from kan_md.kan.grids import GridFit, blended_range, fit_layer, follow_inputs, move_grid
 from kan_md.kan.layer import KANLayer
+from kan_md.train.agreement import of_first
 
 
 class GridFitCallback(Callback):
-    """Move the grids of all KAN layers to the inputs they see, at a few early steps.
+    """Move the grids of all KAN layers to the inputs they see: at a few early steps, then follow.
 
     The inputs of the batch that is trained at each of ``steps`` decide, as they are before that
     step; the grids move when it is done. A batch without inputs for one of the layers, such as
     isolated atoms have them for functions of edges, leaves the fit to the next batch. At step 0,
     where the functions are still random numbers, the best least-squares refit is taken; later only
     grids move on which the functions can be kept to ``tolerance`` (see
-    :func:`kan_md.kan.grids.fit_layer`).
+    :func:`kan_md.kan.grids.fit_layer`). With ``every`` they also follow their inputs, see
+    :func:`kan_md.kan.grids.follow_inputs`: at the first step of every so many epochs, until a share
+    of the budget is used up, and at the later ``steps``.
 
     An exponential moving average (nequip's ``EMALightningModule``) follows onto the new grids with
-    functions of its own. The optimiser forgets its moments of refitted coefficients, because they
-    belong to the old basis. Of several processes the first decides for all.
+    functions of its own. The optimiser forgets its mean gradient of refitted coefficients, which
+    belongs to the old basis, but not how large gradients are: without that every coefficient would
+    go one learning rate far at the next step, all in one direction, which is eV per atom. Of
+    several processes the first decides for all.
 
     Args:
         steps: values of ``trainer.global_step`` at which to fit.
         blend: see :func:`kan_md.kan.grids.blended_range`.
         quantile: see :func:`kan_md.kan.grids.blended_range`.
-        tolerance: largest relative change of a function after step 0.
+        tolerance: largest relative change of a function after step 0; unless grids follow.
+        every: epochs from one look at the grids to the next; None: grids do not follow.
+        until: share of the budget after which they stay.
+        progress: says which share is used up; where ``None`` grids follow to the end.
         max_samples: rows of a layer's inputs to look at, taken at equal distances.
 
     Raises:
@@ -51,6 +59,9 @@ class GridFitCallback(Callback):
         blend: float = 0.5,
         quantile: float = 0.01,
         tolerance: float = 1e-6,
+        every: int | None = None,
+        until: float = 1.0,
+        progress: Callable[[Trainer], float] | None = None,
         max_samples: int = 2048,
     ) -> None:
         if list(steps) != sorted(set(steps)) or any(step < 0 for step in steps):
@@ -67,11 +78,21 @@ class GridFitCallback(Callback):
                 allowed="integers from 2",
                 remedy="set max_samples",
             )
+        if every is not None and every < 1:
+            raise user_error(
+                "every of the grid fit",
+                found=every,
+                allowed="integers from 1",
+                remedy="set every",
+            )
         blended_range(torch.zeros(1, 1), blend=blend, quantile=quantile)  # checks both
         self.steps = tuple(steps)
         self.blend = blend
         self.quantile = quantile
         self.tolerance = tolerance
+        self.every = every
+        self.until = until
+        self.progress = progress
         self.max_samples = max_samples
         self.fits: dict[int, dict[str, GridFit]] = {}
         self._done: set[int] = set()
@@ -93,6 +114,8 @@ class GridFitCallback(Callback):
     ) -> None:
         """Watch the inputs of the KAN layers if this is a step to fit at."""
         self._due |= {trainer.global_step} & set(self.steps) - self._done
+        if self._follows_now(trainer, batch_idx):
+            self._due.add(trainer.global_step)
         if not self._due:
             return
         for name, layer in _kan_layers(pl_module).items():
@@ -121,10 +144,14 @@ class GridFitCallback(Callback):
         if not _all_have_inputs(trainer, inputs):
             return
         before = {name: _grid(layer) for name, layer in layers.items()}
+        follows = self.every is not None and 0 not in self._due
+        samples = {name: _thin(torch.cat(rows), self.max_samples) for name, rows in inputs.items()}
         fits = {
-            name: fit_layer(
+            name: follow_inputs(layer, samples[name])
+            if follows
+            else fit_layer(
                 layer,
-                _thin(torch.cat(inputs[name]), self.max_samples),
+                samples[name],
                 blend=self.blend,
                 quantile=self.quantile,
                 tolerance=math.inf if 0 in self._due else self.tolerance,
@@ -132,15 +159,14 @@ class GridFitCallback(Callback):
             for name, layer in layers.items()
         }
         self.fits[max(self._due)] = fits
-        self._done |= self._due
+        self._done |= self._due & set(self.steps)
         self._due = set()
         _share(trainer, layers)
         if isinstance(pl_module, EMALightningModule):
-            _move_average(pl_module, layers, before)
+            _move_average(pl_module, layers, before, samples if follows else {})
         for name, layer in layers.items():
-            if bool(fits[name].moved.any()):
-                for optimizer in trainer.optimizers:
-                    optimizer.state.pop(layer.coefficients, None)
+            for optimizer in trainer.optimizers:
+                _move_moments(optimizer, layer.coefficients, fits[name].moved)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -148,6 +174,16 @@ class GridFitCallback(Callback):
         """Stop watching; the step was not completed."""
         self._unhook()
         self._inputs = {}
+
+    def _follows_now(self, trainer: Trainer, batch_idx: int) -> bool:
+        """Whether this is the first step of an epoch in which grids follow their inputs."""
+        epoch = trainer.current_epoch
+        if self.every is None or batch_idx != 0 or epoch == 0 or epoch % self.every != 0:
+            return False
+        if self.progress is None:
+            return True
+        (used,) = of_first(trainer, self.progress(trainer))
+        return used < self.until
 
     def _recorder(self, name: str):
         def record(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -225,13 +261,39 @@ def _share(trainer: Trainer, layers: dict[str, KANLayer]) -> None:
         layer.coefficients.copy_(coefficients)
 
 
-def _move_average(
-    pl_module: EMALightningModule, layers: dict[str, KANLayer], before: dict[str, Grid]
+@torch.no_grad()
+def _move_moments(
+    optimizer: torch.optim.Optimizer, coefficients: torch.nn.Parameter, moved: torch.Tensor
 ) -> None:
-    """Put the averaged coefficients, still those of the old grids, onto the new ones."""
+    """Carry Adam's moments over to new grids; of other optimisers nothing is kept.
+
+    A new function stands where any of the old ones may have stood: it has the largest of their mean
+    squares, so that its first steps are rather small than large.
+    """
+    state = optimizer.state.get(coefficients, {})
+    if not state or not bool(moved.any()):
+        return
+    if "exp_avg_sq" not in state:
+        optimizer.state.pop(coefficients)
+        return
+    state["exp_avg"][:, moved] = 0.0
+    squares = state["exp_avg_sq"]
+    squares[:, moved] = squares[:, moved].amax(dim=-1, keepdim=True).expand_as(squares[:, moved])
+
+
+def _move_average(
+    pl_module: EMALightningModule,
+    layers: dict[str, KANLayer],
+    before: dict[str, Grid],
+    samples: dict[str, torch.Tensor],
+) -> None:
+    """Put the averaged coefficients, still those of the old grids, onto the new ones.
+
+    Their functions are kept at ``samples`` of each layer, or on its whole grid without any.
+    """
     after = {name: _grid(layer) for name, layer in layers.items()}
     pl_module.ema.swap_parameters(pl_module.model)
     for name, layer in layers.items():
         _set_grid(layer, before[name])
-        move_grid(layer, *after[name])
+        move_grid(layer, *after[name], x=samples.get(name))
     pl_module.ema.swap_parameters(pl_module.model)

@@ -31,6 +31,8 @@ RESUME: dict[str, Effect] = {
     "readout.fit_grid": "steps",
     "readout.fit_grid.steps": "steps",
     "readout.fit_grid.blend": "steps",
+    "readout.fit_grid.every": "steps",
+    "readout.fit_grid.until": "steps",
     "targets": "refused",
     "targets.weight": "steps",
     "targets.unit": "results",

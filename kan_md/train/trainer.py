@@ -192,7 +192,9 @@ def make_trainer(
     ]
     if config.readout.kind == "kan" and config.readout.fit_grid is not None:
         fit = config.readout.fit_grid
-        every.insert(0, GridFitCallback(fit.steps, blend=fit.blend))
+        (budget,) = (callback for callback in callbacks if isinstance(callback, Budget))
+        follow = {"every": fit.every, "until": fit.until, "progress": budget.progress}
+        every.insert(0, GridFitCallback(fit.steps, blend=fit.blend, **follow))
     if training.early_stop is not None:
         stop = training.early_stop
         every.append(

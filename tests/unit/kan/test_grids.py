@@ -8,7 +8,7 @@ import torch
 
 from kan_md.errors import KanMdError
 from kan_md.kan import BASES, KAN, KANLayer, fit_grids, fit_layer
-from kan_md.kan.grids import blended_range, move_grid
+from kan_md.kan.grids import MARGIN, blended_range, follow_inputs, move_grid
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -189,6 +189,61 @@ def test_a_network_is_fitted_layer_by_layer():
     assert len(fits) == 2
     assert fits[0].moved.all()
     torch.testing.assert_close(kan(x), before, atol=2e-6, rtol=2e-6)
+
+
+def strayed(rows=500):
+    """Samples beyond the first input's grid, in a corner of the second's, over the third's."""
+    x = normal(rows, [0.3, 0.05, 1.0])
+    return torch.cat([x[:, :1] + 4.0, x[:, 1:2], x[:, 2:].clamp(-1.5, 1.5)], dim=1)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_a_grid_follows_its_inputs_and_keeps_value_and_slope(basis):
+    layer = make_layer(basis)
+    x = strayed().requires_grad_()
+    before = layer(x)
+    (slope_before,) = torch.autograd.grad(before.sum(), x)
+    third = layer.grid_step[2].clone(), layer.coefficients[:, 2].clone()
+    fit = follow_inputs(layer, x)
+    after = layer(x)
+    (slope_after,) = torch.autograd.grad(after.sum(), x)
+    assert fit.moved.tolist() == [True, True, False]
+    rms = before.square().mean().sqrt()
+    assert (after - before).abs().max() < 0.02 * rms
+    # a part of a period is no periodic function: sines and cosines come less near
+    error, size = (slope_after - slope_before).square().mean(), slope_before.square().mean()
+    assert error.sqrt() < (0.2 if basis == "fourier" else 0.02) * size.sqrt()
+    z = (x * layer.input_gain).detach()
+    width = z.amax(0).clamp(min=0.0) - z.amin(0).clamp(max=0.0)
+    slack = MARGIN * width + 0.26 * layer.grid_step
+    assert ((fit.lower <= z.amin(0)) & (fit.upper >= z.amax(0)))[fit.moved].all()
+    assert (fit.upper - z.amax(0).clamp(min=0.0) <= slack)[fit.moved].all()
+    assert torch.equal(third[0], layer.grid_step[2])
+    assert torch.equal(third[1], layer.coefficients[:, 2])
+    assert not layer(torch.zeros(2, 3, dtype=torch.float64)).any()
+    assert not follow_inputs(layer, x).moved.any()
+
+
+def test_a_second_set_of_weights_follows_by_the_same_samples():
+    first, second = make_layer("gaussian"), make_layer("gaussian")
+    with torch.no_grad():
+        second.coefficients.mul_(-0.7)
+    x = strayed()
+    before = second(x)
+    follow_inputs(first, x)
+    move_grid(second, first.grid_step, first.grid_zero, x=x)
+    assert (second(x) - before).abs().max() < 0.02 * before.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 0.7, 1e6])
+@pytest.mark.parametrize("basis", BASES)
+def test_inputs_that_are_all_alike_move_no_grid_onto_nothing(basis, value):
+    layer = make_layer(basis)
+    x = torch.full((50, 3), value, dtype=torch.float64)
+    before = layer(x)
+    follow_inputs(layer, x)
+    assert all(torch.isfinite(tensor).all() for tensor in layer.state_dict().values())
+    torch.testing.assert_close(layer(x), before, atol=1e-6, rtol=1e-6)
 
 
 def test_global_random_numbers_and_gradients_are_untouched():

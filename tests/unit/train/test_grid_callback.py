@@ -90,13 +90,50 @@ def test_later_fits_keep_the_function():
     assert max(seen) < 1e-5  # float32
 
 
-def test_the_optimiser_forgets_the_moments_of_the_old_basis():
+def test_moments_of_the_old_basis_go_but_not_how_large_gradients_are():
     module, callback = Regression(), GridFitCallback(steps=(1,))
-    trainer = run(module, callback, steps=2)
+    original = callback.on_train_batch_end
+    states = []
+
+    def note(trainer, module, *rest):
+        original(trainer, module, *rest)
+        state = trainer.optimizers[0].state[module.model.layers[0].coefficients]
+        states.append({key: value.clone() for key, value in state.items()})
+
+    callback.on_train_batch_end = note
+    run(module, callback, steps=2)
+    before, after = states
+    moved = callback.fits[1]["model.layers.0"].moved
+    assert moved.any()
+    assert not after["exp_avg"][:, moved].any()
+    squares = after["exp_avg_sq"][:, moved]
+    assert (squares > 0.9 * before["exp_avg_sq"][:, moved].amax()).any()
+    assert torch.equal(squares, squares.amax(dim=-1, keepdim=True).expand_as(squares))
+    assert after["step"] == 2
+
+
+def test_a_fit_late_in_training_is_followed_by_small_steps():
+    """Adam that has forgotten everything goes one learning rate far with every coefficient."""
+    module = Regression()
     layer = module.model.layers[0]
-    (optimizer,) = trainer.optimizers
-    assert layer.coefficients not in optimizer.state
-    assert layer.base_weight in optimizer.state
+    module.configure_optimizers = lambda: torch.optim.Adam(module.parameters(), lr=0.05)
+    with torch.no_grad():
+        layer.input_gain.fill_(0.05)  # far too small, so that its grids will move
+
+    callback = GridFitCallback(steps=(), every=20)
+    original = callback.on_train_batch_end
+    seen = []
+
+    def note(*arguments):
+        original(*arguments)
+        seen.append(layer.coefficients.detach().clone())
+
+    callback.on_train_batch_end = note
+    run(module, callback, steps=45)
+    (step,) = callback.fits  # 2 steps to an epoch: the 40th
+    assert callback.fits[step]["model.layers.0"].moved.any()
+    first_after = (seen[step + 1] - seen[step]).abs().max()
+    assert first_after < 0.03  # of a learning rate of 0.05
 
 
 def test_the_moving_average_follows_with_its_own_function():
@@ -160,6 +197,33 @@ def test_accumulated_gradients_fit_once_per_step():
     assert list(callback.fits) == [0]
 
 
+def test_grids_follow_every_few_epochs_until_a_share_of_the_budget():
+    module = AveragedRegression()
+    progress = lambda trainer: trainer.global_step / 20  # noqa: E731 - 2 steps to an epoch
+    callback = GridFitCallback(steps=(0,), every=2, until=0.7, progress=progress)
+    layer = module.model.layers[0]
+    original = callback.on_train_batch_end
+    changes = []
+
+    def stray(trainer, module, outputs, batch, batch_idx):
+        inputs = batch[0] + torch.tensor([0.0, 0.5])
+        grid, before = layer.grid_step.clone(), module.model(inputs).detach()
+        original(trainer, module, outputs, batch, batch_idx)
+        if trainer.global_step > 1 and not torch.equal(layer.grid_step, grid):
+            change = module.model(inputs).detach() - before
+            changes.append((change.abs().max() / before.std()).item())
+        with torch.no_grad():
+            layer.input_gain.mul_(1.4)  # inputs leave their grids
+
+    callback.on_train_batch_end = stray
+    run(module, callback, steps=20)
+    assert list(callback.fits) == [0, 4, 8, 12]
+    assert all(fits["model.layers.0"].moved.all() for fits in callback.fits.values())
+    assert len(changes) == 3
+    assert max(changes) < 0.2
+    assert callback.state_dict()["done"] == [0]
+
+
 def test_a_model_without_kan_layers_is_left_alone():
     module, callback = Regression(), GridFitCallback()
     module.model = torch.nn.Linear(2, 1)
@@ -184,6 +248,7 @@ def test_layers_that_cannot_be_watched_are_an_error():
     [
         ({"steps": (5, 2)}, "steps of the grid fit, got .*increasing"),
         ({"steps": (-1,)}, "steps of the grid fit"),
+        ({"every": 0}, "every of the grid fit, got 0; allowed: integers from 1"),
         ({"max_samples": 1}, "max_samples of the grid fit, got 1"),
         ({"blend": -0.1}, "blend, got -0.1"),
         ({"quantile": 0.7}, "quantile, got 0.7"),
