@@ -34,6 +34,7 @@ LAYERS = {
     "kan_md.data": 6,
     "kan_md_deploy": 6,
     "kan_md.lammps": 7,
+    "kan_md.solve": 7,
     "kan_md.train": 7,
     "kan_md.evaluate": 8,
     "kan_md.calculator": 8,

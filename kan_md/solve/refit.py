@@ -1,0 +1,231 @@
+"""Solve a trained potential's readouts exactly for labelled structures."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ase
+import torch
+
+from kan_md.backbones.nequip_settings import nequip_settings
+from kan_md.data.checks import check_elements, check_structures
+from kan_md.data.dataset import WEIGHT_PREFIX, FramesDataset
+from kan_md.errors import user_error
+from kan_md.model.checkpoint import Checkpoint
+from kan_md.model.reference import frame_atoms
+from kan_md.ops import operators_in_layers
+from kan_md.solve.normal import NAMES, Solution, SquareSum, Sums, best_solution, weighted
+from kan_md.solve.rows import RowMaker
+from kan_md.solve.unknowns import Unknowns
+from kan_md.tasks.choose import task_of_checkpoint
+from kan_md.tasks.targets import ENERGY, FORCES, STRESS
+
+MEMORY_KEY = "readout_sums"
+"""In ``Checkpoint.statistics``: sums over the structures that readouts were solved for."""
+
+_TARGETS = {"energy": ENERGY, "forces": FORCES, "stress": STRESS}
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What came of it.
+
+    Attributes:
+        checkpoint: with the new readouts, its reference frames evaluated again.
+        solution: None where no penalty gave a smaller loss on the structures that judge.
+        errors: root mean squares by part (``fit``, ``judge``), by ``before`` and ``after``, by
+            label: eV/atom, eV/Å, eV/Å³; None without labels.
+        counts: number of structures by part; ``prior``: those of before that count, too.
+        size: number of unknowns.
+    """
+
+    checkpoint: Checkpoint
+    solution: Solution | None
+    errors: dict[str, dict[str, dict[str, float | None]]]
+    counts: dict[str, int]
+    size: int
+
+
+def refit(
+    checkpoint: Checkpoint,
+    fit: Sequence[ase.Atoms],
+    judge: Sequence[ase.Atoms],
+    *,
+    weights: Mapping[str, float] | None = None,
+    prior: float = 1.0,
+    track: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> Refit:
+    """Minimise the mean squares of the training's loss over the readouts' last layers.
+
+    A ridge around the trained values and the curvature of the functions are penalised with the
+    weights that give the smallest loss on ``judge``. Squares are minimised whatever the loss of the
+    training was.
+
+    Args:
+        checkpoint: of a potential; unchanged.
+        fit: labelled structures to solve for.
+        judge: others, which choose the penalties; nothing is fitted to them.
+        weights: of mean squares of ``energy`` (eV/atom), ``forces`` and ``stress``; those of the
+            training where ``None``.
+        prior: factor of the structures of earlier solves, whose sums the checkpoint has.
+        track: wraps the structures while their rows are made.
+
+    Raises:
+        KanMdError: no potential, elements that it does not know, no labels, or a readout whose last
+            layer is not known.
+    """
+    task = task_of_checkpoint(checkpoint)
+    if ENERGY not in task.targets:
+        raise user_error(
+            "model to solve readouts of",
+            found=f"{checkpoint.backbone}, which predicts tensors",
+            allowed="a potential",
+            remedy="give a potential's model.pth",
+        )
+    if prior < 0.0:
+        raise user_error("prior", found=prior, allowed=">= 0", remedy="set --prior")
+    for frames, name in ((fit, "set to fit"), (judge, "set to judge by")):
+        check_structures(frames, name)
+        check_elements(frames, checkpoint.type_names)
+    weights = dict(weights or training_weights(checkpoint))
+    with nequip_settings(), operators_in_layers():
+        model = checkpoint.build("float64").requires_grad_(False)
+        unknowns = Unknowns(model, checkpoint.backbone)
+        start = unknowns.vector()
+        maker = RowMaker(model, unknowns, checkpoint.backbone)
+        everything = track([*fit, *judge])
+        sums = {"fit": _empty(unknowns.size), "judge": _empty(unknowns.size)}
+        for number, atoms in enumerate(everything):
+            part = "fit" if number < len(fit) else "judge"
+            add_structure(sums[part], maker, atoms, checkpoint)
+    if not any(one.count and weights.get(name, 0.0) for name, one in sums["fit"].items()):
+        raise user_error(
+            "structures to fit have no labels that are learned",
+            found=f"{len(fit)} structures",
+            allowed=", ".join(name for name, weight in weights.items() if weight > 0),
+            remedy="label them, or name the labels with --key",
+        )
+    # What the penalties are judged by needs labels, too; without any the fit itself would judge.
+    if not any(one.count and weights.get(name, 0.0) for name, one in sums["judge"].items()):
+        raise user_error(
+            "structures to judge by have no labels that are learned",
+            found=f"{len(judge)} structures",
+            allowed=", ".join(name for name, weight in weights.items() if weight > 0),
+            remedy="give labelled ones with --val",
+        )
+    identity = identity_of(checkpoint, unknowns)
+    known = remembered(checkpoint, identity)
+    total, before = sums["fit"], 0
+    if known is not None and prior > 0.0:
+        before = round(prior * known["structures"])
+        total = {name: one.plus(known["sums"][name], prior) for name, one in total.items()}
+    solution = best_solution(
+        weighted(total, weights), weighted(sums["judge"], weights), start, unknowns.roughness()
+    )
+    after = start if solution is None else solution.c
+    errors = {
+        part: {
+            when: {name: one.rms(c) for name, one in own.items()}
+            for when, c in (("before", start), ("after", after))
+        }
+        for part, own in sums.items()
+    }
+    memory = {
+        "identity": identity,
+        "structures": len(fit) + before,
+        "weights": weights,
+        "sums": {name: vars(one) for name, one in total.items()},
+    }
+    counts = {"fit": len(fit), "judge": len(judge), "prior": before}
+    changed = _with_readouts(checkpoint, after, memory, counts, solution, task)
+    return Refit(changed, solution, errors, counts, unknowns.size)
+
+
+def training_weights(checkpoint: Checkpoint) -> dict[str, float]:
+    """Weights of mean squares that the model was trained with; a later stage's where there are.
+
+    Numbers only: 1, 1 and 0 for energy, forces and stress where the file does not say.
+    """
+    training = checkpoint.config.get("training", {})
+    stages = training.get("stages") or []
+    loss = stages[-1]["loss"] if stages else training.get("loss", {})
+    found = {name: loss.get(name) for name in NAMES}
+    if not all(isinstance(value, (int, float)) for value in found.values()):
+        return {"energy": 1.0, "forces": 1.0, "stress": 0.0}
+    return {name: float(value) for name, value in found.items()}
+
+
+def add_structure(sums: Sums, maker: RowMaker, atoms: ase.Atoms, checkpoint: Checkpoint) -> None:
+    """Add one structure's labels to the sums; energies count per atom, and frames by weight."""
+    dataset = FramesDataset(
+        [atoms],
+        float(checkpoint.r_max),
+        type_names=checkpoint.type_names,
+        targets=list(_TARGETS.values()),
+    )
+    data = dataset.collate([dataset[0]])
+    labels, factors = {}, {}
+    for name, target in _TARGETS.items():
+        labels[name] = data.pop(target.field).double().reshape(-1)
+        factors[name] = float(data.pop(WEIGHT_PREFIX + target.field))
+    rows = maker(data)
+    per_atom = {"energy": 1.0 / len(atoms)}
+    for name, label in labels.items():
+        own = getattr(rows, name)
+        if own is not None:
+            scale = per_atom.get(name, 1.0)
+            sums[name].add(scale * own, scale * label, factors[name])
+
+
+def identity_of(checkpoint: Checkpoint, unknowns: Unknowns) -> str:
+    """Digest of all weights but the unknowns: sums belong to one backbone and its grids."""
+    own = {id(parameter) for parameter in unknowns.parameters}
+    names = {name for name, value in unknowns.model.named_parameters() if id(value) in own}
+    state = hashlib.sha256()
+    for name, value in sorted(checkpoint.state_dict.items()):
+        if name.removeprefix("sole_model.") not in names:
+            state.update(name.encode())
+            state.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def remembered(checkpoint: Checkpoint, identity: str) -> dict[str, Any] | None:
+    """Sums of earlier solves; None where there are none, or they are another backbone's."""
+    memory = checkpoint.statistics.get(MEMORY_KEY)
+    if memory is None or memory["identity"] != identity:
+        return None
+    sums = {name: SquareSum(**one) for name, one in memory["sums"].items()}
+    return {**memory, "sums": sums}
+
+
+def _empty(size: int) -> Sums:
+    return {name: SquareSum.empty(size) for name in NAMES}
+
+
+def _with_readouts(
+    checkpoint: Checkpoint,
+    c: torch.Tensor,
+    memory: dict[str, Any],
+    counts: Mapping[str, int],
+    solution: Solution | None,
+    task: Any,
+) -> Checkpoint:
+    model = checkpoint.build()
+    Unknowns(model, checkpoint.backbone).put(c)
+    frames = [frame_atoms(f, checkpoint.type_names) for f in checkpoint.reference_frames]
+    summary = copy.deepcopy(checkpoint.training_summary)
+    entry = {"structures": dict(counts), "ridge": None, "smoothness": None}
+    if solution is not None:
+        entry |= {"ridge": solution.ridge, "smoothness": solution.smoothness}
+    summary["refits"] = [*summary.get("refits", []), entry]
+    return replace(
+        checkpoint,
+        state_dict=model.state_dict(),
+        statistics={**checkpoint.statistics, MEMORY_KEY: memory},
+        reference_frames=task.reference_frames(model, frames),
+        training_summary=summary,
+    )
