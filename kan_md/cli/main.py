@@ -8,6 +8,7 @@ import os
 import pkgutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -77,14 +78,14 @@ def _register_commands() -> None:
             import_module(f"kan_md.cli.{module.name}").register(app)
 
 
-def _several_after(arguments: list[str], option: str) -> list[str]:
-    """Join the element symbols behind an option, which takes one word: ``--elements Si O``."""
+def _several_after(arguments: list[str], option: str, belongs: Callable[[str], bool]) -> list[str]:
+    """Join the words behind an option, which takes one: ``--elements Si O``, ``--seeds 1 2``."""
     if option not in arguments:
         return arguments
     start = arguments.index(option) + 1
-    symbols = list(takewhile(_is_element, arguments[start:]))
-    joined = [",".join(symbols)] if symbols else []
-    return [*arguments[:start], *joined, *arguments[start + len(symbols) :]]
+    found = list(takewhile(belongs, arguments[start:]))
+    joined = [",".join(found)] if found else []
+    return [*arguments[:start], *joined, *arguments[start + len(found) :]]
 
 
 def _is_element(word: str) -> bool:
@@ -107,9 +108,9 @@ def main(arguments: list[str] | None = None) -> None:
     with interrupts_between_imports():
         try:
             # The object that commands find in their context is the time at which they began.
-            words = _several_after(
-                list(sys.argv[1:] if arguments is None else arguments), "--elements"
-            )
+            words = list(sys.argv[1:] if arguments is None else arguments)
+            words = _several_after(words, "--elements", _is_element)
+            words = _several_after(words, "--seeds", str.isdigit)
             status = app(words, prog_name="kan-md", standalone_mode=False, obj=start) or 0
             sys.stdout.flush()  # here, where it can still be said that it fails
             sys.exit(status)
