@@ -28,7 +28,10 @@ def reproduce(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Wall time of all trainings, like 30m; default: the files' epochs."),
+        typer.Option(help="Wall time of all trainings, like 30m; default: no limit."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of every run, in the place of the files'.", min=1)
     ] = None,
     seeds: Annotated[
         str, typer.Option(help="One or more, like 1111 2222 3333.", metavar="SEED...")
@@ -54,8 +57,8 @@ def reproduce(
 ) -> None:
     """Run the rows of the paper's tables and write a report beside its numbers.
 
-    With --budget every run has the same wall time; without, the same epochs. Runs are kept in
-    OUTPUT/runs, one small file each: a repeated command runs only what is missing.
+    With --budget every run has the same wall time; without, or with --epochs, the same epochs. Runs
+    are kept in OUTPUT/runs, one small file each: a repeated command runs only what is missing.
 
     Example: kan-md reproduce table2 table3 --data data --budget 30m --seeds 1111 2222 3333
     """
@@ -88,6 +91,7 @@ def reproduce(
         seeds=numbers,
         size=size,
         budget=seconds,
+        epochs=epochs,
         jobs=jobs,
         threads=threads,
         device=device,

@@ -54,13 +54,15 @@ class Plan:
     Attributes:
         seeds: of every row.
         size: the small model, or that of the files.
-        seconds: of each run, start-up included; None for the files' epochs.
+        seconds: of each run, start-up included; None where epochs count.
+        epochs: of each run; None for those of the files.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
     seeds: tuple[int, ...]
     size: Size
     seconds: float | None
+    epochs: int | None = None
     device: str
 
     def run(self, table: Table, row: Row, seed: int, source: Source) -> Run:
@@ -80,11 +82,13 @@ class Plan:
             content["model"] |= small
             if content["model"]["backbone"] == "mace" and content["readout"].get("hidden"):
                 content["readout"]["hidden"] = _SMALL_KAN
-        if self.seconds is not None:
-            # A plateau is not reached in a given time; a cosine ends with it.
+        end = {"max_time": self.seconds, "epochs": self.epochs}
+        end = {key: value for key, value in end.items() if value is not None}
+        if end:
+            # A plateau is not reached within a given length; a cosine ends with it.
             for key in ("epochs", "early_stop", "stages"):
                 training.pop(key, None)
-            training |= {"max_time": self.seconds, "schedule": {"name": "cosine"}}
+            training |= {**end, "schedule": {"name": "cosine"}}
         training["device"] = self.device
         return content
 

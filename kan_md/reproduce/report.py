@@ -105,12 +105,13 @@ def write_report(
 
 
 def _introduction(plan: Plan) -> list[str]:
-    length = (
-        "for the epochs of the configuration files"
-        if plan.seconds is None
-        else f"for {plan.seconds:g} s of wall time each, start-up included, with a cosine schedule "
-        "(the files' schedules wait for a plateau)"
-    )
+    schedule = "with a cosine schedule (the files' schedules wait for a plateau)"
+    if plan.seconds is not None:
+        length = f"for {plan.seconds:g} s of wall time each, start-up included, {schedule}"
+    elif plan.epochs is not None:
+        length = f"for {plan.epochs} epochs, {schedule}"
+    else:
+        length = "for the epochs of the configuration files"
     size = (
         "the models of the configuration files"
         if plan.size == "paper"

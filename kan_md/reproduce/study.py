@@ -33,7 +33,8 @@ class Study:
         data: folder of the user's sets; None for self-made ones.
         seeds: of every row.
         size: of the models.
-        budget: s for all trainings together, the same for each; None for the files' epochs.
+        budget: s for all trainings together; without `epochs` all have the same share of it.
+        epochs: of every run; None for those of the files, or for the budget.
         jobs: trainings at a time.
         threads: of each; None leaves it to the environment.
         device: of the trainings.
@@ -49,6 +50,7 @@ class Study:
     seeds: tuple[int, ...]
     size: Size
     budget: float | None
+    epochs: int | None
     jobs: int
     threads: int | None
     device: str
@@ -103,8 +105,14 @@ class Study:
     def _plan(self, tables: Sequence[Found]) -> Plan:
         """Every run has the same share of the budget."""
         number = sum(len(chosen_rows(one.table, self.rows)) for one in tables) * len(self.seeds)
-        seconds = share_of_budget(self.budget, number, self.jobs)
-        return Plan(seeds=self.seeds, size=self.size, seconds=seconds, device=self.device)
+        shared = self.budget if self.epochs is None else None
+        return Plan(
+            seeds=self.seeds,
+            size=self.size,
+            seconds=share_of_budget(shared, number, self.jobs),
+            epochs=self.epochs,
+            device=self.device,
+        )
 
     def _train(self, runs: Sequence[Run], store: Store) -> None:
         distinct = {run.id: run for run in runs}  # the MLP of Table 2 is that of Table 3

@@ -29,8 +29,7 @@ from kan_md.train.folder_lock import Claim
 _POLL = 0.5  # s
 _INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM)
 """Exit statuses of a training that was told to stop: it goes on at the next call."""
-_OUTPUT = ".output.txt"
-_ERRORS = ".errors.txt"
+_CONFIG, _OUTPUT, _ERRORS = ".yaml", ".output.txt", ".errors.txt"
 
 
 @dataclass
@@ -141,7 +140,7 @@ def _start(
         return None
     failed = store.find(run)
     resume = can_be_resumed(folder) and failed is None
-    config = folder.with_suffix(".yaml")
+    config = _beside(folder, _CONFIG)
     _write_config(run, config)
     words = ["train", config, "--output", folder, "--resume" if resume else "--overwrite"]
     environment = dict(os.environ)
@@ -149,8 +148,8 @@ def _start(
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     files = stack.enter_context(ExitStack())
     begun = _epochs_of(folder) if resume else 0
-    output = files.enter_context(folder.with_suffix(_OUTPUT).open("w"))
-    errors = files.enter_context(folder.with_suffix(_ERRORS).open("w"))
+    output = files.enter_context(_beside(folder, _OUTPUT).open("w"))
+    errors = files.enter_context(_beside(folder, _ERRORS).open("w"))
     process = files.enter_context(
         children.child(
             [sys.executable, "-m", "kan_md", *words],
@@ -160,6 +159,11 @@ def _start(
         )
     )
     return _Training(run, process, folder, begun, files)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    """A file of a run beside its folder, whose name may have points of its own: lr-0.003."""
+    return folder.with_name(folder.name + ending)
 
 
 def _write_config(run: Run, path: Path) -> None:
@@ -181,7 +185,7 @@ def _keep(training: _Training, store: Store, threads: int | None) -> Record | No
         return store.keep(training.run, threads=threads)
     if status in _INTERRUPTED:
         return None
-    said = training.folder.with_suffix(_ERRORS).read_text(errors="replace")
+    said = _beside(training.folder, _ERRORS).read_text(errors="replace")
     reason = last_line(said).removeprefix("kan-md: error: ") or children.how_it_ended(status)
     return store.keep_failure(training.run, reason, threads=threads)
 

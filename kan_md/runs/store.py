@@ -94,7 +94,7 @@ class Store:
 
     def folder(self, run: Run) -> Path:
         """Folder of a run's files: what ``kan-md train --output`` writes."""
-        return self.work / path_of(run.name, run.id, Path()).stem
+        return self.work / path_of(run.name, run.id, self.work).stem
 
     def model(self, run: Run) -> Path | None:
         """Its trained model; None where it is not trained, or was removed."""

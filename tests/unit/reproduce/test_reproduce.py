@@ -70,6 +70,14 @@ def test_tables_2_and_3_share_the_run_of_the_mlp(folder):
     assert len(ids) == 1
 
 
+def test_given_epochs_stand_in_the_place_of_the_files(folder):
+    plan = Plan(seeds=(1,), size="small", seconds=None, epochs=12, device="cpu")
+    source = find_data("carbon", folder, folder, None)
+    training = plan.run(all_tables()["table7"], row_of("table7", "KAN"), 1, source).config.training
+    assert (training.epochs, training.max_time, training.schedule.name) == (12, None, "cosine")
+    assert training.stages == []
+
+
 # By force on validation the paper has: output = all (0.014) < two-body + latent < MLP.
 def values(**means):
     names = {"embedding": "two-body + latent"}

@@ -58,7 +58,10 @@ def store(folder):
 @pytest.fixture(scope="module")
 def study(folder, store):
     """A run that cannot be done (it keeps no structure) before one that can; and what was said."""
-    runs = [Run("no data", changed(data__max_force=1e-6), folder), Run("KAN 1", CONTENT, folder)]
+    runs = [
+        Run("no data", changed(data__max_force=1e-6), folder),
+        Run("KAN 0.5 1", CONTENT, folder),
+    ]
     text = io.StringIO()
     records = run_missing(runs, store, threads=1, console=Console(file=text, width=200))
     return runs, records, text.getvalue()
@@ -88,6 +91,13 @@ def test_failed_run_is_kept_with_its_reason_and_the_next_one_goes_on(study):
     assert done.is_done
     assert failed.failure.startswith("too few structures to divide")
     assert f"no data: failed: {failed.failure}" in text
+
+
+def test_files_of_a_run_carry_its_whole_name(study, store):
+    run = study[0][1]
+    names = {path.name for path in store.work.glob(f"*{run.id}*")}
+    whole = f"KAN-0.5-1-{run.id}"
+    assert {whole, f"{whole}.yaml", f"{whole}.output.txt", f"{whole}.errors.txt"} <= names
 
 
 def test_record_names_no_place_of_the_machine(study, store, folder):
