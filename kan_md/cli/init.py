@@ -135,6 +135,7 @@ def _write_model(
     as_json: bool,
 ) -> None:
     from kan_md.backbones.build import idle_hyperparameters
+    from kan_md.backbones.readout import count_parameters
     from kan_md.backbones.readout_report import readout_lines
     from kan_md.benchmark.structures import read_structure
     from kan_md.config.model_file import read_model_file
@@ -151,12 +152,12 @@ def _write_model(
         **model.arguments,
     )
     save_checkpoint(checkpoint, output)
-    count = sum(tensor.numel() for tensor in checkpoint.state_dict.values())
+    count = count_parameters(checkpoint.build())
     if as_json:
-        summary = {"output": str(output), "backbone": model.backbone, "numbers": count}
+        summary = {"output": str(output), "backbone": model.backbone, "parameters": count}
         typer.echo(json.dumps(summary | {"readouts": checkpoint.readouts}))
         return
-    typer.echo(f"{output}: {model.backbone} with fresh weights, {count} numbers")
+    typer.echo(f"{output}: {model.backbone} with fresh weights, {count} parameters")
     idle = idle_hyperparameters(model.backbone, checkpoint.readout, model.arguments)
     for line in readout_lines(checkpoint.readouts, idle=idle):
         typer.echo(f"  {line}")
