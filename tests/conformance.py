@@ -18,7 +18,7 @@ class Model(NamedTuple):
 
     Attributes:
         style: its backbone, which names its pair style, too.
-        keywords: of the fixture ``tiny_checkpoint``, beside the elements.
+        keywords: of the fixture ``tiny_checkpoint``; ``type_names`` begin with ``ELEMENTS``.
         taken_by: the pass by which a fused file has the model's operators.
         choices: names in ``CHOICES``.
     """
@@ -27,6 +27,11 @@ class Model(NamedTuple):
     keywords: dict
     taken_by: str
     choices: tuple[str, ...]
+
+    @property
+    def arguments(self) -> dict:
+        """Keywords, elements included: more than a structure has, where the model says so."""
+        return {"type_names": ELEMENTS} | self.keywords
 
 
 class Choice(NamedTuple):
@@ -85,6 +90,8 @@ PROJECTED = {"readout": {"sites": ["output", "two_body"], "projection": 3, "hidd
 SMALL = {"num_scalar_features": 4, "readout": {"kind": "mlp"}}
 ONE_LAYER = {"num_interactions": 1}
 ONE_LAYER_PER_TYPE = ONE_LAYER | {"readout": {"per_type": True, "num_basis": 5}}
+MANY_ELEMENTS = {"type_names": (*ELEMENTS, "Ag", "Ni", "Pd")}
+ONE_LAYER_DENSITY = ONE_LAYER | DENSITIES
 ONE_LAYER_MLP = ONE_LAYER | {"readout": {"kind": "mlp"}}
 
 # fmt: off
@@ -103,6 +110,10 @@ MODELS = {
     "mace of one layer": Model("mace", ONE_LAYER, "fused_local_mace", SCRIPTED),
     "mace of one layer, mlp":
         Model("mace", ONE_LAYER_MLP, "fused_local_mace", ("fused",)),
+    "mace of one layer, densities":
+        Model("mace", ONE_LAYER_DENSITY, "fused_local_mace", ("fused", "fused, float32")),
+    "mace of one layer, many elements":
+        Model("mace", ONE_LAYER | MANY_ELEMENTS, "fused_local_mace", ("fused", "fused, float32")),
     "mace of one layer, KANs per element":
         Model("mace", ONE_LAYER_PER_TYPE, "fused_local_mace", ("portable", "fused")),
 }

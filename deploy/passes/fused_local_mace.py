@@ -28,10 +28,10 @@ from kan_md_deploy.passes.message_passing import mace
 from kan_md_deploy.passes.message_passing.linear_maps import in_float64, linear_matrix
 from kan_md_deploy.passes.message_passing.local_mace import (
     EmbeddingFunction,
-    expansion_functions,
     has_one_channel_per_degree,
     offsets_of_types,
     read_embedding,
+    read_expansion,
     scalar_channels,
 )
 from kan_md_deploy.passes.message_passing.symmetric_contraction import polynomial_of_scalars
@@ -39,8 +39,9 @@ from kan_md_deploy.passes.module_sequence import ModuleSequence
 from kan_md_deploy.passes.operator_weights import ModelOnOperator, OperatorWeights
 
 _MOST_L = 4
-_MOST_TYPES = 8
-"""Tables are made for every pair of types; with more of them they take long and fill the cache."""
+_MOST_PAIRS = 16
+"""Beyond, tables of pairs of types no longer fit a cache: one table serves all of them."""
+_HAS_DENSITY, _IS_FACTORED = 8, 16  # beside an embedding in local_mace_plan.cpp
 _PARTS = (MACENodeEmbedding, MACEEdgeEmbedding, MACELayer, MACEReadout)
 
 
@@ -80,27 +81,17 @@ class FusedLocalMACE:
     needs_operators = True
 
     def applies_to(self, model: GraphModel, context: PassContext) -> bool:
-        """Whether the model is a MACE of one plain interaction whose readout is known."""
-        possible = context.bound > 0 and is_built() and context.num_types <= _MOST_TYPES
-        if not (possible and mace.is_understood(model)):
+        """Whether the model is a MACE of one interaction; :meth:`apply` looks at its parts."""
+        if not (context.bound > 0 and is_built()):
             return False
-        parts = _parts(model)
-        layers = [part for part in parts.values() if isinstance(part, MACELayer)]
-        readouts = [part for part in parts.values() if isinstance(part, MACEReadout)]
-        if len(layers) != 1 or len(readouts) != 1:
-            return False
-        interaction, irreps = layers[0].interaction, _features(layers[0])
-        embedding = read_embedding(readouts[0], irreps)
-        return (
-            embedding is not None
-            and not hasattr(interaction, "density_fn")
-            and has_one_channel_per_degree(o3.Irreps(interaction.linear.irreps_out))
-            and o3.Irreps(interaction.linear.irreps_out).lmax <= _MOST_L
-        )
+        return sum(isinstance(part, MACELayer) for part in _parts(model).values()) == 1
 
     def apply(self, model: GraphModel, context: PassContext) -> dict:
         """Replace everything up to the readout's energy by one operator."""
         parts = _parts(model)
+        unknown = _unknown_part(model, parts)
+        if unknown is not None:
+            return {"bound": 0.0, "skipped": f"its operator does not know {unknown}"}
         rest = OrderedDict(
             (name, part) for name, part in model.model.func.named_children() if name not in parts
         )
@@ -132,20 +123,32 @@ class _Packed(OperatorWeights):
         irreps = _features(layer)
         embedding = read_embedding(readout, irreps)
         assert embedding is not None, "checked before"
-        expansion = o3.Irreps(layer.interaction.linear.irreps_out)
-
-        channels, densities = expansion[0].mul, embedding.first.size(1)
-        self.shape = [expansion.lmax, self.padded(channels), self.padded(densities)]
+        expansion = read_expansion(layer, edges, types)
+        # A transformed distance has functions of its own for every pair.
+        factored = context.num_types**2 > _MOST_PAIRS and len(expansion.radial) == 1
+        _, degrees, summed, channels = expansion.maps.shape
+        densities = embedding.first.size(1)
+        self.shape = [degrees - 1, self.padded(channels), self.padded(densities)]
         widths = [*(matrix.size(1) for matrix in embedding.hidden)]
         if embedding.kans and not embedding.has_tables:
             widths = [layer.out_features for layer in embedding.kans[0]]
-        self.shape += [embedding.kind, len(widths), *map(self.padded, widths)]
+        has_density = expansion.density is not None
+        self.shape.append(embedding.kind + _HAS_DENSITY * has_density + _IS_FACTORED * factored)
+        if factored:
+            self.shape.append(self.padded(summed))
+        self.shape += [len(widths), *map(self.padded, widths)]
 
-        functions = expansion_functions(layer, edges, types)
+        functions = expansion.functions() if factored else expansion.functions_of_pairs()
         cutoff = float(edges.radial_embedding.cutoff_fn.r_max)
         table = self.tabulate(lambda r, pair: functions[pair](r), [cutoff] * len(functions))
         self.num_intervals = table.powers.size(1)
-        self.add_table(table, [channels] * len(expansion))
+        columns = [summed if factored else channels] * degrees
+        self.add_table(table, columns + [1] * has_density)
+        if factored:
+            self.weights.append(self.pad(expansion.neighbours, 1))
+            self.shape.append(len(expansion.maps))
+            for matrix in expansion.maps.flatten(0, 1):
+                self.add_product(matrix)
         self.weights += polynomial_of_scalars(
             layer.product, num_types=context.num_types, dtype=self.dtype
         )
@@ -169,6 +172,23 @@ class _Packed(OperatorWeights):
             self.add_product(matrix)
         if embedding.vector is not None:
             self.weights.append(self.pad(embedding.vector, 0))
+
+
+def _unknown_part(model: GraphModel, parts: dict[str, torch.nn.Module]) -> str | None:
+    """What keeps a MACE of one interaction from the operator."""
+    (layer,) = (part for part in parts.values() if isinstance(part, MACELayer))
+    readouts = [part for part in parts.values() if isinstance(part, MACEReadout)]
+    degree = o3.Irreps(parts["edge_embedding"].spherical_harmonics.irreps_out).lmax
+    if degree > _MOST_L:
+        return f"l_max {degree}, above {_MOST_L}"
+    if not mace.is_understood(model):
+        kind = type(layer.interaction).__name__
+        return f"this interaction or its products ({kind}, correlation up to 3 is known)"
+    expansion = o3.Irreps(layer.interaction.linear.irreps_out)
+    if not has_one_channel_per_degree(expansion):
+        return f"the irreps {expansion}"
+    embedding = read_embedding(readouts[0], _features(layer)) if len(readouts) == 1 else None
+    return "this readout" if embedding is None else None
 
 
 def _parts(model: GraphModel) -> dict[str, torch.nn.Module]:

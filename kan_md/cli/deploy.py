@@ -140,7 +140,8 @@ def _notes_on_operators(manifest: Manifest, *, with_tables: bool) -> list[str]:
     if not is_built():
         return ["no operators were built, so this file does without; run: kan-md build"]
     whole = f"fused_{manifest.backbone}"
-    known = {whole, "fused_local_mace"} & set(manifest.passes)
+    applied = {name for name, report in manifest.passes.items() if "skipped" not in report}
+    known = {whole, "fused_local_mace"} & applied
     has_one = whole in {item.name for item in PASSES}
     if has_one and with_tables and not known:
         return [

@@ -34,7 +34,6 @@ void run_part(const LocalMacePlan<T> &plan, const Graph &graph, const CentreRang
     most = std::max(most, ranges.first[i + 1] - ranges.first[i]);
   CentreBatch<T, L> batch(plan, most);
   const auto type_of = [&](int64_t i) { return plan.num_types > 1 ? graph.types[i] : 0; };
-  const int64_t stride = plan.num_pairs > 1 ? plan.num_types : 0;
   for (int64_t i = begin; i < end;) {
     const int64_t from = ranges.first[i];
     int64_t after = i + 1;
@@ -42,8 +41,8 @@ void run_part(const LocalMacePlan<T> &plan, const Graph &graph, const CentreRang
     for (int64_t centre = i; centre < after; ++centre)
       for (int64_t e = ranges.first[centre]; e < ranges.first[centre + 1]; ++e) {
         const double *const d = graph.vectors + 3 * e;
-        const int64_t pair = stride ? type_of(centre) * stride + type_of(graph.neighbours[e]) : 0;
-        batch.add(e - from, d[0], d[1], d[2], static_cast<int32_t>(pair));
+        batch.add(e - from, d[0], d[1], d[2],
+                  plan.kind(type_of(centre), type_of(graph.neighbours[e])));
       }
     const int64_t n = ranges.first[after] - from;
     batch.prepare(n);

@@ -6,6 +6,13 @@
 //
 //   radial functions             R_lk(r_e), dR_lk/dr                 (one table)
 //   expansion of the neighbours  A_lmk = sum_e R_lk(r_e) Y_lm(e)
+//
+// or, for many elements, one table for all pairs, a factor per type of neighbour and a matrix per type
+// of centre; a model with densities divides by one that is a sum over the same edges:
+//
+//   sum over the neighbours      S_lmu = sum_e f_u(type of e) R_lu(r_e) Y_lm(e)
+//   expansion of the neighbours  A_lmk = sum_u S_lmu M_luk(type of i) / (1 + sum_e d(r_e))
+//
 //   product basis                B_k   = sum of monomials in A_.k, coefficients per type of i
 //   densities                    rho_o = sum_k B_k W_ko + offset_o(type of i)
 //   energy                       E_i   = F(rho): the embedding function
@@ -45,21 +52,22 @@ template <typename T, int L> class CentreBatch {
   // most: edges of the centre with the most.
   CentreBatch(const LocalMacePlan<T> &plan, int64_t most) :
       plan_(plan), embedding_(plan), room_(most + kEdgesInBatch + kLanes), vectors_(3 * room_),
-      lengths_(room_), inverse_(room_), pair_(room_), row_(room_), place_(room_),
+      lengths_(room_), inverse_(room_), kind_(room_), row_(room_), place_(room_),
       inverse_width_(room_), unit_(3 * room_), inverse_length_(room_), harmonics_(room_ * kRow),
       angular_(room_ * kRow), gradient_(3 * room_), values_(most * plan.functions()),
-      slopes_(most * plan.functions()), expansion_(kBasis * plan.channels),
+      slopes_(most * plan.functions()), density_slopes_(plan.has_density ? most : 0),
+      sums_(plan.is_factored() ? kBasis * plan.summed : 0), expansion_(kBasis * plan.channels),
       expansion_grad_(kBasis * plan.channels), basis_(plan.channels), densities_(plan.densities)
   {
   }
 
-  // Of edge e: r_neighbour - r_centre, Å, and the number of its pair of types.
-  void add(int64_t e, double x, double y, double z, int32_t pair)
+  // Of edge e: r_neighbour - r_centre, Å, and what LocalMacePlan::kind says of its types.
+  void add(int64_t e, double x, double y, double z, int32_t kind)
   {
     vectors_.get()[e] = x;
     vectors_.get()[room_ + e] = y;
     vectors_.get()[2 * room_ + e] = z;
-    pair_.get()[e] = pair;
+    kind_.get()[e] = kind;
   }
 
   // Places in the tables and harmonics of the edges [0, n).
@@ -83,7 +91,14 @@ template <typename T, int L> class CentreBatch {
   // gradients of.
   double run(int64_t first, int64_t n, int64_t type, double scale)
   {
-    expand(first, n);
+    T *const sums = plan_.is_factored() ? sums_.get() : expansion_.get();
+    if (plan_.is_factored()) {
+      expand<true>(first, n, sums);
+      map_by_type(type, sums);
+    } else {
+      expand<false>(first, n, sums);
+    }
+    const T share = plan_.has_density ? divide_by_density(first, n) : T(1);
     const int64_t channels = plan_.channels;
     const T *coefficients = plan_.coefficients + type * channels * plan_.num_terms;
     for (int64_t b = 0; b < channels / kBlock; ++b)
@@ -105,7 +120,13 @@ template <typename T, int L> class CentreBatch {
       T *const grad = expansion_grad_.get() + at(v);
       for (int m = 0; m < kBasis; ++m) store(grad + m * kBlock, load(grad + m * kBlock) * up);
     }
-    reverse_expand(first, n);
+    const T density_grad = plan_.has_density ? reverse_density(share) : T(0);
+    if (plan_.is_factored()) {
+      reverse_map_by_type(type, sums);
+      reverse_expand(first, n, sums, density_grad);
+    } else {
+      reverse_expand(first, n, expansion_grad_.get(), density_grad);
+    }
     return energy;
   }
 
@@ -170,7 +191,7 @@ template <typename T, int L> class CentreBatch {
   void find_rows(int64_t n)
   {
     for (int64_t e = 0; e < n; ++e) {
-      const int64_t pair = pair_.get()[e];
+      const int64_t pair = plan_.is_factored() ? 0 : kind_.get()[e];
       const IntervalEnds &table = plan_.intervals[pair];
       const double r = lengths_.get()[e];
       row_.get()[e] = nullptr;
@@ -184,13 +205,14 @@ template <typename T, int L> class CentreBatch {
       const double inverse_width = plan_.inverse_widths[row];
       place_.get()[e] = static_cast<T>((r - table.ends[interval]) * inverse_width);
       inverse_width_.get()[e] = static_cast<T>(inverse_width);
-      row_.get()[e] = plan_.table + row * 6 * plan_.functions();
+      row_.get()[e] = plan_.table + row * 6 * plan_.row_width();
     }
   }
 
-  void expand(int64_t first, int64_t n)
+  // Into [blocks][basis][block].
+  template <bool Factored> void expand(int64_t first, int64_t n, T *sums)
   {
-    const int64_t c = plan_.channels, width = plan_.functions();
+    const int64_t c = plan_.summed, width = plan_.functions(), stride = plan_.row_width();
     for (int64_t v = 0; v < c; v += kLanes) {
       Vec<T> total[kBasis] = {};
       for (int64_t e = 0; e < n; ++e) {
@@ -200,14 +222,20 @@ template <typename T, int L> class CentreBatch {
         T *const slopes = slopes_.get() + e * width + v;
         const T t = place_.get()[first + e];
         const T *const y = harmonics_.get() + (first + e) * kRow;
+        Vec<T> factor{};
+        if constexpr (Factored) factor = load(plan_.neighbours + kind_.get()[first + e] * c + v);
 #pragma GCC unroll 8
         for (int degree = 0; degree <= L; ++degree) {
           const T *const p = row + degree * c + v;
-          Vec<T> value = load(p + 5 * width), slope{};
+          Vec<T> value = load(p + 5 * stride), slope{};
 #pragma GCC unroll 8
           for (int power = 4; power >= 0; --power) {
             slope = slope * t + value;
-            value = value * t + load(p + power * width);
+            value = value * t + load(p + power * stride);
+          }
+          if constexpr (Factored) {
+            value *= factor;
+            slope *= factor;
           }
           store(values + degree * c, value);
           store(slopes + degree * c, slope);
@@ -216,13 +244,87 @@ template <typename T, int L> class CentreBatch {
             total[m] += value * y[m];
         }
       }
-      for (int m = 0; m < kBasis; ++m) store(expansion_.get() + at(v) + m * kBlock, total[m]);
+      for (int m = 0; m < kBasis; ++m) store(sums + at(v) + m * kBlock, total[m]);
     }
   }
 
-  void reverse_expand(int64_t first, int64_t n)
+  // A of the sums over the neighbours.
+  void map_by_type(int64_t type, const T *sums)
   {
-    const int64_t c = plan_.channels, width = plan_.functions();
+    each_degree(type, [&](int m, int components, const Product<T> &map) {
+      multiply_blocks(components, map.in, map.out, sums + m * kBlock, map.weight,
+                      expansion_.get() + m * kBlock);
+    });
+  }
+
+  // dE/dS from dE/dA.
+  void reverse_map_by_type(int64_t type, T *sums)
+  {
+    each_degree(type, [&](int m, int components, const Product<T> &map) {
+      multiply_blocks(components, map.out, map.in, expansion_grad_.get() + m * kBlock,
+                      map.transposed, sums + m * kBlock);
+    });
+  }
+
+  // call(first component, components, the map of a type of centre).
+  template <typename Call> void each_degree(int64_t type, Call call)
+  {
+    const int64_t first = plan_.maps.size() > L + 1 ? type * (L + 1) : 0;
+    for (int degree = 0; degree <= L; ++degree)
+      call(degree * degree, 2 * degree + 1, plan_.maps[first + degree]);
+  }
+
+  // Rows of [blocks][basis][block] on both sides, from their first component on.
+  static void multiply_blocks(int64_t rows, int64_t in, int64_t out, const T *x, const T *matrix,
+                              T *y)
+  {
+    for (int64_t o = 0; o < out; o += kBlock)
+      for (int64_t i = 0; i < in; i += kBlock)
+        multiply<T>(rows, kBlock, kBlock, x + i * kBasis, kBlock, matrix + i * out + o, out,
+                    y + o * kBasis, kBlock, i > 0);
+  }
+
+  // Divides A by 1 + the sum of the edges' shares; returns the factor.
+  T divide_by_density(int64_t first, int64_t n)
+  {
+    const int64_t stride = plan_.row_width();
+    double density = 0.0;
+    for (int64_t e = 0; e < n; ++e) {
+      const T *const row = row_.get()[first + e];
+      T value = 0, slope = 0;
+      const T t = place_.get()[first + e];
+      for (int power = 5; row && power >= 0; --power) {
+        slope = slope * t + value;
+        value = value * t + row[power * stride + plan_.functions()];
+      }
+      density += value;
+      density_slopes_.get()[e] = slope;
+    }
+    const T factor = static_cast<T>(1.0 / (1.0 + density));
+    T *const a = expansion_.get();
+    for (int64_t i = 0; i < kBasis * plan_.channels; i += kLanes)
+      store(a + i, load(a + i) * factor);
+    return factor;
+  }
+
+  // dE/d(density) = -factor A · dE/dA, and dE/dA becomes that of A before the division.
+  T reverse_density(T factor)
+  {
+    T *const grad = expansion_grad_.get();
+    const int64_t n = kBasis * plan_.channels;
+    Vec<T> total{};
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const Vec<T> scaled = load(grad + i) * factor;
+      total += load(expansion_.get() + i) * scaled;
+      store(grad + i, scaled);
+    }
+    return -sum<T>(total);
+  }
+
+  // expansion_grad: dE/d(sums over the neighbours), [blocks][basis][block].
+  void reverse_expand(int64_t first, int64_t n, const T *expansion_grad, T density_grad)
+  {
+    const int64_t c = plan_.summed, width = plan_.functions();
     for (int64_t e = 0; e < n; ++e) {
       T *const angular = angular_.get() + (first + e) * kRow;
       if (!row_.get()[first + e]) {
@@ -234,7 +336,7 @@ template <typename T, int L> class CentreBatch {
       // Of dE/dY; that of l = 0 moves nothing, and dE/dr takes its place.
       Vec<T> part[kBasis] = {};
       for (int64_t v = 0; v < c; v += kLanes) {
-        const T *const grad = expansion_grad_.get() + at(v);
+        const T *const grad = expansion_grad + at(v);
         const T *const values = values_.get() + e * width + v;
         const T *const slopes = slopes_.get() + e * width + v;
 #pragma GCC unroll 8
@@ -251,6 +353,7 @@ template <typename T, int L> class CentreBatch {
         }
       }
       lane_sums<T, kBasis>(part, angular);
+      if (plan_.has_density) angular[0] += density_grad * density_slopes_.get()[e];
     }
   }
 
@@ -259,13 +362,14 @@ template <typename T, int L> class CentreBatch {
   const int64_t room_;
   // Of the batch's edges; x, y and z of a vector are room_ apart.
   Memory<double> vectors_, lengths_, inverse_;
-  Memory<int32_t> pair_;
+  Memory<int32_t> kind_;
   Memory<const T *> row_;    // in the table; none beyond the cutoff
   Memory<T> place_, inverse_width_, unit_, inverse_length_;
   Memory<T> harmonics_, angular_;    // [edges, kRow]
   Memory<T> gradient_;
-  Memory<T> values_, slopes_;               // of the centre's edges
-  Memory<T> expansion_, expansion_grad_;    // [blocks][basis][block]
+  Memory<T> values_, slopes_, density_slopes_;    // of the centre's edges
+  // [blocks][basis][block]; the sums over neighbours become their gradient.
+  Memory<T> sums_, expansion_, expansion_grad_;
   Memory<T> basis_, densities_;
 };
 

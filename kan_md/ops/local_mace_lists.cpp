@@ -16,7 +16,7 @@ namespace {
 // Per pair of LAMMPS types, centre first.
 struct PairRow {
   double cutoff_sq = 0.0, min_distance_sq = 0.0;
-  int32_t pair = 0;    // of the model's types
+  int32_t kind = 0;    // see LocalMacePlan::kind
 };
 
 // What one thread adds up.
@@ -102,9 +102,8 @@ template <typename T> class LocalMaceOnLists final : public LocalPotential {
       for (int b = 1; b < n; ++b) {
         const int centre = types.model_type[a], neighbour = types.model_type[b];
         if (centre < 0 || neighbour < 0) continue;
-        const int64_t pair = plan_.num_pairs > 1 ? centre * plan_.num_types + neighbour : 0;
         pairs_[a * n + b] = {types.cutoff_sq[a * n + b], types.min_distance_sq[a * n + b],
-                             static_cast<int32_t>(pair)};
+                             plan_.kind(centre, neighbour)};
       }
   }
 
@@ -177,7 +176,7 @@ template <typename T> class LocalMaceOnLists final : public LocalPotential {
       const double rsq = dx * dx + dy * dy + dz * dz;
       const PairRow &row = pairs[atoms.type[j]];
       neighbours[n] = j;
-      batch.add(n, dx, dy, dz, row.pair);
+      batch.add(n, dx, dy, dz, row.kind);
       shortest = std::min(shortest, rsq - row.min_distance_sq);
       n += rsq < row.cutoff_sq;
     }

@@ -19,9 +19,14 @@ LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::Int
   TORCH_CHECK(l_max >= 0 && l_max <= kMaxL, kName, ": l_max up to ", kMaxL, ", got ", l_max);
   channels = read.width();
   densities = read.width();
-  const int64_t kind = read.number();
-  TORCH_CHECK(kind >= 0 && kind <= static_cast<int64_t>(Embedding::kKanNetworkPerType), kName,
-              ": unknown embedding ", kind);
+  // Files of before these features have neither.
+  constexpr int64_t kHasDensity = 8, kIsFactored = 16;
+  const int64_t features = read.number(), kind = features % kHasDensity;
+  TORCH_CHECK(features >= 0 && features < 2 * kIsFactored &&
+                  kind <= static_cast<int64_t>(Embedding::kKanNetworkPerType),
+              kName, ": unknown embedding ", features);
+  has_density = features & kHasDensity;
+  summed = features & kIsFactored ? read.width() : channels;
   embedding = static_cast<Embedding>(kind);
   std::vector<int64_t> widths{densities};
   for (int64_t left = read.number(); left > 0; --left) widths.push_back(read.width());
@@ -32,7 +37,7 @@ LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::Int
               ": table must be [num_pairs, intervals, 6, functions], got ", rows.sizes());
   num_pairs = rows.size(0);
   const int64_t num_intervals = rows.size(1);
-  table = read.template tensor<T>({num_pairs, num_intervals, 6, functions()});
+  table = read.template tensor<T>({num_pairs, num_intervals, 6, row_width()});
   intervals = read.intervals(num_pairs, num_intervals);
   // So that no edge divides.
   for (const IntervalEnds &pair : intervals) {
@@ -40,11 +45,23 @@ LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::Int
     for (int64_t n = 0; n < num_intervals; ++n)
       inverse_widths.push_back(1.0 / (pair.ends[n + 1] - pair.ends[n]));
   }
+  if (features & kIsFactored) {
+    TORCH_CHECK(num_pairs == 1, kName, ": factors by type belong to one table, got ", num_pairs);
+    num_types = read.peek().size(0);
+    neighbours = read.template tensor<T>({num_types, summed});
+    const int64_t num_maps = read.number();
+    TORCH_CHECK(num_maps == 1 || num_maps == num_types, kName, ": maps of ", num_maps, " of ",
+                num_types, " types");
+    for (int64_t n = 0; n < num_maps * (l_max + 1); ++n)
+      maps.push_back(read.product(summed, channels));
+  }
   const at::Tensor &code = read.peek();
   program = read.template tensor<int32_t>({code.numel()});
   const at::Tensor &terms = read.peek();
   const int64_t block = kBlockBytes / static_cast<int64_t>(sizeof(T));
   TORCH_CHECK(terms.dim() == 4, kName, ": coefficients must be [num_types, blocks, terms, block]");
+  TORCH_CHECK(!is_factored() || terms.size(0) == num_types, kName,
+              ": factors and coefficients of different types");
   num_types = terms.size(0);
   num_terms = terms.size(2);
   coefficients = read.template tensor<T>({num_types, channels / block, num_terms, block});

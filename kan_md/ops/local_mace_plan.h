@@ -28,14 +28,21 @@ enum class Embedding : int64_t {
 template <typename T> struct LocalMacePlan {
   int l_max = 0;
   int64_t channels = 0;     // of the neighbourhood's expansion
+  int64_t summed = 0;       // channels of the sum over neighbours; as many unless is_factored()
   int64_t densities = 0;    // scalars that the embedding reads
   int64_t num_pairs = 0;
-  const T *table = nullptr;                // [num_pairs, num_intervals, 6, (l_max + 1) * channels]
+  // Behind the radial functions a block whose first column is an edge's share of the centre's
+  // density, where the model divides by it.
+  bool has_density = false;
+  const T *table = nullptr;                // [num_pairs, num_intervals, 6, row_width()]
   std::vector<IntervalEnds> intervals;     // of every pair
   std::vector<double> cells_per_length;    // [num_pairs], 1/Å
   std::vector<double> inverse_widths;      // [num_pairs, num_intervals], 1/Å
-  const int32_t *program = nullptr;        // see polynomial_kernels.h
-  const T *coefficients = nullptr;         // [num_types, blocks, num_terms, block]
+  // For many elements, whose pairs would be too many tables: one table for all of them.
+  const T *neighbours = nullptr;       // [num_types, summed], factors of the functions
+  std::vector<Product<T>> maps;        // [num_types or 1][l_max + 1], summed to channels
+  const int32_t *program = nullptr;    // see polynomial_kernels.h
+  const T *coefficients = nullptr;     // [num_types, blocks, num_terms, block]
   int64_t num_terms = 0, num_types = 0;
   Product<T> linear;             // the product basis to the densities
   const T *offsets = nullptr;    // [num_types, densities]
@@ -50,7 +57,15 @@ template <typename T> struct LocalMacePlan {
   int64_t longest_row = 0;    // of a KAN layer's basis functions
 
   LocalMacePlan(const std::vector<at::Tensor> &weights, c10::IntArrayRef shape);
-  int64_t functions() const { return (l_max + 1) * channels; }
+  int64_t functions() const { return (l_max + 1) * summed; }
+  int64_t row_width() const { return functions() + (has_density ? Simd<T>::kBlock : 0); }
+  bool is_factored() const { return neighbours != nullptr; }
+  // What an edge is told apart by: its pair of types, or its neighbour's type.
+  int32_t kind(int64_t centre, int64_t neighbour) const
+  {
+    if (is_factored()) return static_cast<int32_t>(neighbour);
+    return num_pairs > 1 ? static_cast<int32_t>(centre * num_types + neighbour) : 0;
+  }
   bool per_type() const { return embedding >= Embedding::kKanPerType; }
 };
 

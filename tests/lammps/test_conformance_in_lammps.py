@@ -42,7 +42,7 @@ ONE_OF_EACH = [
 def file_of(deployed):
     def file(line):
         model, choice = LINES[line]
-        return deployed(model.style, type_names=ELEMENTS, deploy=choice.deploy, **model.keywords)
+        return deployed(model.style, deploy=choice.deploy, **model.arguments)
 
     return file
 
@@ -54,7 +54,7 @@ def eager_says(tiny_checkpoint):
 
     def say(line, structure):
         model, _ = LINES[line]
-        path = tiny_checkpoint(model.style, type_names=ELEMENTS, **model.keywords)
+        path = tiny_checkpoint(model.style, **model.arguments)
         if path not in built:
             built[path] = load_checkpoint(path).build("float64")
         if (path, structure) not in said:

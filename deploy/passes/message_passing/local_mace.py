@@ -7,7 +7,8 @@ multiplied into one function of the distance per pair of types, degree and chann
 
     A_lmk = Σ_j R_lk(r_ij; types) Y_lm(r̂_ij)
 
-and what is linear between the product basis and the readout into one matrix.
+and what is linear between the product basis and the readout into one matrix. For many elements the
+factors stay apart, see :class:`Expansion`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ from kan_md_deploy.passes.message_passing.linear_maps import (
     linear_matrix,
     matrices_by_row,
 )
-from kan_md_deploy.passes.message_passing.mace import PLAIN, radial_functions
+from kan_md_deploy.passes.message_passing.mace import (
+    PLAIN,
+    density_functions,
+    radial_functions,
+)
 
 LINEAR, PERCEPTRON, KAN_FUNCTIONS, KAN_NETWORK = 0, 1, 2, 3  # enum Embedding in local_mace_plan.h
 PER_TYPE = {KAN_FUNCTIONS: 4, KAN_NETWORK: 5}
@@ -161,13 +166,62 @@ def has_one_channel_per_degree(irreps: o3.Irreps) -> bool:
     )
 
 
-def expansion_functions(
+@dataclass(frozen=True)
+class Expansion:
+    """The sum over neighbours, between the radial functions and the product basis.
+
+        S_lmu = Σ_j f_u(type of j) w_lu(r_ij) Y_lm(r̂_ij),  A_lmk = Σ_u S_lmu M_luk(type of i)
+
+    and A divided by 1 + Σ_j d(r_ij) where the model has densities.
+
+    Attributes:
+        radial: w for each pair (centre, neighbour) of types, or one for all; columns by degree,
+            then channel.
+        density: d in the same way, one column; or None.
+        neighbours: f, [num_types, channels in] float64.
+        maps: M, [num_types or 1, l_max + 1, channels in, channels] float64.
+    """
+
+    radial: Sequence[RadialFunction]
+    density: Sequence[RadialFunction] | None
+    neighbours: torch.Tensor
+    maps: torch.Tensor
+
+    def functions(self) -> list[RadialFunction]:
+        """What an operator has tables of, w and d side by side."""
+        return [self._with_density(w, pair) for pair, w in enumerate(self.radial)]
+
+    def functions_of_pairs(self) -> list[RadialFunction]:
+        """The same for each pair of types, with f and M multiplied into them."""
+        num_types = len(self.neighbours)
+        return [self._of_pair(*pair) for pair in itertools.product(range(num_types), repeat=2)]
+
+    def _of_pair(self, centre: int, neighbour: int) -> RadialFunction:
+        number = centre * len(self.neighbours) + neighbour if len(self.radial) > 1 else 0
+        maps = self.maps[centre if len(self.maps) > 1 else 0]
+        weights = self.neighbours[neighbour].unsqueeze(1) * maps  # [l_max + 1, in, channels]
+        radial = self.radial[number]
+
+        def function(lengths: torch.Tensor) -> torch.Tensor:
+            found = radial(lengths).unflatten(1, weights.shape[:2])
+            return torch.einsum("nlu,luk->nlk", found, weights).flatten(1)
+
+        return self._with_density(function, number)
+
+    def _with_density(self, function: RadialFunction, number: int) -> RadialFunction:
+        if self.density is None:
+            return function
+        density = self.density[number]
+        return lambda lengths: torch.cat([function(lengths), density(lengths)], dim=1)
+
+
+def read_expansion(
     layer: MACELayer, edges: MACEEdgeEmbedding, embedding: torch.Tensor
-) -> list[RadialFunction]:
-    """R of the module for each pair (centre, neighbour) of types, degree by degree.
+) -> Expansion:
+    """The sum over neighbours of the adapter's only layer.
 
     Args:
-        layer: the adapter's only layer.
+        layer: the layer.
         edges: the adapter's edge embedding.
         embedding: [num_types, channels] float64, features of the types.
     """
@@ -176,45 +230,42 @@ def expansion_functions(
     product, linear = in_float64(interaction.conv_tp), in_float64(interaction.linear)
     features = in_float64(interaction.linear_up)(embedding)
     harmonics = o3.Irreps(product.irreps_in2)
-    irreps = o3.Irreps(linear.irreps_out)
-    channels = irreps[0].mul
+    between, irreps = o3.Irreps(product.irreps_out), o3.Irreps(linear.irreps_out)
     # A harmonic of degree l alone gives features of degree l alone, and its first component theirs.
     firsts = [part.start for part in harmonics.slices()]
     wanted = [
         slice(part.start, part.stop, ir.dim)
-        for part, (_, ir) in zip(irreps.slices(), irreps, strict=True)
+        for part, (_, ir) in zip(between.slices(), between, strict=True)
     ]
     # MACE's vectors point to the centre: Y_l(-r̂) = (-1)^l Y_l(r̂).
     signs = [(-1.0) ** ir.l for _, ir in harmonics]
-    by_type = None
-    if type(interaction).__name__ in PLAIN:
-        one_hot = torch.eye(num_types, dtype=torch.float64)
-        by_type = matrices_by_row(in_float64(interaction.skip_tp), one_hot)
-    weights = radial_functions(interaction.conv_tp_weights, edges, num_types)
+    ones = torch.ones(1, features.size(1), dtype=torch.float64)
 
-    def of_pair(centre: int, neighbour: int) -> RadialFunction:
-        radial = weights[centre * num_types + neighbour if len(weights) > 1 else 0]
-
+    def without_types(weights: RadialFunction) -> RadialFunction:
         def function(lengths: torch.Tensor) -> torch.Tensor:
-            tensor_weights = radial(lengths)
-            sender = features[neighbour].expand(len(lengths), -1)
-            pieces = []
-            for degree, (first, columns, sign) in enumerate(
-                zip(firsts, wanted, signs, strict=True)
-            ):
+            tensor_weights, pieces = weights(lengths), []
+            for first, columns, sign in zip(firsts, wanted, signs, strict=True):
                 unit = torch.zeros(len(lengths), harmonics.dim, dtype=lengths.dtype)
                 unit[:, first] = sign
-                message = linear(product(sender, unit, tensor_weights))[:, columns]
-                message = message / float(interaction.avg_num_neighbors)
-                if by_type is not None:
-                    part = slice(degree * channels, (degree + 1) * channels)
-                    message = message @ by_type[centre, part, part]
-                pieces.append(message)
+                sender = ones.expand(len(lengths), -1)
+                pieces.append(product(sender, unit, tensor_weights)[:, columns])
             return torch.cat(pieces, dim=1)
 
         return function
 
-    return [of_pair(*pair) for pair in itertools.product(range(num_types), repeat=2)]
+    matrix = linear_matrix(linear, between, irreps)
+    rows, columns = channel_slices(between), channel_slices(irreps)
+    maps = torch.stack([matrix[r, c] for r, c in zip(rows, columns, strict=True)]).unsqueeze(0)
+    if type(interaction).__name__ in PLAIN:
+        one_hot = torch.eye(num_types, dtype=torch.float64)
+        by_type = matrices_by_row(in_float64(interaction.skip_tp), one_hot)
+        squares = torch.stack([by_type[:, c, c] for c in columns], dim=1)
+        maps = torch.einsum("luk,zlkq->zluq", maps[0], squares)
+    density = density_functions(interaction, edges, num_types)
+    if density is None:
+        maps = maps / float(interaction.avg_num_neighbors)
+    radial = radial_functions(interaction.conv_tp_weights, edges, num_types)
+    return Expansion([without_types(w) for w in radial], density, features, maps)
 
 
 def offsets_of_types(layer: MACELayer, embedding: torch.Tensor, irreps: o3.Irreps) -> torch.Tensor:

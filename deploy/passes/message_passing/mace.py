@@ -418,6 +418,18 @@ def _mid_linear(
     return BlockLinear(plain_irreps(fused.irreps), maps, dtype=dtype)
 
 
+def density_functions(
+    interaction: torch.nn.Module, edges: MACEEdgeEmbedding, num_types: int
+) -> list[RadialFunction] | None:
+    """An edge's share of its centre's density, as :func:`radial_functions` gives functions.
+
+    None where the messages are divided by a constant.
+    """
+    if not hasattr(interaction, "density_fn"):
+        return None
+    return radial_functions(_Density(interaction.density_fn), edges, num_types)
+
+
 class _Density(torch.nn.Module):
     """An edge's share of an atom's density, [num_edges, 1], from its radial embedding.
 

@@ -25,7 +25,7 @@ def checkpoint_of(tiny_checkpoint):
     loaded = {}
 
     def checkpoint(model: Model) -> Checkpoint:
-        path = tiny_checkpoint(model.style, type_names=ELEMENTS, **model.keywords)
+        path = tiny_checkpoint(model.style, **model.arguments)
         if path not in loaded:
             loaded[path] = load_checkpoint(path)
         return loaded[path]
@@ -59,7 +59,7 @@ def checkpoint(checkpoint_of, line):
 
 def path_of(deployed, line: Line) -> Path:
     model, choice = line
-    return deployed(model.style, type_names=ELEMENTS, deploy=choice.deploy, **model.keywords)
+    return deployed(model.style, deploy=choice.deploy, **model.arguments)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_atoms_without_edges_have_their_isolated_energies(line: Line, file):
         assert edge_forces.shape == (0, 3)
         expected = [energies[number] for number in types]
         assert energy.flatten().tolist() == pytest.approx(expected, abs=1e-12)
-    assert energies == pytest.approx((-1.0, -2.0))  # per_type_energy_shifts of tests/conftest.py
+    assert energies[:2] == pytest.approx((-1.0, -2.0))  # per_type_energy_shifts of tests/conftest.py
 
 
 def test_an_empty_rank_gives_empty_tensors(line: Line, file):
@@ -214,7 +214,7 @@ def test_the_manifest_says_what_the_file_is(line: Line, checkpoint, deployed, fi
     manifest, choice = file.manifest, line.choice
     assert manifest.backend == choice.backend
     assert manifest.dtype == ("float32" if choice.single else "float64")
-    assert manifest.type_names == ELEMENTS
+    assert manifest.type_names[: len(ELEMENTS)] == ELEMENTS
     assert manifest.r_max == checkpoint.r_max == R_MAX
     fused = {name for name, report in manifest.passes.items() if "operator" in report}
     assert (line.model.taken_by in fused) == choice.fused

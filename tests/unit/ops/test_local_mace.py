@@ -30,8 +30,11 @@ from kan_md_deploy.torchscript import compile_torchscript
 
 R_MAX = 2.8
 ALONE, TWO = ["C"], ["C", "Si"]
+MANY = ["C", "Si", "H", "O", "N", "B"]  # too many for a table of every pair
 KAN = {"kind": "kan", "num_basis": 4}
 RESIDUAL = {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"}
+DENSITY = {"interaction_cls_first": "RealAgnosticDensityInteractionBlock"}
+DENSITY_RESIDUAL = {"interaction_cls_first": "RealAgnosticDensityResidualInteractionBlock"}
 CASES = [
     pytest.param(KAN, ALONE, {}, id="functions"),
     pytest.param(KAN, TWO, {}, id="functions, two elements"),
@@ -53,12 +56,16 @@ CASES = [
     pytest.param(KAN, ALONE, {"hidden_irreps": "20x0e+20x1o"}, id="more than a line of channels"),
     pytest.param({"kind": "mlp"}, ALONE, {"max_ell": 4, "correlation": 1}, id="degree four"),
     pytest.param({"kind": "linear"}, ALONE, {"max_ell": 1, "correlation": 3}, id="degree one"),
+    pytest.param(KAN, MANY, {}, id="maps of each element"),
+    pytest.param(KAN, MANY, RESIDUAL | {"hidden_irreps": "20x0e"}, id="one map for all elements"),
+    pytest.param(KAN, TWO, DENSITY, id="densities"),
+    pytest.param(KAN, MANY, DENSITY_RESIDUAL, id="densities, many elements"),
+    pytest.param(KAN, TWO, DENSITY | {"apply_cutoff": False}, id="densities cut off apart"),
 ]
 LEFT_TO_OTHERS = [
-    pytest.param({"num_interactions": 2}, id="two layers"),
-    pytest.param({"correlation": 4, "max_ell": 1}, id="products of four"),
-    pytest.param({"interaction_cls_first": "RealAgnosticDensityInteractionBlock"}, id="densities"),
-    pytest.param({"gate": "tanh", "readout": {"kind": "mlp"}}, id="another activation"),
+    pytest.param({"correlation": 4, "max_ell": 1}, "correlation up to 3", id="products of four"),
+    pytest.param({"gate": "tanh", "readout": {"kind": "mlp"}}, "readout", id="activation"),
+    pytest.param({"max_ell": 5, "correlation": 1}, "l_max 5, above 4", id="degree five"),
 ]
 
 
@@ -146,12 +153,21 @@ def test_numbers_do_not_depend_on_the_threads(operators, threads):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("keywords", LEFT_TO_OTHERS)
-def test_other_models_are_left_to_other_passes(operators, keywords):
+@pytest.mark.parametrize(("keywords", "reason"), LEFT_TO_OTHERS)
+def test_what_keeps_a_local_model_from_its_operator_is_said(operators, keywords, reason):
     readout = keywords.get("readout", KAN)
     keywords = {key: value for key, value in keywords.items() if key != "readout"}
     with nequip_settings():
         model = build(readout, ALONE, keywords)
+        parts = list(model.model.func.children())
+        report = FusedLocalMACE().apply(model, context(ALONE))
+    assert reason in report["skipped"]
+    assert list(model.model.func.children()) == parts  # for other passes, as it was
+
+
+def test_deeper_models_are_left_to_other_passes(operators):
+    with nequip_settings():
+        model = build(KAN, ALONE, {"num_interactions": 2})
         assert not FusedLocalMACE().applies_to(model, context(ALONE))
 
 
