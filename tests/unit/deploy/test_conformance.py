@@ -151,7 +151,9 @@ def test_atoms_without_edges_have_their_isolated_energies(line: Line, file):
         assert edge_forces.shape == (0, 3)
         expected = [energies[number] for number in types]
         assert energy.flatten().tolist() == pytest.approx(expected, abs=1e-12)
-    assert energies[:2] == pytest.approx((-1.0, -2.0))  # per_type_energy_shifts of tests/conftest.py
+    assert energies[:2] == pytest.approx(
+        (-1.0, -2.0)
+    )  # per_type_energy_shifts of tests/conftest.py
 
 
 def test_an_empty_rank_gives_empty_tensors(line: Line, file):
