@@ -10,6 +10,8 @@ from nequip.nn import GraphModel, with_edge_vectors_
 
 from kan_md.backbones.mace import num_layers
 from kan_md.forms.choice import Form
+from kan_md.kan.layer import KANLayer
+from kan_md.kan.network import KAN
 from kan_md.solve.unknowns import Unknowns
 
 _FIELDS = {
@@ -149,6 +151,8 @@ class RowMaker:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What each unknown adds to the readout's output, and that by its inputs."""
         x = x.detach().requires_grad_()
+        if isinstance(function, KAN) and len(function.layers) == 1:
+            return _columns_of_functions(function.layers[0], x)
         values, slopes = [], []
         for number in range(self.unknowns.size):
             unit = torch.zeros(self.unknowns.size, dtype=torch.float64)
@@ -159,6 +163,37 @@ class RowMaker:
             values.append(y.detach().double().view(-1))
             slopes.append(torch.autograd.grad(y.sum(), x)[0].double())
         return torch.stack(values, dim=1), torch.stack(slopes, dim=2)
+
+
+def _columns_of_functions(layer: KANLayer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for Σ_i φ_i(x_i): a basis function of one input is no other input's."""
+    rows, inputs = x.shape
+    values, slopes = [], []
+    for basis in (*layer.coefficients.unbind(2), layer.base_weight):
+        if basis is None:
+            continue
+        with torch.no_grad():
+            layer.coefficients.zero_()
+            if layer.base_weight is not None:
+                layer.base_weight.zero_()
+            basis.fill_(1.0)  # of all inputs
+        with torch.enable_grad():
+            terms = layer.univariate(x)[:, :, 0]
+        values.append(terms.detach().double())
+        slopes.append(torch.autograd.grad(terms.sum(), x)[0].double())
+    each = torch.arange(inputs)
+
+    def in_order(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """[rows, in * number], inputs outermost, and the same at its input: [rows, in, ...]."""
+        own = torch.stack(parts, dim=2)  # [rows, in, number]
+        spread = own.new_zeros(rows, inputs, inputs, len(parts))
+        spread[:, each, each] = own
+        return own.flatten(1), spread.flatten(2)
+
+    number = layer.num_basis
+    parts = [(values[:number], slopes[:number]), (values[number:], slopes[number:])]
+    found = [(in_order(v)[0], in_order(s)[1]) for v, s in parts if v]
+    return torch.cat([v for v, _ in found], dim=1), torch.cat([s for _, s in found], dim=2)
 
 
 def _rows(columns: dict[str, torch.Tensor]) -> Rows:
