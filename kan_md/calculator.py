@@ -16,6 +16,8 @@ let_threads_of_torch_wait()  # before the next line loads torch
 
 from kan_md.evaluate.models import load_model  # noqa: E402
 from kan_md.model.cells import has_volume  # noqa: E402
+from kan_md.model.checkpoint import load_checkpoint  # noqa: E402
+from kan_md.solve.uncertainty import Uncertainty  # noqa: E402
 
 
 class KANCalculator(Calculator):
@@ -29,6 +31,9 @@ class KANCalculator(Calculator):
         path: model.pth or deployed file.
         device: ``cpu`` or ``cuda``.
         dtype: ``float32`` or ``float64`` for a model.pth; what it was trained in where None.
+        uncertainty: also the standard deviations of :mod:`kan_md.solve.uncertainty`, as results
+            ``energy_std`` (eV/atom) and ``forces_std`` ([num_atoms], eV/Å); of a model.pth that
+            `kan-md refit` has written.
 
     Raises:
         KanMdError: the file cannot be used, or (at a calculation) a structure has an element that
@@ -49,10 +54,12 @@ class KANCalculator(Calculator):
         *,
         device: str = "cpu",
         dtype: str | None = None,
+        uncertainty: bool = False,
         **calculator_arguments: object,
     ) -> None:
         super().__init__(**calculator_arguments)
         self.model = load_model(path, kind="potential", device=device, dtype=dtype)
+        self.uncertainty = Uncertainty(load_checkpoint(path)) if uncertainty else None
 
     def calculate(
         self,
@@ -79,6 +86,8 @@ class KANCalculator(Calculator):
         }
         if has_volume(self.atoms):
             self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
+        if self.uncertainty is not None:
+            self.results |= self.uncertainty(self.atoms)
 
 
 class TensorCalculator(Calculator):

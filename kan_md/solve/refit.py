@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,14 +17,24 @@ from kan_md.errors import user_error
 from kan_md.model.checkpoint import Checkpoint
 from kan_md.model.reference import frame_atoms
 from kan_md.ops import operators_in_layers
-from kan_md.solve.normal import NAMES, Solution, SquareSum, Sums, best_solution, weighted
+from kan_md.solve.memory import MEMORY_KEY, identity_of, remembered
+from kan_md.solve.normal import (
+    NAMES,
+    Solution,
+    SquareSum,
+    Sums,
+    best_solution,
+    regularised,
+    weighted,
+)
 from kan_md.solve.rows import RowMaker
+from kan_md.solve.uncertainty import calibration
 from kan_md.solve.unknowns import Unknowns
 from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.targets import ENERGY, FORCES, STRESS
 
-MEMORY_KEY = "readout_sums"
-"""In ``Checkpoint.statistics``: sums over the structures that readouts were solved for."""
+SMALLEST_RIDGE = 1e-8
+"""Of the matrix that uncertainties come from: what no data determine is uncertain, not infinite."""
 
 _TARGETS = {"energy": ENERGY, "forces": FORCES, "stress": STRESS}
 
@@ -123,9 +132,8 @@ def refit(
     if known is not None and prior > 0.0:
         before = round(prior * known["structures"])
         total = {name: one.plus(known["sums"][name], prior) for name, one in total.items()}
-    solution = best_solution(
-        weighted(total, weights), weighted(sums["judge"], weights), start, unknowns.roughness()
-    )
+    loss, roughness = weighted(total, weights), unknowns.roughness()
+    solution = best_solution(loss, weighted(sums["judge"], weights), start, roughness)
     after = start if solution is None else solution.c
     errors = {
         part: {
@@ -134,11 +142,18 @@ def refit(
         }
         for part, own in sums.items()
     }
+    penalties = {"ridge": SMALLEST_RIDGE, "smoothness": 0.0}
+    if solution is not None:
+        ridge = max(solution.ridge, SMALLEST_RIDGE)
+        penalties = {"ridge": ridge, "smoothness": solution.smoothness}
+    precision = regularised(loss, roughness, **penalties)
     memory = {
         "identity": identity,
         "structures": len(fit) + before,
         "weights": weights,
         "sums": {name: vars(one) for name, one in total.items()},
+        "precision": precision,
+        "alpha2": calibration(precision, sums["judge"], after),
     }
     counts = {"fit": len(fit), "judge": len(judge), "prior": before}
     changed = _with_readouts(checkpoint, after, memory, counts, solution, task)
@@ -179,27 +194,6 @@ def add_structure(sums: Sums, maker: RowMaker, atoms: ase.Atoms, checkpoint: Che
         if own is not None:
             scale = per_atom.get(name, 1.0)
             sums[name].add(scale * own, scale * label, factors[name])
-
-
-def identity_of(checkpoint: Checkpoint, unknowns: Unknowns) -> str:
-    """Digest of all weights but the unknowns: sums belong to one backbone and its grids."""
-    own = {id(parameter) for parameter in unknowns.parameters}
-    names = {name for name, value in unknowns.model.named_parameters() if id(value) in own}
-    state = hashlib.sha256()
-    for name, value in sorted(checkpoint.state_dict.items()):
-        if name.removeprefix("sole_model.") not in names:
-            state.update(name.encode())
-            state.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return state.hexdigest()
-
-
-def remembered(checkpoint: Checkpoint, identity: str) -> dict[str, Any] | None:
-    """Sums of earlier solves; None where there are none, or they are another backbone's."""
-    memory = checkpoint.statistics.get(MEMORY_KEY)
-    if memory is None or memory["identity"] != identity:
-        return None
-    sums = {name: SquareSum(**one) for name, one in memory["sums"].items()}
-    return {**memory, "sums": sums}
 
 
 def _empty(size: int) -> Sums:

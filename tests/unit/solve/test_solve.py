@@ -1,6 +1,7 @@
 """Readouts are linear in their last layer: rows, sums and minima against independent ones."""
 
 import json
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -9,16 +10,19 @@ import scipy.integrate
 import scipy.linalg
 import torch
 
+from kan_md.calculator import KANCalculator
 from kan_md.cli.main import main
 from kan_md.data.dataset import FramesDataset
 from kan_md.errors import KanMdError
 from kan_md.kan import BASES, KANLayer
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.model.reference import evaluate
+from kan_md.solve.memory import MEMORY_KEY
 from kan_md.solve.normal import SquareSum, solve, weighted
-from kan_md.solve.refit import MEMORY_KEY, refit
+from kan_md.solve.refit import refit
 from kan_md.solve.roughness import roughness
 from kan_md.solve.rows import RowMaker
+from kan_md.solve.uncertainty import Uncertainty
 from kan_md.solve.unknowns import Unknowns
 from kan_md.tasks.targets import POTENTIAL_TARGETS
 
@@ -260,3 +264,76 @@ def test_a_set_without_labels_is_refused(silver_like, silver_file):
         refit(silver_like[0], bare, silver_file[1][9:])
     with pytest.raises(KanMdError, match="judge by have no labels"):
         refit(silver_like[0], silver_file[1][:3], bare)
+
+
+@pytest.fixture(scope="module")
+def uncertain(silver_like, silver_file):
+    """A refit that cannot be exact: labels of another function, few structures."""
+    from ase.calculators.emt import EMT
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    frames = []
+    for atoms in silver_file[1]:
+        atoms = atoms.copy()
+        atoms.calc = EMT()
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    weights = {"energy": 1.0, "forces": 1.0, "stress": 0.0}
+    return refit(silver_like[0], frames[:6], frames[9:], weights=weights).checkpoint, frames
+
+
+def test_variances_are_as_large_as_the_errors_on_the_judges(uncertain):
+    checkpoint, frames = uncertain
+    sure, model = Uncertainty(checkpoint), checkpoint.build()
+    sums = np.zeros((2, 2))
+    for atoms in frames[9:]:
+        said, spread = evaluate(model, atoms), sure(atoms)
+        error = (float(said["energy"]) - atoms.get_potential_energy()) / len(atoms)
+        squares = np.square(said["forces"].numpy() - atoms.get_forces()).sum()
+        sums += [
+            [error**2, squares],
+            [spread["energy_std"] ** 2, (spread["forces_std"] ** 2).sum()],
+        ]
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-4)
+
+
+def test_variance_is_that_of_the_inverse_matrix_and_grows_away_from_the_data(uncertain):
+    checkpoint, frames = uncertain
+    memory = checkpoint.statistics[MEMORY_KEY]
+    model, unknowns = prepared(checkpoint)
+    atoms = frames[0]
+    rows = RowMaker(model, unknowns, "mace", local=False)(graph(checkpoint, atoms))
+    d = rows.energy[0, :-1].numpy() / len(atoms)
+    inverse = np.linalg.inv(memory["precision"].numpy())
+    expected = np.sqrt(memory["alpha2"]["energy"] * d @ inverse @ d)
+    sure = Uncertainty(checkpoint)
+    found = sure(atoms)
+    assert found["energy_std"] == pytest.approx(expected, rel=1e-6)
+    squeezed, turned = atoms.copy(), atoms.copy()
+    squeezed.set_cell(0.85 * atoms.cell[:], scale_atoms=True)
+    assert sure(squeezed)["energy_std"] > 3.0 * found["energy_std"]
+    turned.rotate(50.0, (1, 2, 3), rotate_cell=True)
+    np.testing.assert_allclose(sure(turned)["forces_std"], found["forces_std"], rtol=1e-6)
+
+
+def test_a_calculator_has_the_standard_deviations(uncertain, tmp_path):
+    checkpoint, frames = uncertain
+    path = save_checkpoint(checkpoint, tmp_path / "model.pth")
+    atoms = frames[0].copy()
+    atoms.calc = KANCalculator(path, uncertainty=True)
+    atoms.get_forces()
+    expected = Uncertainty(checkpoint)(atoms)
+    assert atoms.calc.results["energy_std"] == pytest.approx(expected["energy_std"], rel=1e-9)
+    np.testing.assert_allclose(atoms.calc.results["forces_std"], expected["forces_std"], rtol=1e-9)
+    assert "energy_std" not in KANCalculator(path).results
+
+
+def test_models_without_normal_equations_or_with_other_weights_are_refused(uncertain, silver_like):
+    with pytest.raises(KanMdError, match=r"without normal equations.*run `kan-md refit"):
+        Uncertainty(silver_like[0])
+    changed = replace(uncertain[0], state_dict=dict(uncertain[0].state_dict))
+    name = next(name for name in changed.state_dict if "conv_tp_weights" in name)
+    changed.state_dict[name] = changed.state_dict[name] + 0.1
+    with pytest.raises(KanMdError, match="those of other weights"):
+        Uncertainty(changed)
