@@ -86,9 +86,10 @@ READOUTS = [
     Row(label="MLP 64", model=MACE, readout={"kind": "mlp", "hidden": [64]}),
 ]
 PER_ELEMENT = [Row(label="KAN per element", model=MACE, readout={**KAN, "per_type": True})]
-SLOWER = [  # whether the learning rate is what one readout wins by
-    Row(label=f"{label}, lr 0.003", model=MACE, readout=readout, lr=0.003)
-    for label, readout in (("KAN", KAN), ("linear", LINEAR), ("MLP 16", MLP))
+RATES = [  # whether the learning rate is what one readout wins by
+    Row(label=f"{label}, lr {lr}", model=MACE, readout=readout, lr=lr)
+    for lr in (0.02, 0.003)
+    for label, readout in (("KAN", KAN), ("MLP 16", MLP), ("linear", LINEAR))
 ]
 LONGER = [  # and whether the number of epochs is
     Row(label=f"{label}, {3 * EPOCHS} epochs", model=MACE, readout=readout, epochs=3 * EPOCHS)
@@ -101,13 +102,13 @@ ALLEGROS = [
     Row(label="Allegro, MLP", model=ALLEGRO, readout={"kind": "mlp"}),
     Row(label="Allegro, KAN", model=ALLEGRO, readout={"kind": "kan", "basis": "gaussian"}),
 ]
-ROWS = [*READOUTS, *PER_ELEMENT, *FIXED, *SLOWER, *LONGER, *ALLEGROS]
+ROWS = [*READOUTS, *PER_ELEMENT, *FIXED, *RATES, *LONGER, *ALLEGROS]
 # What differs in the readout alone comes first, on the two sets that differ most; a wave is done on
 # all of its sets before the next seed of the same wave, and every prefix compares like with like.
 WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
     (("Ag", "HfO2"), READOUTS, (1,)),
     (("HfO2",), PER_ELEMENT, (1,)),
-    (("Ag",), SLOWER, (1,)),
+    (("Ag",), RATES, (1,)),
     (("Ag", "HfO2"), READOUTS, (2,)),
     (("Ag", "HfO2", "Si"), FIXED, (1,)),
     (("Ag", "HfO2"), READOUTS, (3,)),
@@ -115,7 +116,7 @@ WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
     (("Ag", "HfO2"), ALLEGROS, SEEDS),
     (("Si", "C"), READOUTS, SEEDS),
     (("Ag", "HfO2"), LONGER, (1,)),
-    (("Ag", "HfO2"), SLOWER, (2, 3)),
+    (("Ag", "HfO2"), RATES, (2, 3)),
 ]
 
 
