@@ -10,7 +10,8 @@ The readouts are, by ``readout.kind`` (site ``output`` is the only one):
 kind        last layer, also where it is the only one   other layers
 ==========  ==========================================  =====================================
 kan         KAN instead of the MLP                      upstream's linear map + a KAN beside
-mlp         upstream's MLP of width ``MLP_irreps``      upstream's linear map
+mlp         upstream's MLP of width ``MLP_irreps``, or  upstream's linear map
+            ours where ``readout.hidden`` has several
 linear      a linear map                                upstream's linear map
 ==========  ==========================================  =====================================
 
@@ -138,7 +139,8 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
         hidden_irreps: features of an atom between layers.
         MLP_irreps: width of upstream's MLP readout, e.g. ``16x0e``. Where ``None``, an ``mlp``
             readout is as wide as ``readout.hidden``, or as brings it closest to the parameter
-            count of the ``kan`` readouts of the same settings.
+            count of the ``kan`` readouts of the same settings. With several widths the MLP is that
+            of the other backbones, which upstream does not have.
         num_interactions: number of layers.
         max_ell: highest order of the spherical harmonics.
         correlation: body order minus one, of all layers or one each.
@@ -179,6 +181,8 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
         (atomic_numbers or {}).get(name, numbers_by_symbol.get(name, 0)) for name in type_names
     ]
     hidden = _hidden_irreps(hidden_irreps, num_interactions)
+    if _is_deep(readout):
+        _check_given_to_readout(gate=gate, readout_cls=readout_cls)
     make_mlp = functools.partial(
         _by_name(_mlp_classes(modules), readout_cls, "readout_cls"),
         MLP_irreps=_mlp_irreps(MLP_irreps, hidden, readout, num_interactions),
@@ -272,11 +276,12 @@ def _energy_modules(
             continue
         features = _last(network).irreps_out[AtomicDataDict.NODE_FEATURES_KEY]
         block = beside = None
-        if index < num_layers - 1 or _has_mlp(upstream, readout):
+        is_last = index == num_layers - 1
+        if not is_last or _has_mlp(upstream, readout):
             block = upstream.readouts[index - first_readout]
-        elif make_last is not None:
+        elif make_last is not None and not _is_deep(readout):
             block = make_last(features)
-        if readout.kind == "kan":
+        if readout.kind == "kan" or (is_last and _is_deep(readout)):
             scalars = scalar_range(features)[1]
             function = make_readout(scalars, 1, readout, num_types=num_types, generator=generator)
             beside = ScalarFunction(function, irreps_in=features)
@@ -292,7 +297,29 @@ def _energy_modules(
 
 def _has_mlp(upstream: torch.nn.Module, readout: ReadoutConfig) -> bool:
     """Whether the last readout is wanted as upstream makes it: an MLP behind several layers."""
-    return readout.kind == "mlp" and len(upstream.interactions) > 1
+    return readout.kind == "mlp" and len(upstream.interactions) > 1 and not _is_deep(readout)
+
+
+def _is_deep(readout: ReadoutConfig) -> bool:
+    """Whether an MLP is wanted that upstream does not have: of several hidden layers."""
+    return readout.kind == "mlp" and len(readout.hidden) > 1
+
+
+def _check_given_to_readout(*, gate: str, readout_cls: str) -> None:
+    """Refuse what only upstream's MLP looks at, beside an MLP of several hidden layers.
+
+    Raises:
+        KanMdError: it says something.
+    """
+    usual = {"gate": (gate, "silu"), "readout_cls": (readout_cls, "NonLinearReadoutBlock")}
+    for name, (found, default) in usual.items():
+        if found != default:
+            raise user_error(
+                f"model.{name} beside several widths in readout.hidden",
+                found=found,
+                allowed=f"{default}: upstream's MLP has one hidden layer",
+                remedy="set readout.nonlinearity, or give one width",
+            )
 
 
 def _mlp_classes(modules: ModuleType) -> dict[str, type]:
@@ -331,13 +358,6 @@ def _mlp_irreps(
         )
     if given is not None:
         return Irreps(given)
-    if len(readout.hidden) > 1 and readout.kind == "mlp":
-        raise user_error(
-            "readout.hidden of a mace mlp",
-            found=list(readout.hidden),
-            allowed="one width: upstream's MLP has one hidden layer",
-            remedy="give one width",
-        )
     if readout.hidden and readout.kind == "mlp":
         return Irreps([(readout.hidden[0], (0, 1))])
     scalars = scalar_range(hidden)[1]
@@ -349,6 +369,8 @@ def _mlp_irreps(
 
 def _gate(given: str, readout: ReadoutConfig) -> str:
     """Nonlinearity of upstream's MLP readout, which may be said by either name."""
+    if _is_deep(readout):
+        return "silu"  # of a block that is not used
     if readout.nonlinearity != "silu" and given not in ("silu", readout.nonlinearity):
         raise user_error(
             "model.gate and readout.nonlinearity both say what is in the mlp of mace",

@@ -160,7 +160,10 @@ def test_unknown_backbone_is_named():
     [
         ({"interaction_cls": "Block"}, "interaction_cls of mace, got 'Block'; allowed: RealAgn"),
         ({"gate": "relu"}, "gate of mace, got 'relu'; allowed: abs, tanh, silu"),
-        ({"readout": {"kind": "mlp", "hidden": [4, 4]}}, "one width"),
+        (
+            {"readout": {"kind": "mlp", "hidden": [4, 4]}, "gate": "tanh"},
+            "model.gate beside several widths in readout.hidden, got tanh; allowed: silu",
+        ),
         ({"hidden_irreps": "4x1o"}, "0e scalars side by side"),
     ],
 )

@@ -35,6 +35,7 @@ KINDS = [
     {"kind": "kan", "basis": "bspline"},
     {"kind": "mlp"},
     {"kind": "mlp", "hidden": [4]},
+    {"kind": "mlp", "hidden": [4, 3]},
     {"kind": "linear"},
 ]
 CHANGES = {
