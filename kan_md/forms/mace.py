@@ -7,6 +7,9 @@
 
 Radial networks see one edge of each pair, :mod:`kan_md.forms.half_edges`. Atoms are sorted by type,
 so that what depends on the type are matrix products of blocks. Readouts are upstream's modules.
+
+By operators the sums of the first layer are :mod:`kan_md.forms.expansion`, since all that it knows
+of a neighbour is its type: x_j is multiplied into W then.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from e3nn.o3 import Irrep, Irreps
+from e3nn.o3 import Irrep, Irreps, wigner_3j
 from nequip.data import AtomicDataDict
 from nequip.nn import with_edge_vectors_
 
@@ -40,13 +43,18 @@ from kan_md.forms.equivariant_weights import (
     network_weights,
     typed_matrices,
 )
+from kan_md.forms.expansion import HIGHEST_DEGREE, Neighbourhoods, expand, has_operators
 from kan_md.forms.half_edges import HalfEdges
 from kan_md.forms.harmonics import HarmonicsChain, is_plain_harmonics
+from kan_md.forms.mace_radial import RadialFunctions
+from kan_md.forms.radial_jets import curves_of, network_of_jets
 
 _TYPED_FIRST = (  # the map by type comes before the product basis, and nothing is added behind it
     "RealAgnosticInteractionBlock",
     "RealAgnosticDensityInteractionBlock",
 )
+_MOST_TYPES = 8
+"""Of neighbours with sums of their own; with more of them these take too much memory."""
 _RESIDUAL = (
     "RealAgnosticResidualInteractionBlock",
     "RealAgnosticDensityResidualInteractionBlock",
@@ -109,6 +117,7 @@ class MACEForm(torch.nn.Module):
         super().__init__()
         self._upstream = (energy,)
         self._layers: dict[str, _Layer] = {}
+        self._radial = RadialFunctions(energy.edge_embedding)
         for name, part in energy.named_children():
             if isinstance(part, MACELayer):
                 self._layers[name] = _Layer(part, dtype=energy.edge_embedding._dtype)
@@ -117,11 +126,11 @@ class MACEForm(torch.nn.Module):
         """Do what the adapter's sequence of modules does."""
         (energy,) = self._upstream
         atoms = AtomsByType(data, energy.node_embedding.num_types)
-        edges = _Edges(data, energy.edge_embedding, atoms)
+        edges = _Edges(data, self._radial, atoms)
         features: Features | None = None
         for name, part in energy.named_children():
             if isinstance(part, MACENodeEmbedding):
-                embedding = part.node_embedding(torch.eye(part.num_types).to(edges.harmonics))
+                embedding = part.node_embedding(torch.eye(part.num_types).to(edges.one_hot))
                 data[AtomicDataDict.NODE_ATTRS_KEY] = edges.one_hot
             elif isinstance(part, MACEEdgeEmbedding):
                 pass
@@ -140,33 +149,38 @@ class _Edges:
     """What all layers know of the edges.
 
     Attributes:
+        vectors: [num_pairs, 3] float64, Å, from the centre.
         centre: [num_edges], among atoms sorted by type.
         neighbour: [num_edges].
-        harmonics: [num_edges, (l_max + 1)²], of vectors to the centre, as MACE has them.
         one_hot: [num_atoms, types], in the order of the frames.
-        radial: [num_pairs, radial functions].
-        cutoff: [num_pairs, 1] where weights are cut off instead of these.
     """
 
-    def __init__(self, data: AtomicDataDict.Type, embedding: MACEEdgeEmbedding, atoms: AtomsByType):
+    def __init__(self, data: AtomicDataDict.Type, radial: RadialFunctions, atoms: AtomsByType):
         self.halves, self.atoms = HalfEdges(data), atoms
-        evaluated = with_edge_vectors_(self.halves.evaluated(data), with_lengths=True)
-        dtype = embedding._dtype
-        lengths = evaluated[AtomicDataDict.EDGE_LENGTH_KEY].view(-1, 1).to(dtype)
-        vectors = evaluated[AtomicDataDict.EDGE_VECTORS_KEY].to(dtype)
-        irreps = embedding.spherical_harmonics.irreps_out
-        chain = HarmonicsChain(irreps.lmax, dtype=dtype, device=lengths.device)
-        self.harmonics = self.halves.harmonics(chain(vectors / lengths.neg()), irreps)
+        evaluated = with_edge_vectors_(self.halves.evaluated(data), with_lengths=False)
+        self.vectors = evaluated[AtomicDataDict.EDGE_VECTORS_KEY]
         types = data[AtomicDataDict.ATOM_TYPE_KEY].view(-1)
-        self.one_hot = torch.nn.functional.one_hot(types, atoms.num_types).to(dtype)
-        self.radial, self.cutoff = embedding.radial_embedding(
-            lengths,
-            self.one_hot,
-            evaluated[AtomicDataDict.EDGE_INDEX_KEY].flip(0),
-            embedding.atomic_numbers,
-        )
+        self.one_hot = torch.nn.functional.one_hot(types, atoms.num_types).to(radial.dtype)
+        index = evaluated[AtomicDataDict.EDGE_INDEX_KEY]
+        self._functions = radial.of_pairs(self.one_hot, index)
         self.centre = atoms.rank.index_select(0, self.halves.centre)
         self.neighbour = atoms.rank.index_select(0, self.halves.neighbour)
+
+    @cached_property
+    def _lengths(self) -> torch.Tensor:
+        return torch.linalg.norm(self.vectors, dim=1, keepdim=True)
+
+    @cached_property
+    def harmonics(self) -> torch.Tensor:
+        """Those of vectors to the centre, as MACE has them, [num_edges, (l_max + 1)²]."""
+        irreps, dtype = self._functions.harmonics, self.one_hot.dtype
+        chain = HarmonicsChain(irreps.lmax, dtype=dtype, device=self.vectors.device)
+        unit = self.vectors.to(dtype) / self._lengths.to(dtype).neg()
+        return self.halves.harmonics(chain(unit), irreps)
+
+    @cached_property
+    def _radial(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._functions(self._lengths)
 
     @cached_property
     def ends(self) -> Ends:
@@ -181,14 +195,56 @@ class _Edges:
 
     def network(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
         """A network of the radial functions, [num_pairs, out]."""
-        x, silu = self.radial, TwiceSiLU()
+        x, silu = self._radial[0], TwiceSiLU()
         for number, weight in enumerate(weights):
             x = (silu(x) if number else x) @ weight
         return x
 
     def cut(self, x: torch.Tensor) -> torch.Tensor:
         """Times the cutoff where the radial functions do not hold it."""
-        return x if self.cutoff is None else x * self.cutoff
+        cutoff = self._radial[1]
+        return x if cutoff is None else x * cutoff
+
+    @cached_property
+    def neighbourhoods(self) -> Neighbourhoods:
+        """For expansions."""
+        atoms = self.atoms
+        return Neighbourhoods.of(
+            self.centre,
+            atoms.types.index_select(0, self.neighbour),
+            num_atoms=atoms.num_atoms,
+            num_types=atoms.num_types,
+        )
+
+    def expand(self, weights: Sequence[torch.Tensor], channels: int) -> torch.Tensor:
+        """Neighbourhoods in the harmonics of vectors from the centre and a network's functions.
+
+        Args:
+            weights: of the network, which gives all channels of one degree after the other.
+            channels: of each degree.
+        """
+        jets = self._functions.jets(self.vectors)
+        values = network_of_jets(jets.radial, weights)
+        if jets.cutoff is not None:
+            (w, slope), (cutoff, cutoff_slope) = values, jets.cutoff
+            values = torch.stack([w * cutoff, slope * cutoff + w * cutoff_slope])
+
+        def curves() -> torch.Tensor:
+            with torch.no_grad():
+                lengths = self._lengths.detach()
+                return curves_of(lambda r: self._plain(r, weights), lengths).unflatten(
+                    1, (-1, channels)
+                )
+
+        values = values.unflatten(2, (-1, channels))
+        return expand(self.vectors, values, self.neighbourhoods, curves=curves)
+
+    def _plain(self, lengths: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        x, cutoff = self._functions(lengths)
+        for number, weight in enumerate(weights):
+            # silu_backward has no derivative in forward mode
+            x = (x * torch.sigmoid(x) if number else x) @ weight.detach()
+        return x if cutoff is None else x * cutoff
 
 
 @dataclass(frozen=True)
@@ -225,6 +281,7 @@ class _Layer:
         self.convolution = Convolution(interaction.conv_tp, dtype=dtype)
         self.contraction = Contraction(layer.product)
         self.is_typed_first = type(interaction).__name__ in _TYPED_FIRST
+        self.factors = _factors_of_degrees(interaction)
 
     def __call__(self, x: Features | None, embedding: torch.Tensor, edges: _Edges) -> Features:
         """Features of the next layer.
@@ -236,7 +293,9 @@ class _Layer:
         """
         (interaction,), (product,) = self.interaction, self.product
         atoms = edges.atoms
-        if x is None:
+        if x is None and self._expands(edges):
+            messages = self._expansion(embedding, edges)
+        elif x is None:
             rows = Features(Irreps(interaction.node_feats_irreps), (embedding.unsqueeze(1),))
             messages = self._messages(rows, edges, edges.from_types)
         else:
@@ -251,6 +310,31 @@ class _Layer:
         if not self.is_typed_first and product.use_sc:
             out = self._with_skip(out, x, embedding, atoms)
         return Features(irreps, tuple(out))
+
+    def _expands(self, edges: _Edges) -> bool:
+        return (
+            self.factors is not None
+            and has_operators(edges.vectors)
+            and edges.atoms.num_types <= _MOST_TYPES
+        )
+
+    def _expansion(self, embedding: torch.Tensor, edges: _Edges) -> list[Mapped]:
+        """What :meth:`_messages` gives, where the neighbours' features are those of their types."""
+        (interaction,) = self.interaction
+        up = linear_matrices(interaction.linear_up)
+        sent = embedding @ up[0, 0]  # [types, channels]
+        channels = sent.size(1)
+        a = edges.expand(network_weights(interaction.conv_tp_weights), channels)
+        outgoing = Irreps(interaction.irreps_out)
+        maps = joined_by_kind(
+            linear_matrices(interaction.linear), Irreps(interaction.linear.irreps_in), outgoing
+        )
+        found = []
+        for (_, ir), matrix in zip(outgoing, maps, strict=True):
+            own = a[:, ir.l**2 : (ir.l + 1) ** 2].flatten(2)
+            typed = (sent * self.factors[ir.l]).unsqueeze(2) * matrix
+            found.append((own, typed.flatten(0, 1)))
+        return found
 
     def _messages(self, x: Features, edges: _Edges, ends: Ends) -> list[Mapped]:
         """Sums of messages and the maps behind them."""
@@ -315,6 +399,28 @@ class _Layer:
                 added = atoms.multiply(x.blocks[source], matrices)
             out[target] = out[target] + added
         return out
+
+
+def _factors_of_degrees(interaction: torch.nn.Module) -> list[float] | None:
+    """What multiplies R_l Y_l in the message of a scalar, Y_l being that of the opposite vector.
+
+    None where there is more than one path per degree, or another order of them, or where the
+    messages are divided by densities, which depend on the lengths by themselves.
+    """
+    product = interaction.conv_tp
+    harmonics, paths = Irreps(product.irreps_in2), product.instructions
+    if (
+        hasattr(interaction, "density_fn")
+        or [ir for _, ir in Irreps(product.irreps_in1)] != [Irrep(0, 1)]
+        or [path.i_in2 for path in paths] != list(range(len(harmonics)))
+        or harmonics.lmax > HIGHEST_DEGREE
+    ):
+        return None
+    return [
+        float(wigner_3j(0, ir.l, ir.l, dtype=torch.float64)[0, 0, 0] * path.path_weight)
+        * (-1.0) ** ir.l
+        for path, (_, ir) in zip(paths, harmonics, strict=True)
+    ]
 
 
 def _apply(

@@ -35,6 +35,32 @@ template <typename T> KAN_MD_INLINE Dual<T> operator*(Dual<T> a, Dual<T> b)
   return {a.value * b.value, a.value * b.slope + a.slope * b.value};
 }
 
+template <typename T> KAN_MD_INLINE Dual<T> operator-(Dual<T> a, Dual<T> b)
+{
+  return {a.value - b.value, a.slope - b.slope};
+}
+
+template <typename T> KAN_MD_INLINE Dual<T> &operator-=(Dual<T> &a, Dual<T> b)
+{
+  return a = a - b;
+}
+
+// With a number that is no variable, in all lanes.
+template <typename T> KAN_MD_INLINE Dual<T> operator+(Dual<T> a, std::type_identity_t<T> b)
+{
+  return {a.value + b, a.slope};
+}
+
+template <typename T> KAN_MD_INLINE Dual<T> operator*(Dual<T> a, T b)
+{
+  return {a.value * b, a.slope * b};
+}
+
+template <typename T> KAN_MD_INLINE Dual<T> operator*(T b, Dual<T> a)
+{
+  return a * b;
+}
+
 // By a number that is no variable.
 template <typename T, typename V> KAN_MD_INLINE Dual<T> scaled(Dual<T> a, V b)
 {

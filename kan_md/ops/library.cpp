@@ -2,8 +2,8 @@
 //
 // The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
-// The operators function_*, environment_*, message_*, contraction* and allegro_training* are for
-// training; their reverse passes are in Python.
+// The operators function_*, environment_*, message_*, contraction*, expansion*, silu_jets* and
+// allegro_training* are for training; their reverse passes are in Python.
 
 #include "convolution_plan.h"
 #include "ops.h"
@@ -353,6 +353,14 @@ TORCH_LIBRARY(kan_md, m)
         "Tensor program) -> (Tensor, Tensor)");
   m.def("contraction_along(Tensor along, Tensor field, Tensor features, Tensor coefficients, "
         "Tensor first, Tensor program) -> (Tensor, Tensor, Tensor)");
+  m.def("expansion(Tensor vectors, Tensor? along, Tensor jets, Tensor order, Tensor first, "
+        "Tensor of_edge, int num_types, int l_max) -> Tensor");
+  m.def("expansion_gradient(Tensor field, Tensor vectors, Tensor jets, Tensor order, "
+        "Tensor first, Tensor of_edge, int num_types, int l_max) -> Tensor");
+  m.def("expansion_jets(Tensor of_loss, Tensor? field, Tensor vectors, Tensor? along, "
+        "Tensor order, Tensor first, Tensor of_edge, int num_types, int l_max) -> Tensor");
+  m.def("silu_jets(Tensor z) -> Tensor");
+  m.def("silu_jets_backward(Tensor grad, Tensor z) -> Tensor");
   m.def("environment_harmonics(Tensor weights, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
 }
@@ -382,6 +390,11 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("contraction", kan_md::ops::contraction);
   m.impl("contraction_gradients", kan_md::ops::contraction_gradients);
   m.impl("contraction_along", kan_md::ops::contraction_along);
+  m.impl("expansion", kan_md::ops::expansion);
+  m.impl("expansion_gradient", kan_md::ops::expansion_gradient);
+  m.impl("expansion_jets", kan_md::ops::expansion_jets);
+  m.impl("silu_jets", kan_md::ops::silu_jets);
+  m.impl("silu_jets_backward", kan_md::ops::silu_jets_backward);
   m.impl("environment_harmonics", kan_md::ops::environment_harmonics);
 }
 

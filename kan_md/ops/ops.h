@@ -248,6 +248,35 @@ contraction_along(const at::Tensor &along, const at::Tensor &field, const at::Te
                   const at::Tensor &coefficients, const at::Tensor &first,
                   const at::Tensor &program);
 
+// The expansion of atomic neighbourhoods, for training; see expansion.cpp.
+//
+//   vectors   [pairs, 3] float64, from one atom of a pair to the other; along: by how much they change
+//   jets      [2, pairs, (l_max + 1) * channels], radial functions by degree and channel, float32 or
+//             float64, then their slopes by the length
+//   of_edge   [edges], number of the sum (atom * num_types + type of the neighbour) that an edge
+//             belongs to; edges are all pairs, or those and then the same turned round
+//   order     the edges of each sum, which begin at first [sums + 1]
+// Returns [atoms, (l_max + 1)^2, num_types, channels], or its change.
+at::Tensor expansion(const at::Tensor &vectors, const std::optional<at::Tensor> &along,
+                     const at::Tensor &jets, const at::Tensor &order, const at::Tensor &first,
+                     const at::Tensor &of_edge, int64_t num_types, int64_t l_max);
+
+// Gradient by the vectors of its product with a field.
+at::Tensor expansion_gradient(const at::Tensor &field, const at::Tensor &vectors,
+                              const at::Tensor &jets, const at::Tensor &order,
+                              const at::Tensor &first, const at::Tensor &of_edge, int64_t num_types,
+                              int64_t l_max);
+
+// Gradient by the jets of: its product with the field of_loss, and that gradient's with `along`.
+at::Tensor expansion_jets(const at::Tensor &of_loss, const std::optional<at::Tensor> &field,
+                          const at::Tensor &vectors, const std::optional<at::Tensor> &along,
+                          const at::Tensor &order, const at::Tensor &first,
+                          const at::Tensor &of_edge, int64_t num_types, int64_t l_max);
+
+// SiLU of numbers [2, ...] that come with a derivative: (s(z), s'(z) z'), and gradients by both.
+at::Tensor silu_jets(const at::Tensor &z);
+at::Tensor silu_jets_backward(const at::Tensor &grad, const at::Tensor &z);
+
 }    // namespace kan_md::ops
 
 #endif
