@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from kan_md.ops import function_sums
+
 
 class TwiceSiLU(torch.nn.SiLU):
     """z σ(z), whose derivatives are written out."""
@@ -35,6 +37,9 @@ class _Slope(torch.autograd.Function):
     @staticmethod
     def backward(ctx, cotangent):
         grad, z = ctx.saved_tensors
+        operators = function_sums.operators_for(z)
+        if hasattr(operators, "silu_along") and not torch.is_grad_enabled():
+            return operators.silu_along(*(t.contiguous() for t in (cotangent, grad, z)))
         grad_grad = _Slope.apply(cotangent, z) if ctx.needs_input_grad[0] else None
         z_grad = _Curve.apply(cotangent * grad, z) if ctx.needs_input_grad[1] else None
         return grad_grad, z_grad

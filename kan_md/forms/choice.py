@@ -62,7 +62,9 @@ class Form:
             self.reason = self._energy.reason
         elif missing is None and _is_mace(model.model.func):
             self._energy = mace.MACEForm(model.model.func)
-            self.reason = f"products of weights are formed once per step, {_convolutions()}"
+            self.reason = (
+                f"products of weights are formed once per step, {_sums(self._energy.no_expansion)}"
+            )
         elif missing is None:
             self._energy = nequip.NequIPForm(model.model.func)
             self.reason = f"each pair of atoms is evaluated once, {_convolutions()}"
@@ -126,6 +128,15 @@ def why_upstream(model: torch.nn.Module) -> str | None:
 def _convolutions() -> str:
     where = "by operators on a CPU" if is_built() else "in plain torch; faster after: kan-md build"
     return f"convolutions {where}"
+
+
+def _sums(no_expansion: str | None) -> str:
+    """How MACE's messages are summed."""
+    if not is_built():
+        return _convolutions()
+    if no_expansion is None:
+        return "the first layer is one expansion of each neighbourhood by an operator on a CPU"
+    return f"{_convolutions()}; the first layer is no expansion, {no_expansion}"
 
 
 def _is_allegro(energy: torch.nn.Module) -> bool:

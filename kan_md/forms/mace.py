@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from e3nn.o3 import Irrep, Irreps, wigner_3j
+from e3nn.o3 import Irrep, Irreps, TensorProduct, wigner_3j
 from nequip.data import AtomicDataDict
 from nequip.nn import with_edge_vectors_
 
@@ -111,6 +111,9 @@ class MACEForm(torch.nn.Module):
 
     Args:
         energy: its sequence of modules, of which :func:`why_not` knows no fault.
+
+    Attributes:
+        no_expansion: why the first layer is a convolution like the others; None where it is not.
     """
 
     def __init__(self, energy: torch.nn.Module):
@@ -118,9 +121,16 @@ class MACEForm(torch.nn.Module):
         self._upstream = (energy,)
         self._layers: dict[str, _Layer] = {}
         self._radial = RadialFunctions(energy.edge_embedding)
-        for name, part in energy.named_children():
-            if isinstance(part, MACELayer):
-                self._layers[name] = _Layer(part, dtype=energy.edge_embedding._dtype)
+        layers = {n: part for n, part in energy.named_children() if isinstance(part, MACELayer)}
+        num_types = energy.node_embedding.num_types
+        for name, part in layers.items():
+            missing = "it is not the first" if self._layers else None
+            missing = missing or why_no_expansion(part.interaction, num_types)
+            if not self._layers:
+                self.no_expansion = missing
+            self._layers[name] = _Layer(
+                part, dtype=energy.edge_embedding._dtype, is_expansion=missing is None
+            )
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Do what the adapter's sequence of modules does."""
@@ -275,13 +285,15 @@ Mapped = tuple[torch.Tensor, torch.Tensor]
 class _Layer:
     """One interaction with its product basis; parameters are read at every call."""
 
-    def __init__(self, layer: MACELayer, *, dtype: torch.dtype):
+    def __init__(self, layer: MACELayer, *, dtype: torch.dtype, is_expansion: bool):
         self.interaction, self.product = (layer.interaction,), (layer.product,)
         interaction = layer.interaction
         self.convolution = Convolution(interaction.conv_tp, dtype=dtype)
         self.contraction = Contraction(layer.product)
         self.is_typed_first = type(interaction).__name__ in _TYPED_FIRST
-        self.factors = _factors_of_degrees(interaction)
+        self.expands = is_expansion
+        if is_expansion:
+            self.factors = _factors_of_degrees(interaction.conv_tp)
 
     def __call__(self, x: Features | None, embedding: torch.Tensor, edges: _Edges) -> Features:
         """Features of the next layer.
@@ -293,7 +305,7 @@ class _Layer:
         """
         (interaction,), (product,) = self.interaction, self.product
         atoms = edges.atoms
-        if x is None and self._expands(edges):
+        if self.expands and has_operators(edges.vectors):
             messages = self._expansion(embedding, edges)
         elif x is None:
             rows = Features(Irreps(interaction.node_feats_irreps), (embedding.unsqueeze(1),))
@@ -310,13 +322,6 @@ class _Layer:
         if not self.is_typed_first and product.use_sc:
             out = self._with_skip(out, x, embedding, atoms)
         return Features(irreps, tuple(out))
-
-    def _expands(self, edges: _Edges) -> bool:
-        return (
-            self.factors is not None
-            and has_operators(edges.vectors)
-            and edges.atoms.num_types <= _MOST_TYPES
-        )
 
     def _expansion(self, embedding: torch.Tensor, edges: _Edges) -> list[Mapped]:
         """What :meth:`_messages` gives, where the neighbours' features are those of their types."""
@@ -401,25 +406,29 @@ class _Layer:
         return out
 
 
-def _factors_of_degrees(interaction: torch.nn.Module) -> list[float] | None:
-    """What multiplies R_l Y_l in the message of a scalar, Y_l being that of the opposite vector.
-
-    None where there is more than one path per degree, or another order of them, or where the
-    messages are divided by densities, which depend on the lengths by themselves.
-    """
+def why_no_expansion(interaction: torch.nn.Module, num_types: int) -> str | None:
+    """Why the first layer is no :mod:`kan_md.forms.expansion`; None where it is one."""
     product = interaction.conv_tp
-    harmonics, paths = Irreps(product.irreps_in2), product.instructions
-    if (
-        hasattr(interaction, "density_fn")
-        or [ir for _, ir in Irreps(product.irreps_in1)] != [Irrep(0, 1)]
-        or [path.i_in2 for path in paths] != list(range(len(harmonics)))
-        or harmonics.lmax > HIGHEST_DEGREE
-    ):
-        return None
+    harmonics = Irreps(product.irreps_in2)
+    if hasattr(interaction, "density_fn"):  # these depend on the lengths by themselves
+        return "its messages are divided by densities"
+    if num_types > _MOST_TYPES:
+        return f"it knows more than {_MOST_TYPES} types"
+    if harmonics.lmax > HIGHEST_DEGREE:
+        return f"its harmonics are of degrees beyond {HIGHEST_DEGREE}"
+    if [ir for _, ir in Irreps(product.irreps_in1)] != [Irrep(0, 1)] or [
+        path.i_in2 for path in product.instructions
+    ] != list(range(len(harmonics))):
+        return "its messages have other paths than one for each degree"
+    return None
+
+
+def _factors_of_degrees(product: TensorProduct) -> list[float]:
+    """What multiplies R_l Y_l in the message of a scalar, Y_l being that of the opposite vector."""
     return [
         float(wigner_3j(0, ir.l, ir.l, dtype=torch.float64)[0, 0, 0] * path.path_weight)
         * (-1.0) ** ir.l
-        for path, (_, ir) in zip(paths, harmonics, strict=True)
+        for path, (_, ir) in zip(product.instructions, product.irreps_in2, strict=True)
     ]
 
 

@@ -2,7 +2,7 @@
 //
 // The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
-// The operators function_*, environment_*, message_*, contraction*, expansion*, silu_jets* and
+// The operators function_*, environment_*, message_*, contraction*, expansion*, silu_* and
 // allegro_training* are for training; their reverse passes are in Python.
 
 #include "convolution_plan.h"
@@ -361,6 +361,7 @@ TORCH_LIBRARY(kan_md, m)
         "Tensor order, Tensor first, Tensor of_edge, int num_types, int l_max) -> Tensor");
   m.def("silu_jets(Tensor z) -> Tensor");
   m.def("silu_jets_backward(Tensor grad, Tensor z) -> Tensor");
+  m.def("silu_along(Tensor along, Tensor grad, Tensor z) -> (Tensor, Tensor)");
   m.def("environment_harmonics(Tensor weights, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
 }
@@ -395,6 +396,7 @@ TORCH_LIBRARY_IMPL(kan_md, CPU, m)
   m.impl("expansion_jets", kan_md::ops::expansion_jets);
   m.impl("silu_jets", kan_md::ops::silu_jets);
   m.impl("silu_jets_backward", kan_md::ops::silu_jets_backward);
+  m.impl("silu_along", kan_md::ops::silu_along);
   m.impl("environment_harmonics", kan_md::ops::environment_harmonics);
 }
 

@@ -277,6 +277,10 @@ at::Tensor expansion_jets(const at::Tensor &of_loss, const std::optional<at::Ten
 at::Tensor silu_jets(const at::Tensor &z);
 at::Tensor silu_jets_backward(const at::Tensor &grad, const at::Tensor &z);
 
+// What `along` times g s'(z) is by g and by z.
+std::tuple<at::Tensor, at::Tensor> silu_along(const at::Tensor &along, const at::Tensor &grad,
+                                              const at::Tensor &z);
+
 }    // namespace kan_md::ops
 
 #endif

@@ -43,6 +43,10 @@ MODELS = [
         {"type_names": [*TYPES, "Ag", "Ni", "Pd"], "per_type_energy_shifts": None},
         id="one layer, five types",
     ),
+    pytest.param(
+        {"radial_type": "gaussian", "apply_cutoff": False, "num_bessel": 5},
+        id="one layer, Gaussian radial functions, weights cut off",
+    ),
     pytest.param(TWO, id="two layers"),
     pytest.param(
         {
@@ -105,11 +109,18 @@ def test_form_is_upstreams_model_with_all_gradients(mace, computed_by):
             assert_same(results(form, mace, batch), results(mace, mace, batch))
 
 
-@pytest.mark.parametrize("computed_by", ["operators", "plain torch"])
-def test_second_derivatives_by_positions_are_upstreams(computed_by):
+@pytest.mark.parametrize(
+    ("computed_by", "sizes"),
+    [
+        ("operators", TWO),
+        ("plain torch", TWO),
+        ("operators", {"distance_transform": "Soft", "apply_cutoff": False}),
+    ],
+)
+def test_second_derivatives_by_positions_are_upstreams(computed_by, sizes):
     if computed_by == "operators" and not is_built():
         pytest.skip("needs the operators: kan-md build")
-    model, found = make_mace(**TWO), []
+    model, found = make_mace(**sizes), []
     with operators_in_layers() if computed_by == "operators" else contextlib.nullcontext():
         for call in (Form(model, "fast"), model):
             batch = make_batch(cells()[:1])
@@ -159,3 +170,19 @@ def test_fifty_steps_of_both_forms_have_the_same_losses():
 def test_model_with_other_interactions_is_left_to_upstream():
     model = make_mace(**TWO, interaction_cls="RealAgnosticAttResidualInteractionBlock")
     assert str(Form(model)) == "upstream: its interactions are AttentionInteraction"
+
+
+@pytest.mark.skipif(not is_built(), reason="needs the operators: kan-md build")
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "the first layer is one expansion of each neighbourhood by an operator on a CPU"),
+        ({"interaction_cls_first": DENSITY}, "no expansion, its messages are divided by densities"),
+        (
+            {"type_names": [f"X{n}" for n in range(9)], "per_type_energy_shifts": None},
+            "no expansion, it knows more than 8 types",
+        ),
+    ],
+)
+def test_form_says_what_its_first_layer_is(changes, expected):
+    assert str(Form(make_mace(**changes))).endswith(expected)

@@ -1,6 +1,8 @@
-// SiLU of numbers that come with their derivative by one variable, for training:
+// SiLU with derivatives, for training.
 //
-//   (z, z') -> (s(z), s'(z) z')    and the gradient of whatever is made of both.
+//   silu_jets    (z, z') -> (s(z), s'(z) z') of numbers that come with their derivative by one variable,
+//                and the gradient of whatever is made of both
+//   silu_along   what the derivative g s'(z) is along a direction of both: by g and by z
 
 #include "kan_functions.h"
 #include "ops.h"
@@ -91,6 +93,31 @@ at::Tensor silu_jets_backward(const at::Tensor &grad, const at::Tensor &z)
     });
   });
   return out;
+}
+
+std::tuple<at::Tensor, at::Tensor> silu_along(const at::Tensor &along, const at::Tensor &grad,
+                                              const at::Tensor &z)
+{
+  for (const at::Tensor &t : {along, grad, z})
+    TORCH_CHECK(t.is_contiguous() && t.sizes() == z.sizes() && t.scalar_type() == z.scalar_type(),
+                "kan_md::silu_along: contiguous tensors of one shape and dtype, got ", t.sizes(),
+                " and ", z.sizes());
+  const at::Tensor by_grad = at::empty(z.sizes(), z.options());
+  const at::Tensor by_z = at::empty(z.sizes(), z.options());
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "silu_along", [&] {
+    const scalar_t *const direction = along.const_data_ptr<scalar_t>();
+    const scalar_t *const g = grad.const_data_ptr<scalar_t>();
+    const scalar_t *const from = z.const_data_ptr<scalar_t>();
+    scalar_t *const first = by_grad.mutable_data_ptr<scalar_t>();
+    scalar_t *const second = by_z.mutable_data_ptr<scalar_t>();
+    for_vectors<scalar_t>(z.numel(), [&](int64_t at, int64_t count) {
+      const Taylor<scalar_t> s = detail::silu_at<scalar_t>(get(from + at, count));
+      const Vec<scalar_t> v = get(direction + at, count);
+      put<scalar_t>(first + at, v * s.slope, count);
+      put<scalar_t>(second + at, v * get(g + at, count) * s.curve, count);
+    });
+  });
+  return {by_grad, by_z};
 }
 
 }    // namespace kan_md::ops
