@@ -22,6 +22,7 @@ from nequip.nn.mlp import ScalarLinearLayer
 
 from kan_md.errors import KanMdError
 from kan_md.forms.allegro import PARTS, EdgeListAllegro, Layer
+from kan_md.forms.convolutions import is_asked_for
 from kan_md.forms.edge_functions import (
     THIRD_DERIVATIVES,
     edge_functions,
@@ -223,7 +224,7 @@ class _Energies(torch.autograd.Function):
     def backward(ctx, energy_grad, radial_tangent, harmonics_tangent):
         radial, harmonics, weights, *gradients = ctx.saved_tensors
         first_order = radial_tangent is None and harmonics_tangent is None
-        if first_order and not _is_wanted(ctx, 2):
+        if first_order and not is_asked_for(ctx, 2):
             of_edge = energy_grad.to(radial.dtype)[ctx.centre].unsqueeze(1)
             return *(of_edge * gradient for gradient in gradients), None, None, None
         if energy_grad is None:
@@ -251,12 +252,6 @@ class _Derivative(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         raise KanMdError(THIRD_DERIVATIVES)
-
-
-def _is_wanted(ctx, number: int) -> bool:
-    """Whether the backward pass that runs goes on to what an input was made of."""
-    node = ctx.next_functions[number][0]
-    return node is not None and torch._C._will_engine_execute_node(node)
 
 
 class _Packed:

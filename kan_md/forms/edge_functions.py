@@ -17,6 +17,7 @@ from nequip.nn.embedding import (
 )
 
 from kan_md.errors import KanMdError
+from kan_md.forms.convolutions import is_asked_for
 from kan_md.forms.harmonics import raising_matrices
 from kan_md.ops import function_sums
 
@@ -118,17 +119,20 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, tangents):
-        radial_grad, harmonics_grad, vectors = ctx.saved_tensors
-        return *_Slopes.apply(tangents, radial_grad, harmonics_grad, vectors, *ctx.of), None, None
+        variables = tangents, *ctx.saved_tensors, *ctx.of
+        # A loss is differentiated by parameters, and the vectors do not depend on them.
+        return *_Slopes.apply(*variables, is_asked_for(ctx, 2)), None, None
 
 
 class _Slopes(torch.autograd.Function):
     """Derivatives of tangents times that gradient: by the gradients, and by the vectors."""
 
     @staticmethod
-    def forward(ctx, tangents, radial_grad, harmonics_grad, vectors, pair, functions):
+    def forward(ctx, tangents, radial_grad, harmonics_grad, vectors, pair, functions, by_vectors):
         operators, tangents = torch.ops.kan_md, tangents.contiguous()
         slopes = operators.edge_functions(vectors, tangents, pair, *functions, radial_grad.dtype)
+        if not by_vectors:
+            return *slopes, None
         gradient = operators.edge_functions_backward(
             radial_grad, harmonics_grad, vectors, tangents, pair, *functions
         )
