@@ -127,9 +127,10 @@ def _introduction(plan: Plan) -> list[str]:
         "",
         f"Run: {size}, {length}, seeds {', '.join(map(str, plan.seeds))}; data in blocks of "
         "consecutive frames (the paper divides at random). Rows in italics are controls that the "
-        "paper has not. `MLP` has as many parameters as the KAN of one layer. ± is the standard "
-        "error over seeds; changes against the MLP are paired by seed. A pair of rows counts as "
-        "ordered beyond two paired standard errors, which takes two seeds at the very least.",
+        "paper has not. `MLP` has as many parameters as the KAN of one layer; in Allegro an MLP as "
+        "wide as its scalars (64 in the full-size model) costs what the KAN costs. ± is the "
+        "standard error over seeds; changes against the MLP are paired by seed. A pair of rows "
+        "counts as ordered beyond two paired standard errors, which takes two seeds at least.",
     ]
 
 
@@ -147,9 +148,10 @@ def _summary(tables: Sequence[Found]) -> list[str]:
 
 
 def _section(found: Found, figure: str | None) -> list[str]:
-    lines = [f"## {found.table.heading}", "", f"Data: {found.source.about}.", ""]
+    lines = [f"## {found.table.heading}", ""]
     if found.timing is not None:
         return lines + _timing_lines(found)
+    lines += [f"Data: {found.source.about}.", ""]
     heads = ["row", *(f"paper: {column}" for column in found.table.columns), "seeds", "parameters"]
     heads += [f"{part} {label}" for part in ("val", "test") for label in found.errors]
     heads += [f"test {label.rpartition(' (')[0]} against MLP" for label in found.errors]
@@ -211,6 +213,8 @@ def _timing_lines(found: Found) -> list[str]:
         "",
         f"{found.timing['structure']}; NVT, 300 K, one thread unless OMP_NUM_THREADS says "
         "otherwise, fresh weights (speed does not depend on them), deployed by `kan-md deploy`.",
+        "",
+        f"Timed on: {machine_line(found.timing['machine'])}.",
     ]
 
 

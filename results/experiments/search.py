@@ -177,8 +177,9 @@ def page(found: Found, *, command: str) -> str:
     lines = [
         "# Local potentials by readout",
         "",
-        "Test errors of a MACE of one layer (16 scalars, l_max 3, correlation 3, r_max 5 Å: about "
-        "7 µs/atom/step in LAMMPS) by its readout, and of a small Allegro (l_max 1, 1 layer, "
+        "Test errors of a MACE of one layer (16 scalars, l_max 3, correlation 3, r_max 5 Å: "
+        "`small` of the README, whose table says what it costs) by its readout, and of a small "
+        "Allegro (l_max 1, 1 layer, "
         f"32/8), after {EPOCHS} epochs of AdamW with lr 0.01, unless the row says otherwise, with "
         "a cosine schedule, batches of 2, averaged weights and the balanced loss; the model is the "
         "one of the best validation epoch. MAE ± standard error over seeds; the columns with "
