@@ -472,6 +472,9 @@ class TrainingConfig(Section):
         freeze: ``backbone`` trains the readout alone.
         loggers: where the numbers of every epoch go: ``csv``, the log.csv of the run, which is
             always written; ``tensorboard``; ``wandb`` (Weights & Biases).
+        refit: solve the last layer of the readouts of the best epoch exactly for the training set
+            when training ends, see :mod:`kan_md.solve.refit`; the validation set decides how far.
+            It takes a few epochs' time, on top of ``max_time``. Potentials, one process.
         reference_frames: structures stored in model.pth to check compiled files against.
     """
 
@@ -498,6 +501,7 @@ class TrainingConfig(Section):
     fresh_readout: bool = False
     freeze: Literal["none", "backbone"] = "none"
     loggers: list[Literal["csv", "tensorboard", "wandb"]] = ["csv"]
+    refit: bool = False
     reference_frames: Annotated[int, Field(ge=1, le=100)] = 3
 
     @model_validator(mode="after")
@@ -538,6 +542,21 @@ class TrainConfig(Section):
         """What the model is to predict."""
         tensors = [target.model_dump(exclude={"weight"}) for target in self.targets]
         return task_of(self.model.backbone, {"tensors": tensors})
+
+    @model_validator(mode="after")
+    def _what_is_refitted_is_a_potential_in_one_process(self) -> TrainConfig:
+        training = self.training
+        if not training.refit:
+            return self
+        if not self.task.is_differentiated:
+            found, remedy = f"backbone {self.model.backbone}", "leave it out"
+        elif training.devices * training.num_nodes > 1:
+            found = f"{training.devices * training.num_nodes} processes"
+            remedy = "leave it out, and run `kan-md refit` afterwards"
+        else:
+            return self
+        allowed = "potentials, trained by one process"
+        raise user_error("training.refit", found=found, allowed=allowed, remedy=remedy)
 
     @model_validator(mode="after")
     def _penalties_are_those_of_a_kan(self) -> TrainConfig:

@@ -73,6 +73,7 @@ RESUME: dict[str, Effect] = {
     "training.init_from": "content",
     "training.fresh_readout": "refused",
     "training.freeze": "steps",
+    "training.refit": "results",
     "training.reference_frames": "results",
 }
 """Every key of section training; a section elsewhere stands for all keys in it without a line."""

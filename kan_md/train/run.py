@@ -57,6 +57,7 @@ from kan_md.train.processes import (
     leaving_group,
     other_processes,
 )
+from kan_md.train.refit_at_end import refit_at_end
 from kan_md.train.results import final_errors, load_best, summarize, write_results
 from kan_md.train.resume import best_chooser
 from kan_md.train.trainer import (
@@ -262,6 +263,10 @@ def _train(
                 with interruption.listening():
                     _fit(trainer, module, config, data, saved, processes.share)
             best = load_best(module, folder, best_chooser(trainer).best_model_score)
+            if config.training.refit:
+                with times.part("exact readout"):
+                    said = refit_at_end(module, config, data, arguments)
+                console.print(said, highlight=False, soft_wrap=True)
             with times.part("errors of the best epoch"):
                 errors = final_errors(trainer, module, data, config.training, processes.share)
             if not processes.is_first:

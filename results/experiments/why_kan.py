@@ -117,7 +117,7 @@ def page(stored: dict) -> str:
         lines += [f"## {data}", ""]
         lines += [*markdown_table(["readout", "seeds", "unknowns", *ERRORS], _rows(own)), ""]
         lines += [*_uncertainties(own), ""]
-    lines += [*_FAILED, "", f"Machine: {stored['machine']}; one thread."]
+    lines += [*_READING, *_FAILED, "", f"Machine: {stored['machine']}; one thread."]
     return "\n".join([*lines, "", "Made by `python -m results.experiments.why_kan`.", ""])
 
 
@@ -167,6 +167,22 @@ _HOW = (
     "of the test set, before → after, means over the seeds and each of them. Backbone, grids and "
     "gains are the trained ones: what changes is the last layer of the readout alone, and the "
     "deployed model costs what it did.",
+)
+_READING = (
+    "## What can be read from it, and what not",
+    "",
+    "- Gradient descent leaves a KAN's last layer far from its minimum in runs of this length, and "
+    "the minimum holds on structures that neither fitted nor chose anything. A linear readout has "
+    "as many unknowns as densities: what it gains in the loss it takes from one kind of labels to "
+    "give to another.",
+    "- Runs are short and models few, so this says what a refit does to such models, not yet what "
+    "it leaves of the difference between readouts that were trained until nothing moves. An MLP's "
+    "last layer can be solved by the same command and is not in the table.",
+    "- σ of forces ranks atoms by their errors, in every run about as well. σ of energies does not "
+    "rank structures: one offset of a whole kind of structures is no matter of the readout's "
+    "coefficients. error/σ is near 1 where the validation set holds structures like those of the "
+    "test set; a few structures far from both decide it where it is not.",
+    "",
 )
 _FAILED = (
     "## What did not help",
