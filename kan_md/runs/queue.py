@@ -104,8 +104,12 @@ def run_missing(
                     children.end(training.process)
                 waiting.clear()
             while waiting and len(running) < jobs:
-                training = _start(waiting.pop(0), store, threads, running_ones, console)
-                running += [training] if training else []
+                run = waiting.pop(0)
+                training = _start(run, store, threads, running_ones, console)
+                if training is None:
+                    bar.forget(run)
+                else:
+                    running.append(training)
             time.sleep(_POLL if running else 0.0)
             for training in [t for t in running if t.process.poll() is not None]:
                 running.remove(training)
@@ -128,15 +132,17 @@ def _start(
 ) -> _Training | None:
     """Start a run, go on with it, or find that nothing is to be trained."""
     folder = store.folder(run)
+    if _is_done(store.find(run)):  # under another name, or by another process, in the meantime
+        return None
     if read_results(folder) is not None:  # this program ended between the run's end and its record
         record = store.keep(run, threads=threads)
-        console.print(f"{run.name}: {_summary(record)}", markup=False)
+        console.print(f"{run.name}: {_summary(record)}", markup=False, soft_wrap=True)
         return None
     try:
         with Claim(folder) as claim:
             claim.take()
     except KanMdError:
-        console.print(f"{run.name}: another process is training it", markup=False)
+        console.print(f"{run.name}: another process is training it", markup=False, soft_wrap=True)
         return None
     failed = store.find(run)
     resume = can_be_resumed(folder) and failed is None
@@ -245,6 +251,10 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    def forget(self, run: Run) -> None:
+        """Leave out a run that is not to be trained here."""
+        self._left.pop(run.id, None)
+
     def finished(self, training: _Training, record: Record | None) -> None:
         """Say how a run ended, and count it."""
         self._trained += max(0, training.epochs - training.begun)
@@ -252,7 +262,7 @@ class _Bar:
         self._left.pop(training.run.id, None)
         self._done += record is not None
         text = "interrupted, goes on at the next call" if record is None else _summary(record)
-        self._console.print(f"{training.run.name}: {text}", markup=False)
+        self._console.print(f"{training.run.name}: {text}", markup=False, soft_wrap=True)
 
     def show(self, running: Sequence[_Training]) -> None:
         """Bring the bar up to date."""

@@ -81,8 +81,9 @@ class Store:
 
     def find(self, run: Run) -> Record | None:
         """The record of a run, also of one that failed; None where there is none."""
-        for path in sorted(self.records.glob(f"*-{run.id}.json")):
-            return read_record(path)
+        exact = [read_record(path) for path in sorted(self.records.glob(f"*-{run.id}.json"))]
+        if exact:  # one that succeeded, where another name's failed
+            return next((record for record in exact if record.is_done), exact[0])
         for record in self.all():  # of a version that knew fewer keys
             if record.is_done and is_same(record.configuration, run.configuration, run.config):
                 return record

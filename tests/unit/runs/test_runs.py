@@ -113,6 +113,14 @@ def test_what_is_done_is_not_done_again(study, store, folder, monkeypatch):
     assert record == study[1][1]
 
 
+def test_one_configuration_under_two_names_is_trained_once(study, store, folder):
+    """Also where the first name's run failed: what succeeded counts."""
+    run = study[0][1]
+    failed = store.keep_failure(Run("Another", run.content, folder), "out of memory")
+    assert not failed.is_done
+    assert store.find(run) == study[1][1]
+
+
 def test_nothing_is_started_without_budget(store, folder, monkeypatch):
     monkeypatch.setattr(children, "child", lambda *_, **__: pytest.fail("a run was started"))
     run = Run("late", changed(training__seed=9), folder)
