@@ -43,6 +43,7 @@ class _Training:
         begun: epochs that were done before.
         started: clock, s.
         files: what is closed, and the process ended, at its end.
+        stopped: whether we ended it, in whatever way that took.
     """
 
     run: Run
@@ -51,6 +52,7 @@ class _Training:
     begun: int
     files: ExitStack
     started: float = field(default_factory=time.monotonic)
+    stopped: bool = False
 
     @property
     def epochs(self) -> int:
@@ -101,6 +103,7 @@ def run_missing(
             late = deadline is not None and time.monotonic() >= deadline
             if late:
                 for training in running:
+                    training.stopped = True
                     children.end(training.process)
                 waiting.clear()
             while waiting and len(running) < jobs:
@@ -189,7 +192,7 @@ def _keep(training: _Training, store: Store, threads: int | None) -> Record | No
     status = training.process.returncode
     if status == 0:
         return store.keep(training.run, threads=threads)
-    if status in _INTERRUPTED:
+    if training.stopped or status in _INTERRUPTED:
         return None
     said = _beside(training.folder, _ERRORS).read_text(errors="replace")
     reason = last_line(said).removeprefix("kan-md: error: ") or children.how_it_ended(status)

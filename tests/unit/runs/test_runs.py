@@ -127,6 +127,18 @@ def test_nothing_is_started_without_budget(store, folder, monkeypatch):
     assert run_missing([run], store, budget=0.0, console=Console(file=io.StringIO())) == []
 
 
+def test_run_that_the_budget_ends_is_no_failure_even_if_it_had_to_be_killed(
+    tmp_path, folder, monkeypatch
+):
+    monkeypatch.setattr(children, "GRACE", 0.0)
+    text = io.StringIO()
+    store = Store(tmp_path / "records", tmp_path / "work")
+    run = Run("long", changed(training__epochs=10_000), folder)
+    assert run_missing([run], store, budget=0.1, console=Console(file=text, width=200)) == []
+    assert "long: interrupted, goes on at the next call" in text.getvalue()
+    assert "the budget is used up; the same command goes on" in text.getvalue()
+
+
 def test_interrupted_run_goes_on_where_it_was(study, store, folder):
     """A longer run takes up the epochs of a shorter one whose end was lost."""
     done, longer = study[0][1], Run("longer", changed(training__epochs=4), folder)
