@@ -18,7 +18,6 @@ from kan_md.data.batches import Share
 from kan_md.figures import check_figure_name
 from kan_md.files import check_writable
 from kan_md.ops import operators_in_layers
-from kan_md.train.allocation import keep_freed_memory
 from kan_md.train.checkpoints import (
     FOLDER,
     LAST,
@@ -166,7 +165,6 @@ def train_part(
         figure: likewise.
         take_folder: make room for a new run in the folder; of the first process.
     """
-    keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.training.threads or _threads(processes, config))
     try:
