@@ -135,11 +135,17 @@ def solve(
 RIDGES = tuple(10.0**power for power in range(-8, 2))
 SMOOTHNESSES = (0.0, *(10.0**power for power in range(-8, 0)))
 
+NEARLY = 1.01
+"""Root mean squares up to so many times the best one are as good; the solution nearest to the start
+is taken of them. Large coefficients that cancel are nothing that float32 should sum."""
+
 
 def best_solution(
     loss: SquareSum, judge: SquareSum, start: torch.Tensor, roughness: torch.Tensor
 ) -> Solution | None:
     """The minimum whose penalties do best on other data; None where the start does better.
+
+    Of those that do nearly as well, the one nearest to the start, see :data:`NEARLY`.
 
     Args:
         loss: to minimise.
@@ -147,12 +153,17 @@ def best_solution(
         start: [size].
         roughness: see :func:`solve`.
     """
-    has_curvature = bool(roughness.any())
-    best, score = None, judge.rms(start)
-    for smoothness in SMOOTHNESSES if has_curvature else (0.0,):
-        for ridge in RIDGES:
-            c = solve(loss, start, roughness, ridge=ridge, smoothness=smoothness)
-            found = judge.rms(c)
-            if found < score:
-                best, score = Solution(c, ridge, smoothness), found
-    return best
+    candidates = [
+        Solution(solve(loss, start, roughness, ridge=r, smoothness=s), r, s)
+        for s in (SMOOTHNESSES if roughness.any() else (0.0,))
+        for r in RIDGES
+    ]
+    scores = [judge.rms(candidate.c) for candidate in candidates]
+    if min(scores) >= judge.rms(start):
+        return None
+    good = [
+        candidate
+        for candidate, score in zip(candidates, scores, strict=True)
+        if score <= min(NEARLY * min(scores), judge.rms(start))
+    ]
+    return min(good, key=lambda candidate: float((candidate.c - start).square().sum()))

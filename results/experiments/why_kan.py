@@ -178,6 +178,8 @@ _READING = (
     "- Runs are short and models few, so this says what a refit does to such models, not yet what "
     "it leaves of the difference between readouts that were trained until nothing moves. An MLP's "
     "last layer can be solved by the same command and is not in the table.",
+    "- These runs took the penalties with the smallest validation loss. Since, of all within 1 % "
+    "of it the solution nearest to the trained one is taken.",
     "- σ of forces ranks atoms by their errors, in every run about as well. σ of energies does not "
     "rank structures: one offset of a whole kind of structures is no matter of the readout's "
     "coefficients. error/σ is near 1 where the validation set holds structures like those of the "

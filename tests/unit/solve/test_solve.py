@@ -18,7 +18,7 @@ from kan_md.kan import BASES, KANLayer
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.model.reference import evaluate
 from kan_md.solve.memory import MEMORY_KEY
-from kan_md.solve.normal import SquareSum, solve, weighted
+from kan_md.solve.normal import SquareSum, best_solution, solve, weighted
 from kan_md.solve.refit import refit
 from kan_md.solve.roughness import roughness
 from kan_md.solve.rows import RowMaker
@@ -143,6 +143,23 @@ def test_labels_that_are_not_there_count_nowhere():
     torch.testing.assert_close(total.vector, part.vector)
     assert (total.constant, total.count) == (pytest.approx(part.constant), 4)
     assert weighted({"energy": SquareSum.empty(2), "forces": total}, {"energy": 1.0}).constant == 0
+
+
+def test_of_solutions_that_are_as_good_the_one_nearest_to_the_start_is_taken():
+    rng = torch.Generator().manual_seed(2)
+    x = torch.randn(200, 3, generator=rng).double()
+    x[:, 1] = x[:, 0] + 1e-5 * x[:, 1]  # two columns that are nearly one
+    truth, noise = torch.tensor([1.0, 1.0, 0.5]).double(), 0.1 * torch.randn(200, generator=rng)
+    rows = torch.cat([x, torch.zeros(200, 1).double()], dim=1)
+    fit, judge = SquareSum.empty(3), SquareSum.empty(3)
+    fit.add(rows[:100], (x @ truth + noise)[:100])
+    judge.add(rows[100:], (x @ truth + noise)[100:])
+    start = torch.zeros(3).double()
+    found = best_solution(fit, judge, start, torch.zeros(3, 3).double())
+    free = solve(fit, start, torch.zeros(3, 3).double(), ridge=0.0, smoothness=0.0)
+    assert free.norm() > 50.0
+    assert found.c.norm() < 2.0
+    assert judge.rms(found.c) < 1.01 * judge.rms(free)
 
 
 @pytest.fixture(scope="module")
