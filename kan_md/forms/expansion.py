@@ -188,7 +188,7 @@ def _gradient_by_vectors(
 ) -> torch.Tensor:
     """In plain torch, by Taylor series of the radial functions at the lengths that there are.
 
-    A step of training has no use for it.
+    A step of ``kan-md train`` has no use for it: gradients are taken by the parameters alone there.
     """
     num_pairs, chain = len(vectors), HarmonicsChain(l_max, dtype=vectors.dtype)
     chain = chain.to(vectors.device)

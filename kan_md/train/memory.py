@@ -124,7 +124,7 @@ def _step(module: lightning.LightningModule, batch: dict[str, torch.Tensor]) -> 
     """Forward, forces and gradient of the loss's sums; leaves the module as it was."""
     output = module(batch)
     total = sum(metric.sums(output, batch)[0] for metric in module.loss.values())
-    total.backward()
+    module.backward(total)  # by the parameters alone, as in a step
     module.zero_grad(set_to_none=True)
 
 
