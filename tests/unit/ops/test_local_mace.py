@@ -12,6 +12,7 @@ import ase.build
 import numpy as np
 import pytest
 import torch
+from ase.data import atomic_numbers
 from ops_support import random_graph
 
 from kan_md.backbones.build import build_model
@@ -182,11 +183,13 @@ def test_default_passes_choose_this_one(operators):
     assert reports["fused_local_mace"]["operator"] == "kan_md::local_mace"
 
 
-def test_one_layer_of_mace_torch_runs_on_it(operators, mace_torch_model, tmp_path):
+@pytest.mark.parametrize("elements", [["O", "Si"], ["H", "C", "N", "O", "Si"]], ids="-".join)
+def test_one_layer_of_mace_torch_runs_on_it(operators, mace_torch_model, tmp_path, elements):
     """Converted and deployed, it says what mace-torch's own model says."""
-    original = mace_torch_model([8, 14], num_interactions=1)
+    numbers = [atomic_numbers[name] for name in elements]
+    original = mace_torch_model(numbers, num_interactions=1)
     torch.save(original, tmp_path / "one.model")
-    atoms = random_structures(["O", "Si"], 1, rng=np.random.default_rng(7))[0]
+    atoms = random_structures(elements, 1, rng=np.random.default_rng(7))[0]
     checkpoint = convert_mace(tmp_path / "one.model", trust=True, structures=[atoms]).checkpoint
     save_checkpoint(checkpoint, tmp_path / "one.pth")
     deployed = load_deployed(
