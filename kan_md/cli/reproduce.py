@@ -53,12 +53,16 @@ def reproduce(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path(
         "reproduce"
     ),
+    report: Annotated[
+        Path | None, typer.Option(help="Markdown file; default report.md in the folder.")
+    ] = None,
     draw: Annotated[bool, typer.Option(help="Report what is there, run nothing.")] = False,
 ) -> None:
     """Run the rows of the paper's tables and write a report beside its numbers.
 
-    With --budget every run has the same wall time; without, or with --epochs, the same epochs. Runs
-    are kept in OUTPUT/runs, one small file each: a repeated command runs only what is missing.
+    With --budget every run has the same wall time; otherwise the same epochs.
+
+    Runs are kept in OUTPUT/runs: a repeated command runs only what is missing.
 
     Example: kan-md reproduce table2 table3 --data data --budget 30m --seeds 1111 2222 3333
     """
@@ -96,6 +100,7 @@ def reproduce(
         threads=threads,
         device=device,
         output=output,
+        report=report,
         draw=draw,
         command=command_line(),
         console=console,

@@ -181,9 +181,10 @@ def _row(found: Found, row: Row) -> list[str]:
             found.by_seed(row.label, key, "test"), found.by_seed(CONTROL, key, "test")
         )
         cells.append("–" if change is None or row.label == CONTROL else change.percent())
-    epochs = estimate([float(r.results["epochs"]) for r in records])
+    epochs = sorted({r.results["epochs"] for r in records})
+    shown = f"{epochs[0]}" + f" to {epochs[-1]}" * (len(epochs) > 1)
     seconds = estimate([r.results["seconds"] / r.results["epochs"] for r in records])
-    return [*cells, _text(epochs), _text(seconds, 2)]
+    return [*cells, shown, _text(seconds, 2)]
 
 
 def _timing_lines(found: Found) -> list[str]:

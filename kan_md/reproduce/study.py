@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ class Study:
         jobs: trainings at a time.
         threads: of each; None leaves it to the environment.
         device: of the trainings.
-        output: folder of report.md, its figures, runs/ and work/.
+        output: folder of figures, runs/ and work/.
+        report: Markdown file; its numbers as JSON are beside it. None: report.md in the folder.
         draw: report what is there and run nothing.
         command: for the report.
         console: told what happens.
@@ -55,6 +57,7 @@ class Study:
     threads: int | None
     device: str
     output: Path
+    report: Path | None
     draw: bool
     command: str
     console: Console
@@ -93,12 +96,12 @@ class Study:
                 one.timing = time_rows(
                     one.table, list(self.rows), plan, self.output / "work", self.console
                 )
+        path = self.output / REPORT if self.report is None else self.report
         figures = {}
         for one in found:
             name = f"{one.table.name}.png"
             if save_errors(one, self.output / name):
-                figures[one.table.name] = name
-        path = self.output / REPORT
+                figures[one.table.name] = os.path.relpath(self.output / name, path.parent)
         write_report(found, plan, path, figures=figures, command=self.command)
         return path
 

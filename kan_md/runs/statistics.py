@@ -24,7 +24,8 @@ class Estimate:
 
     def text(self, digits: int = 3) -> str:
         """``12.3 ± 0.4``; the error is left out where there is none."""
-        mean = f"{self.mean:#.{digits}g}".rstrip(".")
+        large = abs(self.mean) >= 10**digits  # no 1.09e+03
+        mean = f"{self.mean:.0f}" if large else f"{self.mean:#.{digits}g}".rstrip(".")
         if self.error is None:
             return mean
         decimals = len(mean.partition(".")[2])

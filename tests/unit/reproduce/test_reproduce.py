@@ -161,20 +161,22 @@ def test_report_is_made_of_what_is_there(folder, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     words = ["reproduce", "table3", "--data", folder, "--row", "MLP", "--row", "output"]
     words += ["--seeds", "1", "2", "3", "--budget", "30m", "-o", output]
+    words += ["--report", tmp_path / "page.md"]
     with pytest.raises(SystemExit) as end:
         main(list(map(str, words)))
     assert end.value.code == 0
     assert "report: " in capsys.readouterr().out
-    text = (output / "report.md").read_text()
+    text = (tmp_path / "page.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| output"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1:6] == ["0.014", "0.025", "0.014", "0.022", "9h40m"]
     assert cells[6:9] == ["3", "1,234", "16.0 ± 4.6"]
     assert "-20.0 ± 0.0 %" in cells  # two pairs, of seeds 1 and 3
+    assert "![table3](out/table3.png)" in text
     assert "Failed: table3-MLP-2: out of memory" in text
     assert "Data: the user's Ag.xyz." in text
     assert "Ranking by val F (eV/Å) (test): **not decided**: of 5 pairs" in text
-    rows = json.loads((output / "report.json").read_text())["tables"]["table3"]["rows"]
+    rows = json.loads((tmp_path / "page.json").read_text())["tables"]["table3"]["rows"]
     assert rows["output"]["errors"]["test"]["forces_mae"]["mean"] == pytest.approx(0.016)
     assert (output / "table3.png").stat().st_size > 1000
     assert len(list((output / "configurations").glob("*.yaml"))) == 6
