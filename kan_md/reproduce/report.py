@@ -16,6 +16,7 @@ from kan_md.reproduce.plan import Plan
 from kan_md.reproduce.ranking import Verdict, judge
 from kan_md.reproduce.tables import Row, Table
 from kan_md.runs import Record
+from kan_md.runs.record import count_commits
 from kan_md.runs.statistics import Estimate, estimate, paired_change
 
 CONTROL = "MLP"
@@ -97,6 +98,9 @@ def write_report(
     for found in tables:
         lines += [*_section(found, figures.get(found.table.name)), ""]
     machines = sorted({machine_line(r.machine) for f in tables for r in f.records.values()})
+    records = {r.id: r for found in tables for r in found.records.values()}.values()
+    if records:
+        lines += [f"Sources: {count_commits(records)}.", ""]
     lines += [*(f"Machine: {line}.\n" for line in machines), f"Command: `{command}`", ""]
     write_text(path, "\n".join(lines), make_folder=True)
     content = {found.table.name: _as_json(found) for found in tables}

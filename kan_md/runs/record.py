@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,11 @@ def commit_of(folder: Path) -> str:
     except OSError:  # no git
         return ""
     return done.stdout.strip()
+
+
+def count_commits(records: Iterable[Record]) -> str:
+    """How many runs are of which commit: ``be90a79 (7 runs), ...``."""
+    counted = Counter(record.commit or "not known" for record in records)
+    return ", ".join(
+        f"{commit} ({number} run{'s' * (number > 1)})" for commit, number in counted.items()
+    )

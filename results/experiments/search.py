@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from kan_md.errors import KanMdError, user_error
 from kan_md.figures import COLOURS, GREY, new_figure, plain_axes
 from kan_md.figures import save_figure as save
 from kan_md.runs import Record, Run, Store, run_missing
+from kan_md.runs.record import count_commits
 from kan_md.runs.statistics import Estimate, estimate, paired_change
 from kan_md.runs.store import run_of
 from results.experiments.data_sets import SETS, DataSet
@@ -207,7 +207,7 @@ def page(found: Found, *, command: str) -> str:
         "s/epoch: one thread of a machine that did other work too, so only a scale.",
         "",
         *(f"Failed: {record.name}: {record.failure}\n" for record in failed),
-        f"Sources: {_commits(done)}.",
+        f"Sources: {count_commits(done)}.",
         "",
         *sorted({f"Machine: {machine_line(record.machine)}.\n" for record in done}),
         f"Command: `{command}`",
@@ -258,12 +258,6 @@ def _change(found: Found, one: str, row: str, other: str | None, key: str) -> st
         return "–"
     change = paired_change(by_seed(found, row, one, key), by_seed(found, other, one, key))
     return "–" if change is None else change.percent()
-
-
-def _commits(records: Sequence[Record]) -> str:
-    """How many runs are of which commit."""
-    counted = Counter(record.commit or "not known" for record in records)
-    return ", ".join(f"{commit} ({number} runs)" for commit, number in counted.items())
 
 
 def _text(value: Estimate | None, digits: int = 3) -> str:
