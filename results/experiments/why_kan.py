@@ -185,7 +185,8 @@ _READING = (
     "- σ of forces ranks atoms by their errors, in every run about as well (0.73 to 0.81). σ of "
     "energies does not rank structures; it is of use as a mean alone. error/σ of forces is far "
     "from 1 in the two runs in which a few structures have errors far beyond all others: the "
-    "validation set, which calibrates σ, has none like them. No committee was trained to compare.",
+    "validation set, which calibrates σ, may have none like them. No "
+    "committee was trained to compare.",
     "",
 )
 _FAILED = (
