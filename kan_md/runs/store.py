@@ -98,9 +98,16 @@ class Store:
         return self.work / path_of(run.name, run.id, self.work).stem
 
     def model(self, run: Run) -> Path | None:
-        """Its trained model; None where it is not trained, or was removed."""
-        path = self.folder(run) / MODEL_FILE
-        return path if read_results(path.parent) is not None else None
+        """Its trained model; None where it is not trained, or was removed.
+
+        It lies where its record says, which may be of another name or of an earlier version.
+        """
+        record = self.find(run)
+        folders = [self.folder(run)]
+        if record is not None:
+            folders.insert(0, self.work / path_of(record.name, record.id, self.work).stem)
+        found = (folder for folder in folders if read_results(folder) is not None)
+        return next((folder / MODEL_FILE for folder in found), None)
 
     def keep(self, run: Run, *, threads: int | None = None) -> Record:
         """Write the record of a run that has just been finished in the store's own folder.

@@ -39,6 +39,7 @@ LAYERS = {
     "kan_md.evaluate": 8,
     "kan_md.calculator": 8,
     "kan_md.runs": 8,
+    "kan_md.front": 8,
     "kan_md.reproduce": 8,
     "kan_md.cli": 9,
     "results": 10,

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -15,6 +16,7 @@ from kan_md.config import parse_config
 from kan_md.errors import KanMdError
 from kan_md.runs import Run, Store, run_missing
 from kan_md.runs.identity import canonical, digest, is_same
+from kan_md.runs.record import write_record
 from kan_md.train.folder import RESULT_FILE
 
 CONTENT = {
@@ -119,6 +121,21 @@ def test_one_configuration_under_two_names_is_trained_once(study, store, folder)
     failed = store.keep_failure(Run("Another", run.content, folder), "out of memory")
     assert not failed.is_done
     assert store.find(run) == study[1][1]
+
+
+def test_model_of_a_run_lies_where_its_record_says(study, store, folder):
+    """Under another name, and by a version that knew fewer keys, so that its digest is another."""
+    _, run = study[0]
+    assert store.model(Run("another name", run.content, folder)) == store.model(run)
+    older = Store(folder / "older", folder / "work")
+    configuration = copy.deepcopy(study[1][1].configuration)
+    del configuration["training"]["seed"]
+    record = replace(study[1][1], name="old", id="0" * 12, configuration=configuration)
+    write_record(record, older.records)
+    shutil.copytree(store.folder(run), older.work / f"old-{'0' * 12}")
+    default = changed(training__seed=0)
+    del default["training"]["seed"]
+    assert older.model(Run("new", default, folder)) == older.work / f"old-{'0' * 12}" / "model.pth"
 
 
 def test_nothing_is_started_without_budget(store, folder, monkeypatch):
