@@ -25,6 +25,8 @@ MARKDOWN_FILE = "front.md"
 FIGURE_FILE = "front.png"
 _HEADS = ("model", "µs per atom\nand step", "force MAE\n(meV/Å)", "energy MAE\n(meV/atom)",
           "best for\n(µs)", "parameters", "trained")  # fmt: skip
+_NOISY = 0.2
+"""Spread of a time, relative to it, of which a reader is told."""
 _ON_SCREEN = 6
 """Columns that 80 characters hold."""
 
@@ -102,6 +104,12 @@ def choice_lines(result: Front, folder: Path) -> list[str]:
     else:
         lines.append(
             f"knee: {result.knee.name}; beyond it the same gain in accuracy costs more time"
+        )
+    noisy = [point.name for point in result.points if point.time_error > _NOISY * point.time]
+    if noisy:
+        lines.append(
+            f"times of {', '.join(noisy)} varied by more than {_NOISY:.0%} within the run, as on a "
+            "busy machine; the same command times again, without training"
         )
     lines += [f"{name} failed: {reason}" for name, reason in result.failed.items()]
     if result.unfinished:

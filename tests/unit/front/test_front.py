@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -23,6 +24,7 @@ from kan_md.errors import KanMdError
 from kan_md.front import ladder, study
 from kan_md.front.held_out import read_held_out, timing_structure
 from kan_md.front.points import Point, budget_of, front_of, knee_of
+from kan_md.front.report import choice_lines
 from kan_md.runs import Store
 
 CONTENT = {
@@ -276,6 +278,14 @@ def test_budget_that_is_used_up_leaves_a_front_of_what_is_there(
     assert (again.points, again.unfinished) == (result.points, ["medium"])
     with pytest.raises(KanMdError, match=r"medium unfinished\); give the same command again"):
         study.make_front(write(folder), output, sizes="medium", **arguments)
+
+
+def test_noisy_time_is_told(trained):
+    result, output, _ = trained
+    (tiny,) = result.points
+    noisy = replace(result, points=[replace(tiny, time_error=0.3 * tiny.time)])
+    assert not any("varied" in line for line in choice_lines(result, output))
+    assert any(line.startswith("times of tiny varied") for line in choice_lines(noisy, output))
 
 
 def test_model_that_was_removed_is_a_failure_with_a_remedy(trained, folder, without_lammps):
