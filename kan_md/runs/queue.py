@@ -190,8 +190,10 @@ def _write_config(run: Run, path: Path) -> None:
 def _keep(training: _Training, store: Store, threads: int | None) -> Record | None:
     """The record of a training that has ended; None where it was only interrupted."""
     status = training.process.returncode
-    if status == 0:
+    if status == 0 and read_results(training.folder) is not None:
         return store.keep(training.run, threads=threads)
+    if status == 0:  # told to stop, and well: what is there goes on
+        return None
     if training.stopped or status in _INTERRUPTED:
         return None
     said = _beside(training.folder, _ERRORS).read_text(errors="replace")

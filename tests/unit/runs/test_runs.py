@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import ase.io
@@ -154,6 +155,18 @@ def test_run_that_the_budget_ends_is_no_failure_even_if_it_had_to_be_killed(
     assert run_missing([run], store, budget=0.1, console=Console(file=text, width=200)) == []
     assert "long: interrupted, goes on at the next call" in text.getvalue()
     assert "the budget is used up; the same command goes on" in text.getvalue()
+
+
+def test_run_that_stops_without_results_is_interrupted(tmp_path, folder, monkeypatch):
+    """A training that is told to stop may end with status 0, too."""
+    start = children.child
+    program = [sys.executable, "-c", "pass"]
+    monkeypatch.setattr(children, "child", lambda _, **options: start(program, **options))
+    text = io.StringIO()
+    store = Store(tmp_path / "records", tmp_path / "work")
+    store.folder(run := Run("short", CONTENT, folder)).mkdir(parents=True)
+    assert run_missing([run], store, console=Console(file=text, width=200)) == []
+    assert "short: interrupted, goes on at the next call" in text.getvalue()
 
 
 def test_interrupted_run_goes_on_where_it_was(study, store, folder):
