@@ -6,13 +6,25 @@ import os
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from kan_md.config.yaml_file import parse_yaml
 
 Size = Literal["tiny", "small", "medium"]
 SIZES: tuple[str, ...] = get_args(Size)
 """In the order of their cost, which the README tells."""
+
+SMALL_ALLEGRO: dict[str, Any] = {
+    "backbone": "allegro",
+    "l_max": 1,
+    "num_layers": 1,
+    "num_scalar_features": 32,
+    "num_tensor_features": 8,
+    "scalar_embed_mlp_hidden_layers_width": 32,
+    "allegro_mlp_hidden_layers_width": 32,
+}
+"""Section ``model`` but for ``r_max``: what local potentials are compared with, and what studies
+have where many trainings count."""
 
 
 def size_text(size: Size) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kan_md.config.schema import ModelConfig, TrainConfig
-from kan_md.config.sizes import SIZES, size_content
+from kan_md.config.sizes import SIZES, SMALL_ALLEGRO, size_content
 from kan_md.errors import user_error
 from kan_md.runs import Run
 
@@ -17,16 +17,7 @@ OF_THE_DATA = tuple(name for name in ModelConfig.model_fields if name != "backbo
 """Keys of the model section that belong to the data rather than to a size: they stay."""
 
 _ALLEGRO: dict[str, Any] = {
-    "model": {
-        "backbone": "allegro",
-        "r_max": 5.0,
-        "l_max": 1,
-        "num_layers": 1,
-        "num_scalar_features": 32,
-        "num_tensor_features": 8,
-        "scalar_embed_mlp_hidden_layers_width": 32,
-        "allegro_mlp_hidden_layers_width": 32,
-    },
+    "model": SMALL_ALLEGRO | {"r_max": 5.0},
     "readout": {"kind": "kan", "basis": "gaussian", "fit_grid": {}, "base": "none"},
 }
 RUNGS: dict[str, Callable[[], dict[str, Any]]] = {

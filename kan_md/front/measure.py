@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +9,13 @@ from pathlib import Path
 from ase import Atoms
 from rich.console import Console
 
-from kan_md import children
 from kan_md.benchmark.compare import Conditions, Report, compare
-from kan_md.benchmark.log import last_line
 from kan_md.benchmark.models import Entry, deployed_entry
 from kan_md.benchmark.progress import show_progress
 from kan_md.errors import KanMdError
 from kan_md.front.points import Point
 from kan_md.runs import Record, Run, Store
+from kan_md.runs.own_command import run_kan_md
 
 DEPLOYED_FILE = "model.deployed.pth"
 CONDITIONS = Conditions(steps=2000, seconds=4.0, blocks=10, warmup=50, tether=5.0)
@@ -49,28 +46,16 @@ def deploy_all(
             continue
         file = model.with_name(DEPLOYED_FILE)
         if not (file.is_file() and file.stat().st_mtime >= model.stat().st_mtime):
-            with console.status(f"deploying {run.name}"):
-                reason = _deploy(model, file)
-            if reason is not None:
-                failed[run.name] = reason
-                console.print(f"{run.name}: not deployed: {reason}", markup=False)
+            words = ("deploy", model, "--output", file, "--overwrite")
+            try:
+                with console.status(f"deploying {run.name}"):
+                    run_kan_md(*words, what="not deployed")
+            except KanMdError as error:
+                failed[run.name] = str(error)
+                console.print(f"{run.name}: {error}", markup=False)
                 continue
         files[run.name] = file
     return files, failed
-
-
-def _deploy(model: Path, file: Path) -> str | None:
-    """Deploy in a process of its own, whose end is not this one's; why it failed, or None."""
-    words = ["deploy", model, "--output", file, "--overwrite"]
-    done = children.run(
-        [sys.executable, "-m", "kan_md", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    if done.returncode == 0:
-        return None
-    said = last_line(done.stderr).removeprefix("kan-md: error: ")
-    return said or children.how_it_ended(done.returncode)
 
 
 def time_all(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from kan_md import children
-from kan_md.benchmark.log import last_line
-from kan_md.errors import KanMdError, user_error
+from kan_md.errors import user_error
+from kan_md.runs.own_command import run_kan_md
 
 SPLIT = {"method": "block", "blocks": 10, "train": 0.8, "val": 0.1, "test": 0.1}
 """Blocks of consecutive frames: the paper divides trajectories at random, whose neighbours are
@@ -131,7 +128,4 @@ def find_data(system: str, given: Path | None, own: Path, console: Console) -> S
 
 
 def _make(command: str, path: Path) -> None:
-    words = [sys.executable, "-m", "kan_md", "data", command, str(path)]
-    done = children.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if done.returncode:
-        raise KanMdError(f"making {path} failed: {last_line(done.stderr or '')}")
+    run_kan_md("data", command, path, what=f"making {path}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kan_md.config.sizes import SMALL_ALLEGRO
 from kan_md.errors import user_error
 from kan_md.reproduce.data import Source
 from kan_md.reproduce.tables import Row, Table
@@ -14,14 +15,7 @@ from kan_md.runs import Run
 
 Size = Literal["small", "paper"]
 SMALL: dict[str, dict[str, Any]] = {
-    "allegro": {
-        "l_max": 1,
-        "num_layers": 1,
-        "num_scalar_features": 32,
-        "num_tensor_features": 8,
-        "scalar_embed_mlp_hidden_layers_width": 32,
-        "allegro_mlp_hidden_layers_width": 32,
-    },
+    "allegro": SMALL_ALLEGRO,
     "nequip": {
         "l_max": 1,
         "parity": False,

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from kan_md import children
-from kan_md.benchmark.log import last_line
 from kan_md.benchmark.structures import silver
 from kan_md.data.write import write_frames
 from kan_md.errors import KanMdError
@@ -21,6 +17,7 @@ from kan_md.reproduce.data import Source
 from kan_md.reproduce.plan import Plan, chosen_rows
 from kan_md.reproduce.tables import Row, Table
 from kan_md.runs.identity import digest
+from kan_md.runs.own_command import run_kan_md
 
 STEPS = 1000
 _SCALE = 1e-3
@@ -74,19 +71,10 @@ def _time(models: dict[str, Any], base: Path, device: str, console: Console) -> 
         if not checkpoint.exists():
             console.print(f"table 4: building {label}", markup=False)
             init = ("init", config, "--structure", structure, "--seed", 1, "-o", checkpoint)
-            _kan_md(*init, what=f"building {label}")
+            run_kan_md(*init, what=f"building {label}")
         if not file.exists():
-            _kan_md("deploy", checkpoint, "-o", file, *on_device, what=f"deploying {label}")
+            run_kan_md("deploy", checkpoint, "-o", file, *on_device, what=f"deploying {label}")
         deployed.append(f"{label}={file}")
     console.print("table 4: running LAMMPS", markup=False)
     timing = ("--steps", STEPS, "--output", base / "timing")
-    _kan_md("benchmark", *deployed, *timing, what="timing in LAMMPS")
-
-
-def _kan_md(*words: object, what: str) -> None:
-    done = children.run(
-        [sys.executable, "-m", "kan_md", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    if done.returncode:
-        said = last_line(done.stderr or "").removeprefix("kan-md: error: ")
-        raise KanMdError(f"{what}: {said or children.how_it_ended(done.returncode)}")
+    run_kan_md("benchmark", *deployed, *timing, what="timing in LAMMPS")

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from kan_md import children
-from kan_md.benchmark.log import last_line
 from kan_md.errors import KanMdError
 from kan_md.files import write_text
+from kan_md.runs.own_command import why_it_ended
 from kan_md.runs.record import Record
 from kan_md.runs.store import Run, Store
 from kan_md.train.checkpoints import can_be_resumed
@@ -197,8 +197,7 @@ def _keep(training: _Training, store: Store, threads: int | None) -> Record | No
     if training.stopped or status in _INTERRUPTED:
         return None
     said = _beside(training.folder, _ERRORS).read_text(errors="replace")
-    reason = last_line(said).removeprefix("kan-md: error: ") or children.how_it_ended(status)
-    return store.keep_failure(training.run, reason, threads=threads)
+    return store.keep_failure(training.run, why_it_ended(said, status), threads=threads)
 
 
 def _epochs_of(folder: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,7 @@ from kan_md.solve.uncertainty import calibration
 from kan_md.solve.unknowns import Unknowns
 from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.targets import ENERGY, FORCES, STRESS
+from kan_md.tasks.task import Task
 
 SMALLEST_RIDGE = 1e-8
 """Of the matrix that uncertainties come from: what no data determine is uncertain, not infinite."""
@@ -88,44 +90,22 @@ def refit(
             layer is not known.
     """
     task = task_of_checkpoint(checkpoint)
-    if ENERGY not in task.targets:
-        raise user_error(
-            "model to solve readouts of",
-            found=f"{checkpoint.backbone}, which predicts tensors",
-            allowed="a potential",
-            remedy="give a potential's model.pth",
-        )
-    if prior < 0.0:
-        raise user_error("prior", found=prior, allowed=">= 0", remedy="set --prior")
-    for frames, name in ((fit, "set to fit"), (judge, "set to judge by")):
-        check_structures(frames, name)
-        check_elements(frames, checkpoint.type_names)
+    _check(checkpoint, task, prior, fit, judge)
     weights = dict(weights or training_weights(checkpoint))
     with nequip_settings(), operators_in_layers():
         model = checkpoint.build("float64").requires_grad_(False)
         unknowns = Unknowns(model, checkpoint.backbone)
         start = unknowns.vector()
         maker = RowMaker(model, unknowns, checkpoint.backbone)
-        everything = track([*fit, *judge])
         sums = {"fit": _empty(unknowns.size), "judge": _empty(unknowns.size)}
-        for number, atoms in enumerate(everything):
+        for number, atoms in enumerate(track([*fit, *judge])):
             part = "fit" if number < len(fit) else "judge"
             add_structure(sums[part], maker, atoms, checkpoint)
-    if not any(one.count and weights.get(name, 0.0) for name, one in sums["fit"].items()):
-        raise user_error(
-            "structures to fit have no labels that are learned",
-            found=f"{len(fit)} structures",
-            allowed=", ".join(name for name, weight in weights.items() if weight > 0),
-            remedy="label them, or name the labels with --key",
-        )
+    _check_labels(
+        sums["fit"], weights, len(fit), "fit", "label them, or name the labels with --key"
+    )
     # What the penalties are judged by needs labels, too; without any the fit itself would judge.
-    if not any(one.count and weights.get(name, 0.0) for name, one in sums["judge"].items()):
-        raise user_error(
-            "structures to judge by have no labels that are learned",
-            found=f"{len(judge)} structures",
-            allowed=", ".join(name for name, weight in weights.items() if weight > 0),
-            remedy="give labelled ones with --val",
-        )
+    _check_labels(sums["judge"], weights, len(judge), "judge by", "give labelled ones with --val")
     identity = identity_of(checkpoint, unknowns)
     known = remembered(checkpoint, identity)
     total, before = sums["fit"], 0
@@ -135,18 +115,7 @@ def refit(
     loss, roughness = weighted(total, weights), unknowns.roughness()
     solution = best_solution(loss, weighted(sums["judge"], weights), start, roughness)
     after = start if solution is None else solution.c
-    errors = {
-        part: {
-            when: {name: one.rms(c) for name, one in own.items()}
-            for when, c in (("before", start), ("after", after))
-        }
-        for part, own in sums.items()
-    }
-    penalties = {"ridge": SMALLEST_RIDGE, "smoothness": 0.0}
-    if solution is not None:
-        ridge = max(solution.ridge, SMALLEST_RIDGE)
-        penalties = {"ridge": ridge, "smoothness": solution.smoothness}
-    precision = regularised(loss, roughness, **penalties)
+    precision = _precision(loss, roughness, solution)
     memory = {
         "identity": identity,
         "structures": len(fit) + before,
@@ -157,7 +126,62 @@ def refit(
     }
     counts = {"fit": len(fit), "judge": len(judge), "prior": before}
     changed = _with_readouts(checkpoint, after, memory, counts, solution, task)
-    return Refit(changed, solution, errors, counts, unknowns.size)
+    return Refit(changed, solution, _errors(sums, start, after), counts, unknowns.size)
+
+
+def _check(
+    checkpoint: Checkpoint,
+    task: Task,
+    prior: float,
+    fit: Sequence[ase.Atoms],
+    judge: Sequence[ase.Atoms],
+) -> None:
+    """Refuse what cannot be solved, before anything is evaluated."""
+    if ENERGY not in task.targets:
+        raise user_error(
+            "model to solve readouts of",
+            found=f"{checkpoint.backbone}, which predicts tensors",
+            allowed="a potential",
+            remedy="give a potential's model.pth",
+        )
+    if not 0.0 <= prior < math.inf:
+        raise user_error("prior", found=prior, allowed=">= 0", remedy="set --prior")
+    for frames, name in ((fit, "set to fit"), (judge, "set to judge by")):
+        check_structures(frames, name)
+        check_elements(frames, checkpoint.type_names)
+
+
+def _check_labels(
+    sums: Sums, weights: Mapping[str, float], number: int, what: str, remedy: str
+) -> None:
+    """Refuse structures without a label that counts."""
+    if not any(one.count and weights.get(name, 0.0) for name, one in sums.items()):
+        raise user_error(
+            f"structures to {what} have no labels that are learned",
+            found=f"{number} structures",
+            allowed=", ".join(name for name, weight in weights.items() if weight > 0),
+            remedy=remedy,
+        )
+
+
+def _precision(loss: SquareSum, roughness: torch.Tensor, solution: Solution | None) -> torch.Tensor:
+    """The matrix that uncertainties come from, with the penalties of the solution."""
+    if solution is None:
+        return regularised(loss, roughness, ridge=SMALLEST_RIDGE, smoothness=0.0)
+    ridge = max(solution.ridge, SMALLEST_RIDGE)
+    return regularised(loss, roughness, ridge=ridge, smoothness=solution.smoothness)
+
+
+def _errors(
+    sums: Mapping[str, Sums], start: torch.Tensor, after: torch.Tensor
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    return {
+        part: {
+            when: {name: one.rms(c) for name, one in own.items()}
+            for when, c in (("before", start), ("after", after))
+        }
+        for part, own in sums.items()
+    }
 
 
 def training_weights(checkpoint: Checkpoint) -> dict[str, float]:
@@ -206,7 +230,7 @@ def _with_readouts(
     memory: dict[str, Any],
     counts: Mapping[str, int],
     solution: Solution | None,
-    task: Any,
+    task: Task,
 ) -> Checkpoint:
     model = checkpoint.build()
     Unknowns(model, checkpoint.backbone).put(c)

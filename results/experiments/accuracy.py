@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table
+from kan_md.config.sizes import SMALL_ALLEGRO
 from results.experiments.training import (
     Study,
     mean_and_spread,
@@ -34,16 +35,7 @@ READOUTS: dict[str, dict] = {
     "KAN Gaussian, projected": {"kind": "kan", "basis": "gaussian", "projection": 8},
     "KAN B-spline, projected": {"kind": "kan", "basis": "bspline", "projection": 8},
 }
-MODEL = {
-    "backbone": "allegro",
-    "r_max": 5.0,
-    "l_max": 1,
-    "num_layers": 1,
-    "num_scalar_features": 32,
-    "num_tensor_features": 8,
-    "scalar_embed_mlp_hidden_layers_width": 32,
-    "allegro_mlp_hidden_layers_width": 32,
-}
+MODEL = SMALL_ALLEGRO | {"r_max": 5.0}
 EPOCHS = 15
 SPLIT = {"train": 400, "val": 50, "test": 51}
 ERRORS = {

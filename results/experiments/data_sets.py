@@ -5,10 +5,35 @@ The files are no part of the project; they lie in the folder that KAN_MD_DATA na
 
 from __future__ import annotations
 
+import argparse
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kan_md.errors import user_error
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data FOLDER``, which KAN_MD_DATA stands for."""
+    folder = os.environ.get("KAN_MD_DATA")
+    parser.add_argument("--data", type=Path, default=folder, help="folder; default KAN_MD_DATA")
+
+
+def check_data(folder: Path | None, files: Iterable[str]) -> None:
+    """Refuse a folder that has not all of the files.
+
+    Raises:
+        KanMdError: it has not, or there is none.
+    """
+    wanted = list(files)
+    if folder is None or not all((folder / file).is_file() for file in wanted):
+        raise user_error(
+            "folder with the data",
+            found=folder,
+            allowed=f"one that holds {', '.join(wanted)}",
+            remedy="set --data or KAN_MD_DATA",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +63,9 @@ class DataSet:
             KanMdError: a file is missing.
         """
         files = {"train": self.train, "test": self.test}
-        found = {part: str(folder / file) for part, file in files.items() if file}
-        for file in found.values():
-            if not Path(file).is_file():
-                raise user_error(
-                    f"data set {self.name}",
-                    found=f"no {file}",
-                    allowed=None,
-                    remedy="set --data or KAN_MD_DATA to the folder that holds it",
-                )
+        found = {part: file for part, file in files.items() if file}
+        check_data(folder, found.values())
+        found = {part: str(folder / file) for part, file in found.items()}
         limit = {} if self.max_force is None else {"max_force": self.max_force}
         return {**found, "split": {"method": "block", "blocks": 10, **self.frames}, **limit}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from kan_md.evaluate.function_figure import draw_function
 from kan_md.evaluate.functions import LearnedFunction, learned_functions
 from kan_md.figures import INK, new_figure, save_figure
 from kan_md.model.checkpoint import load_checkpoint
+from results.experiments.data_sets import add_data_option
 from results.experiments.zoo import run_kan_md
 
 FIRST_PRINCIPLES = "Ag_pbe.xyz"
@@ -257,8 +257,7 @@ _READING = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    folder = os.environ.get("KAN_MD_DATA")
-    parser.add_argument("--data", type=Path, default=folder, help="folder; default KAN_MD_DATA")
+    add_data_option(parser)
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("build") / "embedding")
     options = parser.parse_args(arguments)

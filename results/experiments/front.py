@@ -25,11 +25,11 @@ from kan_md.benchmark.machine import machine_line, package_version
 from kan_md.benchmark.models import Entry
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
-from kan_md.errors import KanMdError, user_error
+from kan_md.errors import KanMdError
 from kan_md.figures import COLOURS, new_figure, plain_axes, save_figure
 from kan_md.files import write_text
 from kan_md.runs import Store
-from results.experiments.data_sets import SETS, DataSet
+from results.experiments.data_sets import SETS, DataSet, add_data_option, check_data
 from results.experiments.peers import pod
 from results.experiments.peers.errors import Errors, errors
 from results.experiments.peers.fit import Peer, PeerRecord, entry_of
@@ -330,8 +330,7 @@ def _slug(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    data = os.environ.get("KAN_MD_DATA")
-    parser.add_argument("--data", type=Path, default=data, help="folder; default KAN_MD_DATA")
+    add_data_option(parser)
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("build/front"), help="fits and models")
     parser.add_argument("--set", action="append", choices=list(SETS), help="repeatable; else all")
@@ -341,19 +340,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(stderr=True, highlight=False)
     try:
-        if options.data is None or not options.data.is_dir():
-            raise user_error(
-                "folder with the data",
-                found=options.data,
-                allowed=f"one that holds {', '.join(one.train for one in SETS.values())}",
-                remedy="set --data or KAN_MD_DATA",
-            )
+        chosen = [SETS[name] for name in options.set or SETS]
+        check_data(options.data, [one.train for one in chosen])
         check_folder(options.output)
         work = options.work.resolve()
-        for name in [] if options.draw else options.set or SETS:
-            fit_missing(SETS[name], options.data, options.output, work, console)
+        for one in [] if options.draw else chosen:
+            fit_missing(one, options.data, options.output, work, console)
             if options.time:
-                measure(SETS[name], options.data, options.output, work, seconds=options.seconds)
+                measure(one, options.data, options.output, work, seconds=options.seconds)
         text = page(options.data, options.output)
         save_atomically(options.output / "front.md", lambda part: part.write_text(text))
     except KanMdError as error:

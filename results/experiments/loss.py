@@ -23,6 +23,7 @@ from rich.console import Console
 from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table
 from kan_md.calculator import KANCalculator
+from kan_md.config.sizes import SMALL_ALLEGRO
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.train.balanced_weights import SHARES, SMALLEST
 from results.experiments.crystals import cubic_constants, monoclinic_hafnia, relaxed_volume
@@ -34,16 +35,7 @@ LOSSES: dict[str, object] = {
     "10 : 1 : 100": {"energy": 10, "forces": 1, "stress": 100},
     "balanced": "balanced",
 }
-ALLEGRO = {
-    "backbone": "allegro",
-    "r_max": 4.5,
-    "l_max": 1,
-    "num_layers": 1,
-    "num_scalar_features": 32,
-    "num_tensor_features": 8,
-    "scalar_embed_mlp_hidden_layers_width": 32,
-    "allegro_mlp_hidden_layers_width": 32,
-}
+ALLEGRO = SMALL_ALLEGRO | {"r_max": 4.5}
 MACE = {
     "backbone": "mace",
     "r_max": 4.5,

@@ -8,7 +8,6 @@ and search.png of what is there. It may be interrupted; ``--draw`` only writes t
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,15 @@ from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
 from kan_md.config.duration import parse_duration
-from kan_md.errors import KanMdError, user_error
+from kan_md.config.sizes import SMALL_ALLEGRO
+from kan_md.errors import KanMdError
 from kan_md.figures import COLOURS, GREY, new_figure, plain_axes
 from kan_md.figures import save_figure as save
 from kan_md.runs import Record, Run, Store, run_missing
 from kan_md.runs.record import count_commits
 from kan_md.runs.statistics import Estimate, estimate, paired_change
 from kan_md.runs.store import run_of
-from results.experiments.data_sets import SETS, DataSet
+from results.experiments.data_sets import SETS, DataSet, add_data_option, check_data
 
 SEEDS = (1, 2, 3)
 EPOCHS = 60
@@ -39,16 +39,7 @@ MACE = {
     "num_scalar_features": 16,
     "correlation": 3,
 }
-ALLEGRO = {
-    "backbone": "allegro",
-    "r_max": 5.0,
-    "l_max": 1,
-    "num_layers": 1,
-    "num_scalar_features": 32,
-    "num_tensor_features": 8,
-    "scalar_embed_mlp_hidden_layers_width": 32,
-    "allegro_mlp_hidden_layers_width": 32,
-}
+ALLEGRO = SMALL_ALLEGRO | {"r_max": 5.0}
 KAN = {"kind": "kan", "basis": "gaussian", "base": "none", "fit_grid": {}}
 CONTROL = "linear"
 ERRORS = {
@@ -314,8 +305,7 @@ def adopt(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    data = os.environ.get("KAN_MD_DATA")
-    parser.add_argument("--data", type=Path, default=data, help="folder; default KAN_MD_DATA")
+    add_data_option(parser)
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("build/search"), help="trained models")
     numbers = range(len(WAVES))
@@ -329,13 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(stderr=True, highlight=False)
     try:
-        if options.data is None or not options.data.is_dir():
-            raise user_error(
-                "folder with the data",
-                found=options.data,
-                allowed=f"one that holds {', '.join(one.train for one in SETS.values())}",
-                remedy="set --data or KAN_MD_DATA",
-            )
+        check_data(options.data, [one.train for one in SETS.values()])
         check_folder(options.output)
         store = Store(options.output / "search", options.work)
         wanted = runs(options.data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,8 @@ from kan_md.benchmark.compare import command_line
 from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.report import save_atomically
 from kan_md.benchmark.store import check_folder
-from kan_md.errors import KanMdError, user_error
+from kan_md.errors import KanMdError
+from results.experiments.data_sets import add_data_option, check_data
 from results.experiments.zoo import run_kan_md
 
 DEPLOYED = "model.deployed.pth"
@@ -143,8 +143,8 @@ class Study:
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Command line; returns the exit status."""
         parser = argparse.ArgumentParser(description=self.description)
-        data, work = os.environ.get("KAN_MD_DATA"), Path("build") / self.name
-        parser.add_argument("--data", type=Path, default=data, help="folder; default KAN_MD_DATA")
+        work = Path("build") / self.name
+        add_data_option(parser)
         parser.add_argument("--output", type=Path, default=Path("results"))
         parser.add_argument("--work", type=Path, default=work, help="trained models")
         parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
@@ -161,13 +161,7 @@ class Study:
         return 1 if any("error" in case for case in stored["cases"].values()) else 0
 
     def _measure(self, options: argparse.Namespace, console: Console) -> dict:
-        if options.data is None or not all((options.data / file).is_file() for file in self.files):
-            raise user_error(
-                "folder with the data",
-                found=options.data,
-                allowed=f"one that holds {', '.join(self.files)}",
-                remedy="set --data or KAN_MD_DATA",
-            )
+        check_data(options.data, self.files)
         check_folder(options.output)
         check_folder(options.work)
         options.data, options.work = options.data.resolve(), options.work.resolve()
