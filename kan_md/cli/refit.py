@@ -110,17 +110,20 @@ def _table(errors: dict, counts: dict[str, int]):
     from kan_md.cli.tables import NOTHING
 
     table = Table()
-    table.add_column("RMSE", no_wrap=True)
+    table.add_column("RMSE, before → after", no_wrap=True)
     for part in ("fit", "judge"):
-        for when in ("before", "after"):
-            table.add_column(f"{part} ({counts[part]}), {when}", justify="right", no_wrap=True)
+        table.add_column(f"{part} ({counts[part]})", justify="right", no_wrap=True)
     units = {"energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
     for name, unit in units.items():
-        values = [errors[part][when][name] for part in errors for when in ("before", "after")]
-        if any(value is not None for value in values):
-            cells = [NOTHING if value is None else f"{1e3 * value:.3g}" for value in values]
-            table.add_row(f"{name} ({unit})", *cells)
+        pairs = [[errors[part][when][name] for when in ("before", "after")] for part in errors]
+        if any(value is not None for pair in pairs for value in pair):
+            table.add_row(f"{name} ({unit})", *(_cell(pair, NOTHING) for pair in pairs))
     return table
+
+
+def _cell(pair: list[float | None], nothing: str) -> str:
+    """Two errors in thousandths; None is no label."""
+    return nothing if None in pair else " → ".join(f"{1e3 * value:.3g}" for value in pair)
 
 
 def _line(found) -> str:
