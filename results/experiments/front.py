@@ -301,7 +301,7 @@ def page(data: Path, output: Path) -> str:
 def draw(found: Sequence[Point], path: Path) -> None:
     """Both errors over the cost, from zero; the points of a method are joined."""
     timed = [point for point in found if point.cost is not None]
-    figure = new_figure(9.0, 4.0)
+    figure = new_figure(9.0, 4.2)
     methods = list(dict.fromkeys(point.method for point in timed))
     for axis, (key, label) in zip(figure.subplots(1, len(_ERRORS)), _ERRORS.items(), strict=True):
         plain_axes(axis)

@@ -63,18 +63,24 @@ def write_page(section: Section, stored: dict, folder: Path) -> None:
         if section.faster:
             lines += details(reports[case.name], machine=machine)
         else:
-            figure = f"{section.name}-{case.name}.png"
-            save_report_figure(_alike(reports[case.name]), folder / figure)
-            lines += [markdown(reports[case.name], figure=figure)]
+            lines += _table_and_figure(
+                reports[case.name], f"{section.name}-{case.name}.png", folder
+            )
         lines += [f"Without {label}: {why}\n" for label, why in result["missing"].items()]
     save_atomically(
         folder / f"{section.name}.md", lambda part: part.write_text("\n".join(lines).strip() + "\n")
     )
 
 
-def _alike(report: Report) -> Report:
-    """A report without the models that would leave the bars of the others no length."""
-    return replace(report, rows=[row for row in report.rows if (row.ratio or 1.0) < _FAR])
+def _table_and_figure(report: Report, figure: str, folder: Path) -> list[str]:
+    """Table of all models; figure of those whose bars can be told apart, where there are two."""
+    alike = [row for row in report.rows if (row.ratio or 1.0) < _FAR]
+    if len(alike) < 2:
+        return [markdown(report)]
+    save_report_figure(replace(report, rows=alike), folder / figure)
+    left_out = [row.label for row in report.rows if row not in alike]
+    note = f"Too slow for the figure: {', '.join(left_out)}.\n"
+    return [markdown(report, figure=figure), *([note] if left_out else [])]
 
 
 def _reports(stored: dict) -> dict[str, Report]:
