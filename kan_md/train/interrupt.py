@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,8 +26,8 @@ class Interruption(Callback):
     """Turns SIGINT and SIGTERM into a checkpoint and :class:`TrainingInterrupted`.
 
     Within an epoch the state is saved after the step that is under way. After the last step of an
-    epoch its validation is still done, and the checkpoint of the epoch serves. A second signal
-    ends the process at once.
+    epoch its validation is still done, and the checkpoint of the epoch serves; after the last epoch
+    results are left to ``--resume``. A second signal ends the process at once.
 
     Args:
         checkpoint: file to save to.
@@ -36,6 +36,7 @@ class Interruption(Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.requested = False
+        self._handler: Callable[[int, FrameType | None], None] | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -50,13 +51,24 @@ class Interruption(Callback):
             for name, handler in before.items():
                 signal.signal(name, handler)
 
+        self._handler = request
         try:
             for number in _SIGNALS:
                 signal.signal(number, request)
             yield
         finally:
+            self._handler = None
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take SIGTERM back from Lightning, which has put itself before us in the meantime.
+
+        It would leave in the middle of an epoch, saving nothing, by a ``SystemExit`` of status 0,
+        and send to other processes in the handler, whatever these are exchanging.
+        """
+        if self._handler is not None and not self.requested:
+            signal.signal(signal.SIGTERM, self._handler)
 
     def on_train_batch_end(
         self,
@@ -76,6 +88,11 @@ class Interruption(Callback):
         """Stop behind an epoch that is complete and saved."""
         (there,) = of_first(trainer, self.checkpoint.exists())
         if any_of(trainer, self.requested) and there:
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave evaluation and results to ``--resume``: who ends a process does not wait long."""
+        if any_of(trainer, self.requested):
             self._stop(trainer)
 
     def _stop(self, trainer: Trainer) -> None:

@@ -17,12 +17,14 @@ from rich.console import Console
 from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table
 from kan_md.config.sizes import SMALL_ALLEGRO
+from kan_md.runs import Record
 from results.experiments.training import (
     Study,
+    deployed,
+    fill_missing,
     mean_and_spread,
-    run_missing,
+    results_of,
     save_bars,
-    train_and_deploy,
 )
 
 DATA = "Ag_pbe.xyz"
@@ -65,23 +67,18 @@ def configuration(readout: str, seed: int, data: Path) -> dict:
 def run(
     stored: dict, options: argparse.Namespace, console: Console, keep: Callable[[], None]
 ) -> None:
-    """Train what is missing, several cases at a time."""
-    cases = {_key(readout, seed): (readout, seed) for seed in SEEDS for readout in READOUTS}
+    """Train what is missing, several cases at a time, and deploy it."""
+    cases = {
+        _key(readout, seed): configuration(readout, seed, options.data)
+        for seed in SEEDS
+        for readout in READOUTS
+    }
 
-    def train(key: str) -> dict:
-        readout, seed = cases[key]
-        folder = options.work / key.replace(", ", "-").replace(" ", "-")
-        return train_and_deploy(configuration(readout, seed, options.data), folder, what=key)
+    def finish(key: str, model: Path, record: Record) -> dict:
+        deployed(model, what=key)
+        return results_of(record)
 
-    run_missing(
-        cases,
-        stored["cases"],
-        train,
-        keep=keep,
-        summary=lambda c: f"test force MAE {1e3 * c['errors']['test']['forces_mae']:.1f} meV/Å",
-        jobs=options.jobs,
-        console=console,
-    )
+    fill_missing(cases, stored["cases"], finish, keep=keep, options=options, console=console)
 
 
 def _key(readout: str, seed: int) -> str:

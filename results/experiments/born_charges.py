@@ -23,13 +23,17 @@ from kan_md.benchmark.log import last_line
 from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table
 from kan_md.data.splitting import split_indices
+from kan_md.runs import Record
 from results.experiments.training import (
     DEPLOYED,
     Study,
+    deployed,
+    fill_missing,
     mean_and_spread,
-    run_missing,
+    results_of,
+    run_of_case,
     save_bars,
-    train_and_deploy,
+    store_of,
 )
 from results.experiments.zoo import run_program
 
@@ -106,13 +110,10 @@ def configuration(crystal: Crystal, readout: str, seed: int, data: Path) -> dict
     }
 
 
-def run_case(crystal: Crystal, readout: str, seed: int, *, data: Path, work: Path) -> dict:
-    """Train and deploy one model."""
-    found = train_and_deploy(
-        configuration(crystal, readout, seed, data),
-        _folder(work, crystal, readout, seed),
-        what=_key(crystal, readout, seed),
-    )
+def finish(key: str, model: Path, record: Record) -> dict:
+    """Deploy a trained model; what is kept of it."""
+    deployed(model, what=key)
+    found = results_of(record)
     steps = found["epochs"] * -(-found["structures"]["train"] // BATCH)
     return {**found, "ms_per_training_step": 1e3 * found["seconds"] / steps}
 
@@ -140,7 +141,12 @@ def time_deployed(stored: dict, *, data: Path, work: Path) -> None:
         }
         if all("timing" in case for case in cases.values()):
             continue
-        files = [_folder(work, crystal, readout, SEEDS[0]) / DEPLOYED for readout in cases]
+        store = store_of(work)
+        files = []
+        for readout in cases:
+            content = configuration(crystal, readout, SEEDS[0], data)
+            run = run_of_case(_key(crystal, readout, SEEDS[0]), content)
+            files.append(store.folder(run) / DEPLOYED)
         text = run_program(
             *(TIMING, *files, data / crystal.file),
             what=f"timing files of {crystal.name}",
@@ -155,26 +161,14 @@ def run(
 ) -> None:
     """Train what is missing, several cases at a time, then time the deployed files."""
     cases = {
-        _key(crystal, readout, seed): (crystal, readout, seed)
+        _key(crystal, readout, seed): configuration(crystal, readout, seed, options.data)
         for crystal in CRYSTALS
         for seed in SEEDS
         for readout in READOUTS
     }
-    run_missing(
-        cases,
-        stored["cases"],
-        lambda key: run_case(*cases[key], data=options.data, work=options.work),
-        keep=keep,
-        summary=lambda case: f"test MAE {_test_error(case):.4f} e",
-        jobs=options.jobs,
-        console=console,
-    )
+    fill_missing(cases, stored["cases"], finish, keep=keep, options=options, console=console)
     stored["baseline"] = {crystal.name: baseline(crystal, options.data) for crystal in CRYSTALS}
     time_deployed(stored, data=options.data, work=options.work)
-
-
-def _folder(work: Path, crystal: Crystal, readout: str, seed: int) -> Path:
-    return work / f"{crystal.name}-{readout.replace(' ', '-')}-{seed}"
 
 
 def _key(crystal: Crystal, readout: str, seed: int) -> str:

@@ -8,7 +8,6 @@ The data sets are not part of the project: see --data.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,10 +24,10 @@ from kan_md.benchmark.report import markdown_table
 from kan_md.calculator import KANCalculator
 from kan_md.config.sizes import SMALL_ALLEGRO
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.runs import Record
 from kan_md.train.balanced_weights import SHARES, SMALLEST
 from results.experiments.crystals import cubic_constants, monoclinic_hafnia, relaxed_volume
-from results.experiments.training import Study, run_missing, save_bars
-from results.experiments.zoo import run_kan_md
+from results.experiments.training import Study, fill_missing, save_bars
 
 LOSSES: dict[str, object] = {
     "1 : 1 : 0.1": {"energy": 1, "forces": 1, "stress": 0.1},
@@ -175,23 +174,15 @@ def configuration(name: str, model: str, loss: str, data: Path) -> dict:
     }
 
 
-def measure(key: str, options: argparse.Namespace) -> dict:
-    """Train one case and relax its crystal."""
-    name, model, loss = CASES[key]
-    folder = options.work / key.replace(", ", "-").replace(" : ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "run" / "model.pth").exists():
-        config = folder / "config.yaml"
-        config.write_text(json.dumps(configuration(name, model, loss, options.data)))
-        run_kan_md("train", config, "--output", folder / "run", "--overwrite", what=key)
-    path = folder / "run" / "model.pth"
-    checkpoint = load_checkpoint(path)
-    weights = checkpoint.config["training"]["loss"]
+def finish(key: str, model: Path, record: Record) -> dict:
+    """Relax a trained model's crystal; what is kept of both."""
+    name, _, _ = CASES[key]
+    weights = load_checkpoint(model).config["training"]["loss"]
     return {
-        "errors": checkpoint.training_summary["errors"],
-        "seconds": checkpoint.training_summary["seconds"],
+        "errors": record.results["errors"],
+        "seconds": record.results["seconds"],
         "weights": {label: weights[label] for label in SHARES},
-        "crystal": SETS[name].crystal(KANCalculator(path)),
+        "crystal": SETS[name].crystal(KANCalculator(model)),
     }
 
 
@@ -203,15 +194,8 @@ def run(
         name: found.reference(ase.io.read(options.data / found.file, ":"))
         for name, found in SETS.items()
     }
-    run_missing(
-        CASES,
-        stored["cases"],
-        lambda key: measure(key, options),
-        keep=keep,
-        summary=lambda case: ", ".join(f"{k} {v:.4g}" for k, v in case["crystal"].items()),
-        jobs=options.jobs,
-        console=console,
-    )
+    cases = {key: configuration(*case, options.data) for key, case in CASES.items()}
+    fill_missing(cases, stored["cases"], finish, keep=keep, options=options, console=console)
 
 
 def deviation(case: dict, reference: dict[str, float]) -> float:

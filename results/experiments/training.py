@@ -1,12 +1,11 @@
-"""Training of many cases for a page of results: several at a time, each kept once it is done."""
+"""Pages of results about models that are trained for them: trainings, results, bars."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,73 +16,85 @@ from kan_md.benchmark.machine import describe_machine
 from kan_md.benchmark.report import save_atomically
 from kan_md.benchmark.store import check_folder
 from kan_md.errors import KanMdError
+from kan_md.runs import Record, Run, Store, run_missing
 from results.experiments.data_sets import add_data_option, check_data
 from results.experiments.zoo import run_kan_md
 
 DEPLOYED = "model.deployed.pth"
 
 
-def train_and_deploy(configuration: Mapping, folder: Path, *, what: str) -> dict:
-    """Run `kan-md train` and `kan-md deploy`; a step that is done already is not done again.
-
-    Args:
-        configuration: content of the YAML file.
-        folder: gets config.yaml, run/ and model.deployed.pth.
-        what: is trained, for messages.
-
-    Returns:
-        Errors, numbers of structures and of parameters, epochs and seconds of the training.
-
-    Raises:
-        KanMdError: a step failed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    run, deployed = folder / "run", folder / DEPLOYED
-    if not (run / "model.pth").exists():
-        config = folder / "config.yaml"
-        config.write_text(json.dumps(configuration))  # JSON is YAML
-        run_kan_md("train", config, "--output", run, "--overwrite", what=what)
-    if not deployed.exists():
-        run_kan_md("deploy", run / "model.pth", "--output", deployed, "--overwrite", what=what)
-    metrics = json.loads((run / "metrics.json").read_text())
-    return {k: metrics[k] for k in ("errors", "structures", "parameters", "epochs", "seconds")}
+def store_of(work: Path) -> Store:
+    """Where the trainings of a study lie, and their records."""
+    return Store(work / "records", work)
 
 
-def run_missing(
-    names: Iterable[str],
+def run_of_case(key: str, configuration: Mapping) -> Run:
+    """The training of a case; its paths are absolute."""
+    return Run(key, configuration)
+
+
+def fill_missing(
+    configurations: Mapping[str, Mapping],
     stored: dict,
-    run: Callable[[str], dict],
+    finish: Callable[[str, Path, Record], dict],
     *,
     keep: Callable[[], None],
-    summary: Callable[[dict], str],
-    jobs: int,
+    options: argparse.Namespace,
     console: Console,
 ) -> None:
-    """Run the cases that `stored` lacks, also those that failed before.
+    """Train the cases that `stored` lacks, also those that failed before, and finish each.
 
     Args:
-        names: of all cases.
+        configurations: contents of the YAML file, by the names of all cases.
         stored: results by name, with ``errors``, or ``error`` where a case failed; grows.
-        run: makes one result.
+        finish: makes a result of a case's name, its model.pth and its record.
         keep: writes `stored` to disk, called after every case.
-        summary: a few words on a result, for the screen.
-        jobs: cases at a time.
+        options: with ``work``, a folder, and ``jobs``, trainings at a time.
         console: for a line per case.
     """
-
-    def attempt(name: str) -> None:
+    store = store_of(options.work)
+    runs = {
+        key: run_of_case(key, content)
+        for key, content in configurations.items()
+        if "errors" not in stored.get(key, {})
+    }
+    run_missing(list(runs.values()), store, jobs=options.jobs, threads=1, console=console)
+    for key, run in runs.items():
+        record, model = store.find(run), store.model(run)
+        if record is None:  # interrupted, or with another process: the next call has it
+            continue
         try:
-            stored[name] = run(name)
-            text = summary(stored[name])
+            if record.failure is not None:
+                raise KanMdError(record.failure)
+            if model is None:
+                raise KanMdError(f"its model is not in {store.work} any more")
+            stored[key] = finish(key, model, record)
         except KanMdError as error:
-            stored[name] = {"error": str(error)}
-            text = str(error)
-        console.print(f"{name}: {text}", markup=False, highlight=False)
+            stored[key] = {"error": str(error)}
+            console.print(f"{key}: {error}", markup=False, highlight=False)
         keep()
 
-    missing = [name for name in names if "errors" not in stored.get(name, {})]
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(attempt, missing))
+
+def results_of(record: Record) -> dict:
+    """Errors, numbers of structures and of parameters, epochs and seconds of a training."""
+    names = ("errors", "structures", "parameters", "epochs", "seconds")
+    return {name: record.results[name] for name in names}
+
+
+def deployed(model: Path, *, what: str) -> Path:
+    """Deploy a model beside itself, where that is not done.
+
+    Args:
+        model: model.pth.
+        what: it is, for messages.
+
+    Raises:
+        KanMdError: it failed.
+    """
+    file = model.with_name(DEPLOYED)
+    if not file.exists():
+        run_kan_md("deploy", model, "--output", file, what=what)
+    return file
 
 
 def mean_and_spread(values: list[float]) -> tuple[float, float]:
