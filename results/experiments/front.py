@@ -30,7 +30,7 @@ from kan_md.figures import COLOURS, new_figure, plain_axes, save_figure
 from kan_md.files import write_text
 from kan_md.runs import Store
 from results.experiments.data_sets import SETS, DataSet, add_data_option, check_data
-from results.experiments.peers import pod
+from results.experiments.peers import pod, snap
 from results.experiments.peers.errors import Errors, errors
 from results.experiments.peers.fit import Peer, PeerRecord, entry_of
 from results.experiments.peers.frames import read_set
@@ -96,7 +96,7 @@ class Point:
 
 def peers() -> list[Peer]:
     """Every potential that is fitted."""
-    return pod.peers()
+    return [*pod.peers(), *snap.peers()]
 
 
 def fit_missing(one: DataSet, data: Path, output: Path, work: Path, console: Console) -> None:
