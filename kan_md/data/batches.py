@@ -78,8 +78,11 @@ class Batches(torch.utils.data.Sampler[list[int]]):
         return self._number
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.whole():
-            yield part_of_batch(batch, self.num_edges, self.share)
+        yield from map(self.mine, self.whole())
+
+    def mine(self, whole: Sequence[int]) -> list[int]:
+        """What this process does of a batch."""
+        return part_of_batch(whole, self.num_edges, self.share)
 
     def whole(self) -> list[list[int]]:
         """Batches of all processes together."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,6 +21,10 @@ from kan_md.tasks.targets import STRESS, Target, label_weight
 
 WEIGHT_PREFIX = "kan_md_weight_"
 """With a field's name: [num_frames, 1], factor of a structure's share in the loss of that field."""
+
+WHOLE_PREFIX = "kan_md_whole_"
+"""With a field's name: [], how many components of it are labelled in the batch of all processes
+together, in a batch that is only a process's share."""
 
 CLOSEST_PAIR = 0.2
 """Å; nothing that is meant to be a structure has atoms closer than this."""
@@ -67,6 +72,21 @@ class FramesDataset(AtomicDataset):
 
     def __len__(self) -> int:
         return len(self.data_list)
+
+    def labelled(self, indices: Sequence[int]) -> AtomicDataDict.Type:
+        """How many components of each label structures have, as :data:`WHOLE_PREFIX` has it."""
+        return {
+            WHOLE_PREFIX + name: torch.tensor(float(self._known[name][indices].sum())).double()
+            for name in self._labels
+        }
+
+    @cached_property
+    def _known(self) -> dict[str, np.ndarray]:
+        """Number of labelled components of each structure, by field."""
+        return {
+            name: np.array([int((~value.isnan()).sum()) for value in self.data_list.field(name)])
+            for name in self._labels
+        }
 
     def _get_data_list(
         self, indices: Sequence[int] | torch.Tensor | slice
@@ -157,10 +177,13 @@ class ResumableLoader(torch.utils.data.DataLoader):
     def __iter__(self) -> Iterator[AtomicDataDict.Type]:
         skip, self._skip = self._skip, 0
         self._delivered = skip
-        batches = list(self.batch_sampler)
-        for indices in batches[skip:]:
+        for whole in self.batch_sampler.whole()[skip:]:
             self._delivered += 1
-            yield self.collate_fn(self.dataset.__getitems__(indices))
+            mine = self.batch_sampler.mine(whole)
+            batch = self.collate_fn(self.dataset.__getitems__(mine))
+            if self.batch_sampler.share.of > 1:
+                batch |= self.dataset.labelled(whole)
+            yield batch
 
 
 def make_loader(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO, overload
 
@@ -81,6 +81,10 @@ class GraphStore(Sequence[AtomicDataDict.Type]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return {name: column.take(index % len(self)) for name, column in self._columns.items()}
+
+    def field(self, name: str) -> Iterator[torch.Tensor]:
+        """One field of every structure."""
+        return map(self._columns[name].take, range(len(self)))
 
     def _add(self, graph: AtomicDataDict.Type) -> None:
         if not self._columns:

@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kan_md.errors import KanMdError
-from kan_md.train.agreement import any_of, of_first
+from kan_md.train.agreement import any_of, of_first, stop_is_wanted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -79,7 +79,7 @@ class Interruption(Callback):
         batch_idx: int,
     ) -> None:
         """Save and stop, unless the epoch is at its end."""
-        if any_of(trainer, self.requested) and not trainer.is_last_batch:
+        if stop_is_wanted(trainer, self.requested) and not trainer.is_last_batch:
             pl_module.gather_sums()
             trainer.save_checkpoint(self.checkpoint)
             self._stop(trainer)

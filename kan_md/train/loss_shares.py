@@ -56,7 +56,7 @@ class LossShares(Checkpoint):
         if coefficients != self._of_step:
             when = "at first" if not self._of_step else "with other weights at first"
             self._of_step = coefficients
-            self._tell(pl_module.terms, coefficients, when=when)
+            self._tell(pl_module.terms_of_step(), coefficients, when=when)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say the shares of the first epoch, and which are too small."""

@@ -55,7 +55,8 @@ class TargetError(Metric):
         delta: float = 0.01,
         weighted: bool = False,
     ) -> None:
-        super().__init__()
+        # Of several processes' sums those of all metrics are made at once, by the module.
+        super().__init__(sync_on_compute=False)
         self.field = field
         self.per = per
         self.per_atom = per_atom

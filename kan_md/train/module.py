@@ -14,6 +14,7 @@ from nequip.train import EMALightningModule, MetricsManager, NequIPLightningModu
 
 from kan_md.backbones.build import build_model
 from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts
+from kan_md.data.dataset import WHOLE_PREFIX
 from kan_md.forms.choice import Form, Wanted
 from kan_md.forms.kept import parameters_held
 from kan_md.forms.replaced_module import with_module_replaced
@@ -35,7 +36,6 @@ class _KanModel:
     Attributes:
         transfer: what was taken over from another model, if any.
         form: what evaluates the model in training, validation and test; it owns nothing.
-        terms: of the loss of the last step, without their weights, by name.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class _KanModel:
         super().__init__(**kwargs)
         self.form = Form(self.model[MODEL_KEY], form)
         self.penalties = dict(regularization or {})
-        self.terms: dict[str, torch.Tensor] = {}
+        self._sums_of_step: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for metric in self.loss.values():
             metric.dist_sync_on_step = False  # training_step does what that is for
 
@@ -104,12 +104,31 @@ class _KanModel:
             for metric in self._sums():
                 metric.reset()
 
+    def on_train_epoch_end(self) -> None:
+        """Compute the errors of the epoch, of all processes together."""
+        self.gather_sums()
+        super().on_train_epoch_end()
+
+    def on_validation_epoch_end(self) -> None:
+        """Likewise."""
+        self._gather(*self.val_metrics)
+        super().on_validation_epoch_end()
+
+    def on_test_epoch_end(self) -> None:
+        """Likewise."""
+        self._gather(*self.test_metrics)
+        super().on_test_epoch_end()
+
     def gather_sums(self) -> None:
-        """Give the first process the sums of all, for a checkpoint within an epoch."""
-        for metric in self._sums():
-            sums = of_all(self.trainer, torch.stack([metric.total, metric.count]))
-            if self.trainer.global_rank == 0:
-                metric.total, metric.count = sums
+        """Give every process the sums of all, for the end of an epoch or a checkpoint within."""
+        self._gather(self.loss, self.train_metrics)
+
+    def _gather(self, *managers: MetricsManager) -> None:
+        """Add the sums of all processes in one exchange."""
+        metrics = [metric for manager in managers for metric in manager.values()]
+        sums = torch.stack([torch.stack([metric.total, metric.count]) for metric in metrics])
+        for metric, (total, count) in zip(metrics, of_all(self.trainer, sums), strict=True):
+            metric.total, metric.count = total, count
 
     def _sums(self) -> list[TargetError]:
         return [*self.loss.values(), *self.train_metrics.values()]
@@ -140,18 +159,25 @@ class _KanModel:
         of it, times the number of processes, over which gradients are averaged.
         """
         sums = {name: metric.sums(output, target) for name, metric in self.loss.items()}
-        for name, (total, count) in sums.items():
+        self._sums_of_step = {name: (total.detach(), n) for name, (total, n) in sums.items()}
+        for name, (total, count) in self._sums_of_step.items():
             self.loss[name].add(total, count)
-        totals, counts = map(torch.stack, zip(*sums.values(), strict=True))
-        all_totals, all_counts = of_all(self.trainer, torch.stack([totals.detach(), counts]))
-        all_counts = all_counts.clamp(min=1)
-        self.terms = dict(zip(sums, all_totals / all_counts, strict=True))
         loss = 0.0
-        for name, term in zip(sums, self.trainer.world_size * totals / all_counts, strict=True):
+        for name, (total, count) in sums.items():
             coefficient = self.loss.entries[name].coeff
             if coefficient is not None:
-                loss = loss + coefficient * term
+                whole = target.get(WHOLE_PREFIX + self.loss[name].field, count)
+                loss = loss + coefficient * self.trainer.world_size * total / whole.clamp(min=1)
         return loss
+
+    def terms_of_step(self) -> dict[str, torch.Tensor]:
+        """Terms of the loss of the last step, without their weights, by name.
+
+        Every process has to ask, or none.
+        """
+        sums = torch.stack([torch.stack(one) for one in self._sums_of_step.values()])
+        totals, counts = of_all(self.trainer, sums).unbind(1)
+        return dict(zip(self._sums_of_step, totals / counts.clamp(min=1), strict=True))
 
 
 def _add_errors(

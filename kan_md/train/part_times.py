@@ -19,6 +19,10 @@ _ACTIONS = {
 """Names of Lightning's actions by part. Its optimiser's step holds the first two."""
 
 _OWN = "kan-md: "
+_OTHERS = "other processes"
+EXCHANGE = f"{_OWN}{_OTHERS}"
+"""Action of exchanging gradients with other processes, waiting for them included; it lies in that
+of the gradient."""
 _SMALL = 0.01
 
 
@@ -64,6 +68,8 @@ class PartTimes(Profiler):
         if "optimiser" in found:
             inner = found.get("forward and forces", 0.0) + found.get("gradient", 0.0)
             found["optimiser"] = max(0.0, found["optimiser"] - inner)
+        if _OTHERS in found:
+            found["gradient"] = max(0.0, found.get("gradient", 0.0) - found[_OTHERS])
         rest = max(0.0, total - sum(found.values()))
         return {**dict(sorted(found.items(), key=lambda item: -item[1])), "rest": rest}
 

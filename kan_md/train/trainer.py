@@ -20,6 +20,7 @@ from kan_md.train.budget import Budget
 from kan_md.train.checkpoints import BEST, FOLDER, LAST, CheckpointFiles
 from kan_md.train.clock import Clock, Reserve
 from kan_md.train.grid_callback import GridFitCallback
+from kan_md.train.interrupt import Interruption
 from kan_md.train.loaders import evaluation_loader
 from kan_md.train.loggers import make_loggers
 from kan_md.train.metrics import (
@@ -190,6 +191,8 @@ def make_trainer(
         ModelCheckpoint(filename=Path(BEST).stem, monitor=MONITOR, mode="min", **checkpoints),
         ModelCheckpoint(filename=Path(LAST).stem, **checkpoints),
     ]
+    (interruption,) = (callback for callback in callbacks if isinstance(callback, Interruption))
+    strategy = WholeBatchStrategy(lambda: interruption.requested) if processes.of > 1 else "auto"
     if config.readout.kind == "kan" and config.readout.fit_grid is not None:
         fit = config.readout.fit_grid
         (budget,) = (callback for callback in callbacks if isinstance(callback, Budget))
@@ -206,7 +209,7 @@ def make_trainer(
         accelerator=accelerator_of(device),
         devices=processes.devices,
         num_nodes=processes.nodes,
-        strategy=WholeBatchStrategy() if processes.of > 1 else "auto",
+        strategy=strategy,
         use_distributed_sampler=False,  # the loaders know their share
         max_epochs=training.epochs or -1,
         gradient_clip_val=training.gradient_clip,

@@ -7,14 +7,18 @@ import signal
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from kan_md.data.batches import Share
+from kan_md.data.dataset import WHOLE_PREFIX, FramesDataset, make_loader
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.tasks.targets import POTENTIAL_TARGETS
 from kan_md.train import run as run_module
 from kan_md.train import worker
 from kan_md.train.interrupt import TrainingInterrupted
@@ -31,10 +35,14 @@ TWO = pytest.mark.skipif(num_cores() < 2, reason="one core")
 class AtFifthStep(EpochLog):
     """Something that happens within the second epoch of three steps."""
 
+    sums = 0
+    sums_before: ClassVar[list[int]] = []  # [steps]
+
     def happen(self):
         os.kill(os.getpid(), signal.SIGINT)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.sums_before.append(self.sums)
         if trainer.global_step == 4:
             self.happen()
 
@@ -45,6 +53,14 @@ class OtherIsKilled(AtFifthStep):
     def happen(self):
         for process in others():
             os.kill(process, signal.SIGKILL)
+
+
+def counted(all_reduce):
+    def count(*arguments, **options):
+        AtFifthStep.sums += 1
+        return all_reduce(*arguments, **options)
+
+    return count
 
 
 def others() -> list[int]:
@@ -70,8 +86,11 @@ def test_two_processes_stop_and_go_on_as_one_would(make_config, tmp_path, monkey
     train(make_config(SETTINGS), tmp_path / "one")
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "EpochLog", AtFifthStep)
+        patch.setattr(torch.distributed, "all_reduce", counted(torch.distributed.all_reduce))
         with pytest.raises(TrainingInterrupted, match="--resume"):
             train(make_config(SETTINGS | {"training.devices": 2}), tmp_path / "two")
+    _, second, third, fourth, fifth = AtFifthStep.sums_before
+    assert third - second == fifth - fourth == 1  # of gradients; a sum over processes waits for all
     assert others() == []
     assert not torch.distributed.is_initialized()
     assert not {"MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"} & os.environ.keys()
@@ -99,6 +118,29 @@ def test_more_processes_than_structures_and_a_loss_of_one(make_config, tmp_path,
     assert others() == []
     assert not torch.distributed.is_initialized()
     train(make_config({"training.epochs": 1}), tmp_path, overwrite=True)  # the folder is free
+
+
+def test_a_share_of_a_batch_says_how_much_of_the_whole_is_labelled(alloy_frames):
+    frames = [atoms.copy() for atoms in alloy_frames[:5]]
+    for number, (atoms, labelled) in enumerate(zip(frames, alloy_frames, strict=False)):
+        labels = dict(labelled.calc.results)
+        if number % 2:
+            del labels["stress"]
+        if number == 4:
+            del labels["energy"]
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    dataset = FramesDataset(frames, 3.2, type_names=["Cu", "Au"], targets=POTENTIAL_TARGETS)
+    seen = []
+    for rank in range(2):
+        loader = make_loader(dataset, 3, shuffle_seed=1, share=Share(rank, 2))
+        seen.append(list(loader))
+    whole = list(make_loader(dataset, 3, shuffle_seed=1))
+    for mine, theirs, batch in zip(*seen, whole, strict=True):
+        for target in POTENTIAL_TARGETS:
+            number = (~batch[target.field].isnan()).sum()
+            assert mine[WHOLE_PREFIX + target.field] == number
+            assert theirs[WHOLE_PREFIX + target.field] == number
+            assert WHOLE_PREFIX + target.field not in batch
 
 
 def settings(make_config, **training):
