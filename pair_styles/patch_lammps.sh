@@ -35,8 +35,8 @@ cmakelists=$lammps/cmake/CMakeLists.txt
 sources="pair_kan.h pair_kan.cpp pair_kan_compute.cpp pair_kan_report.cpp pair_allegro.h
   pair_allegro.cpp pair_nequip.h pair_nequip.cpp pair_mace.h pair_mace.cpp compute_kanmd_tensor.h
   compute_kanmd_tensor.cpp fix_kanmd_efield.h fix_kanmd_efield.cpp fix_kanmd_ghosts.h
-  fix_kanmd_ghosts.cpp kanmd_checks.h kanmd_checks.cpp kanmd_files.h
-  kanmd_node.h"
+  fix_kanmd_ghosts.cpp kanmd_checks.h kanmd_checks.cpp kanmd_exchange.h
+  kanmd_exchange.cpp kanmd_files.h kanmd_node.h"
 for name in $sources; do
   if [ -f "$lammps/src/$name" ] && ! grep -q "kan-md" "$lammps/src/$name"; then
     fail "$lammps/src/$name exists and is not ours; revert that patch first"

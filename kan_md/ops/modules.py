@@ -160,6 +160,40 @@ class Convolution(torch.nn.Module):
         return module
 
 
+class Exchange(torch.nn.Module):
+    """``kan_md::exchange``: features of atoms that other ranks of LAMMPS own, from their owners.
+
+    Args:
+        sizes: numbers per atom of each block.
+    """
+
+    def __init__(self, sizes: list[int]):
+        super().__init__()
+        load()
+        self.sizes: list[int] = sizes
+        self.width: int = sum(sizes)
+
+    def forward(
+        self, x: torch.Tensor, num_local: torch.Tensor, atom_types: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blocked features of the first atoms -> those of all, and their types.
+
+        Where nothing is exchanged both are those of the first atoms.
+        """
+        x = torch.ops.kan_md.exchange(x, self.sizes, num_local, atom_types)
+        return x, atom_types[: x.size(0) // self.width]
+
+
+class NoExchange(torch.nn.Module):
+    """Before a layer whose input every rank knows."""
+
+    def forward(
+        self, x: torch.Tensor, num_local: torch.Tensor, atom_types: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the features back, with the types of all atoms."""
+        return x, atom_types
+
+
 class PolynomialOfComponents(torch.nn.Module):
     """``kan_md::polynomial`` with its constants.
 

@@ -36,6 +36,21 @@ bool gpu_available();
 // A function of the operator library, which the file's operators have loaded; null where it has none.
 void *find_in_operator_library(const std::string &symbol);
 
+// Whether a file has the operator kan_md::exchange.
+bool calls_exchange(const Manifest &manifest);
+
+// Features of ghosts come by `exchange`, or are computed where it is null, while this lives.
+class ExchangeScope {
+ public:
+  explicit ExchangeScope(const kan_md_exchange *exchange);
+  ~ExchangeScope();
+  ExchangeScope(const ExchangeScope &) = delete;
+  ExchangeScope &operator=(const ExchangeScope &) = delete;
+
+ private:
+  kan_md_set_exchange_function *set_ = nullptr;
+};
+
 // Says what the manifest asks for, whatever the environment says.
 void allow_tf32(bool allowed);
 

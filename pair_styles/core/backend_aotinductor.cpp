@@ -54,6 +54,7 @@ class AOTInductorModel final : public CompiledModel {
     return translate_torch_errors("evaluating the model", [&] {
       const Graph &input = padded(graph, manifest_.r_max, padding_);
       const GraphTensors t = to_tensors(input, device_);
+      const ExchangeScope scope(exchange_);
       const auto results = loader_->run({t.edge_vectors, t.edge_index, t.atom_types, t.num_local});
       store_.clear();
       std::vector<Array> outputs;
@@ -62,6 +63,9 @@ class AOTInductorModel final : public CompiledModel {
       return outputs;
     });
   }
+
+  bool can_exchange() const override { return calls_exchange(manifest_); }
+  void set_exchange(const kan_md_exchange *exchange) override { exchange_ = exchange; }
 
   std::unique_ptr<ResidentModel> make_resident(Keep keep) override
   {
@@ -87,6 +91,7 @@ class AOTInductorModel final : public CompiledModel {
   Manifest manifest_;
   c10::Device device_;
   std::unique_ptr<AOTIModelPackageLoader> loader_;
+  const kan_md_exchange *exchange_ = nullptr;
   OutputStore store_;
   Graph padding_;
 };

@@ -52,7 +52,9 @@ class TorchScriptModel final : public CompiledModel {
   std::vector<Array> run(const Graph &graph) override
   {
     return translate_torch_errors("evaluating the model", [&] {
-      const GraphTensors t = to_tensors(graph, device_);
+      const Graph &input = exchange_ ? padded(graph, manifest_.r_max, padding_) : graph;
+      const GraphTensors t = to_tensors(input, device_);
+      const ExchangeScope scope(exchange_);
       const c10::IValue result =
           module_.forward({t.edge_vectors, t.edge_index, t.atom_types, t.num_local});
       store_.clear();
@@ -62,6 +64,9 @@ class TorchScriptModel final : public CompiledModel {
       return outputs;
     });
   }
+
+  bool can_exchange() const override { return calls_exchange(manifest_); }
+  void set_exchange(const kan_md_exchange *exchange) override { exchange_ = exchange; }
 
   std::unique_ptr<ResidentModel> make_resident(Keep keep) override
   {
@@ -97,7 +102,9 @@ class TorchScriptModel final : public CompiledModel {
   Manifest manifest_;
   c10::Device device_;
   torch::jit::Module module_;
+  const kan_md_exchange *exchange_ = nullptr;
   OutputStore store_;
+  Graph padding_;
 };
 
 // ---- files of nequip-compile --mode torchscript ------------------------------------------------

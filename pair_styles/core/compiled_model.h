@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "exchange.h"
 #include "graph.h"
 #include "local_potential.h"
 #include "manifest.h"
@@ -43,8 +44,15 @@ class CompiledModel {
   // Evaluates the model. Outputs in the order of the contract: for a potential atomic_energy
   // [num_nodes, 1] and edge_forces [num_edges, 3]; for Convention::NODE_FORCES atomic_energy,
   // forces [num_nodes, 3], virial [3, 3]; for a tensor model those that the manifest lists.
-  // Requires num_edges > 0. Throws Error.
+  // Requires num_edges > 0, except where features are exchanged. Throws Error.
   virtual std::vector<Array> run(const Graph &graph) = 0;
+
+  // Whether the file asks for features of other ranks' atoms between its layers.
+  virtual bool can_exchange() const { return false; }
+
+  // Such features come by `exchange` in later runs, which it must outlive; where it is null the model
+  // computes them. Throws Error.
+  virtual void set_exchange(const kan_md_exchange *) {}
 
   // The same model on atoms that move while their neighbour list stays, where it runs on a device of
   // its own. Borrows the model.

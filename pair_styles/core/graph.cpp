@@ -17,6 +17,8 @@ const char *name_of(Layout layout)
       return "periodic images";
     case Layout::HALO:
       return "halo";
+    case Layout::EXCHANGE:
+      return "exchange";
   }
   return "unknown";
 }

@@ -24,6 +24,9 @@ enum class Layout {
   // of one atom share a node. Only owned atoms' energies count; ghosts' forces return to their
   // owners. Exact for message passing.
   HALO,
+  // Several ranks, and a model that asks for its ghosts' features between layers: own atoms alone are
+  // centres, ghosts of other ranks' atoms are nodes without edges. Exact for message passing.
+  EXCHANGE,
 };
 
 const char *name_of(Layout layout);

@@ -37,9 +37,10 @@ using kan_md::text_of;
 
 PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
     Pair(lmp), style_(style), who_("pair_style " + style_), accepted_(false), ready_(false),
-    local_rank_(KanmdNode(world).rank()), local_compared_(false), return_width_(0), lists_seen_(-1),
-    start_reported_(false), cuda_peak_allocated_(0.0), cuda_peak_reserved_(0.0), close_edges_(0),
-    warned_of_close_(false), warned_of_virial_(false), warned_of_bonds_(false)
+    local_rank_(KanmdNode(world).rank()), local_compared_(false), exchange_(lmp, this),
+    return_width_(0), lists_seen_(-1), start_reported_(false), cuda_peak_allocated_(0.0),
+    cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false), warned_of_virial_(false),
+    warned_of_bonds_(false)
 {
   single_enable = 0;
   restartinfo = 0;
@@ -63,7 +64,7 @@ PairKAN::~PairKAN()
 
 /* ----------------------------------------------------------------------
    pair_style allegro | nequip | mace [device auto|cpu|cuda] [mass check|ignore]
-              [keep step|list|nothing] [direct yes|no]
+              [keep step|list|nothing] [direct yes|no] [halo recompute|exchange]
    The command may come again without a new pair_coeff. One that is refused changes nothing.
 ------------------------------------------------------------------------- */
 
@@ -96,7 +97,9 @@ void PairKAN::refuse_keyword(const std::string &key, const std::string &value) c
     remedy = "write: pair_style " + style_ + ", and: pair_coeff * * " + key + " ELEMENT ...";
   throw kan_md::Error(
       "keywords of the pair_style command", value.empty() ? key : key + " " + value,
-      "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing, direct yes|no", remedy);
+      "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing, direct yes|no, "
+      "halo recompute|exchange",
+      remedy);
 }
 
 PairKAN::Settings PairKAN::read_settings(int narg, char **arg) const
@@ -115,6 +118,8 @@ PairKAN::Settings PairKAN::read_settings(int narg, char **arg) const
       settings.keep = kan_md::Keep::NOTHING;
     else if (key == "direct" && (value == "yes" || value == "no"))
       settings.direct = value == "yes";
+    else if (key == "halo" && (value == "recompute" || value == "exchange"))
+      settings.halo = value;
     else if (key == "mass" && (value == "check" || value == "ignore"))
       settings.check_mass = value == "check";
     else
@@ -218,7 +223,8 @@ void PairKAN::init_style()
     const auto &manifest = model_->manifest();
     prepare_local();
     const Layout layout =
-        local_ ? Layout::LOCAL_WITH_GHOSTS : choose_layout(manifest.num_layers, comm->nprocs);
+        local_ ? Layout::LOCAL_WITH_GHOSTS
+               : layout_on_many_ranks(choose_layout(manifest.num_layers, comm->nprocs));
     if (layout == Layout::HALO && manifest.convention == Convention::NODE_FORCES)
       throw kan_md::Error("a message-passing file of nequip-compile runs on one rank",
                           std::to_string(comm->nprocs) + " ranks", "1",
@@ -238,6 +244,35 @@ void PairKAN::init_style()
                                   " threads per rank, this run has " +
                                   std::to_string(comm->nthreads) + "; deploy it again for these"));
   ready_ = true;
+}
+
+// Ghosts' features come from their owners or are computed, which is chosen by the keyword halo.
+Layout PairKAN::layout_on_many_ranks(Layout layout)
+{
+  needs_ = {};
+  const bool exchanges = layout == Layout::HALO && settings_.halo == "exchange";
+  if (exchanges && !model_->can_exchange())
+    throw kan_md::Error("halo exchange needs a file that asks for its ghosts' features",
+                        "one without the operator kan_md::exchange", "",
+                        "deploy the model again, not --portable, or write: pair_style " + style_ +
+                            " halo recompute");
+  if (exchanges) needs_ = KanmdExchange::needs_of(*model_);
+  size_communication(needs_.doubles);
+  return exchanges ? Layout::EXCHANGE : layout;
+}
+
+// LAMMPS makes its buffers for the widest of all pair styles before a run: what a hybrid style has
+// read of its styles was said before they knew their models.
+void PairKAN::size_communication(int exchanged)
+{
+  comm_forward = std::max(1, exchanged);    // identities, features
+  comm_reverse = exchanged;
+  comm_reverse_off = std::max(18, exchanged);    // force and per-atom virials, features
+  if (Pair *const all = force->pair; all && all != this) {
+    all->comm_forward = std::max(all->comm_forward, comm_forward);
+    all->comm_reverse = std::max(all->comm_reverse, comm_reverse);
+    all->comm_reverse_off = std::max(all->comm_reverse_off, comm_reverse_off);
+  }
 }
 
 // A strictly local model that can computes on LAMMPS' own list.
@@ -271,7 +306,12 @@ void PairKAN::check_masses() const
 // In layout HALO asks LAMMPS for ghosts out to the last hop and for the neighbours of ghosts.
 void PairKAN::request_ghosts()
 {
-  const bool halo = builder_->layout() == Layout::HALO;
+  const Layout layout = builder_->layout();
+  const bool halo = layout == Layout::HALO;
+  if ((halo || layout == Layout::EXCHANGE) && neighbor->includegroup)
+    throw kan_md::Error("message passing on several ranks needs the neighbours of all ghosts",
+                        "neigh_modify include", "",
+                        "remove it, use one rank, or give the other atoms another pair style");
   ghostneigh = halo;
   neighbor->add_request(this,
                         halo ? NeighConst::REQ_FULL | NeighConst::REQ_GHOST : NeighConst::REQ_FULL);
@@ -289,10 +329,6 @@ void PairKAN::request_ghosts()
   if (neighbor->style != Neighbor::BIN && neighbor->style != Neighbor::NSQ)
     throw kan_md::Error("neighbor style must be bin or nsq for message passing on several ranks",
                         "multi", "bin, nsq", "set neighbor SKIN bin");
-  if (neighbor->includegroup)
-    throw kan_md::Error("message passing on several ranks needs the neighbours of all ghosts",
-                        "neigh_modify include", "",
-                        "remove it, use one rank, or give the other atoms another pair style");
   if (comm->style == Comm::TILED)
     for (int d = 0; d < 3; ++d)
       if (const double height = FixKanmdGhosts::height(lmp, d);

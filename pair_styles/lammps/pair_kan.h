@@ -8,6 +8,8 @@
 #ifndef LMP_PAIR_KAN_H
 #define LMP_PAIR_KAN_H
 
+#include "kanmd_exchange.h"
+
 #include "core/compiled_model.h"
 #include "core/graph.h"
 
@@ -51,6 +53,7 @@ class PairKAN : public Pair {
     bool check_mass = true;
     kan_md::Keep keep = kan_md::Keep::STEP;
     bool direct = true;
+    std::string halo = "recompute";    // or exchange
   };
 
   Settings read_settings(int narg, char **arg) const;
@@ -61,6 +64,8 @@ class PairKAN : public Pair {
   void take_model(std::unique_ptr<kan_md::CompiledModel> model);
   void check_model(const kan_md::Manifest &manifest) const;
   void prepare_local();
+  kan_md::Layout layout_on_many_ranks(kan_md::Layout layout);
+  void size_communication(int exchanged);
   void check_masses() const;
   void check_special_bonds();
   void request_ghosts();
@@ -79,6 +84,7 @@ class PairKAN : public Pair {
   void add_local(const kan_md::AtomView &atoms, const kan_md::LocalResult &result);
   void send_list();
   void evaluate(const kan_md::Graph &graph);
+  std::vector<kan_md::Array> run_model(const kan_md::Graph &graph);
   void find_absent_atoms();
   bool is_absent(int i) const;
   double energy_of_absent_atoms() const;
@@ -118,6 +124,8 @@ class PairKAN : public Pair {
   std::unique_ptr<kan_md::LocalPotential> local_;      // model_ on LAMMPS' list
   bool local_compared_;                                // with model_
   std::unique_ptr<kan_md::GraphBuilder> builder_;
+  KanmdExchange exchange_;
+  ExchangeNeeds needs_;    // of the model in layout EXCHANGE
   kan_md::TypeTable types_;
   kan_md::Graph list_;             // that resident_ holds; edges are pairs of the neighbour list
   std::vector<int> list_types_;    // [num_all] LAMMPS types of its atoms

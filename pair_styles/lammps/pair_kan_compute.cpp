@@ -118,7 +118,10 @@ void PairKAN::compute_sent()
   });
   if (!start_reported_) report_start(*graph);
   warn_of_close_atoms(graph->num_close_edges);
-  guard_step([&] { evaluate(*graph); });
+  if (builder_->layout() == Layout::EXCHANGE)
+    guard(lmp, who_, [&] { evaluate(*graph); });    // the others wait for features, not here
+  else
+    guard_step([&] { evaluate(*graph); });
 }
 
 // The present positions go to the model, which has the neighbour list.
@@ -257,18 +260,20 @@ void PairKAN::find_images()
 {
   identity_.resize(atom->nlocal + atom->nghost);
   for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
-  comm->forward_comm(this);
+  comm->forward_comm(this, 1);
   kan_md::find_same_atoms(identity_, first_image_);
 }
 
 int PairKAN::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)
 {
+  if (exchange_.is_active()) return exchange_.pack_forward(n, atoms, buffer);
   for (int k = 0; k < n; ++k) buffer[k] = ubuf(identity_[atoms[k]]).d;
   return n;
 }
 
 void PairKAN::unpack_forward_comm(int n, int first, double *buffer)
 {
+  if (exchange_.is_active()) return exchange_.unpack_forward(n, first, buffer);
   for (int k = 0; k < n; ++k) identity_[first + k] = ubuf(buffer[k]).i;
 }
 
@@ -289,15 +294,22 @@ kan_md::AtomView PairKAN::view_atoms() const
 void PairKAN::evaluate(const Graph &graph)
 {
   if (graph.num_edges == 0) {
+    if (builder_->layout() == Layout::EXCHANGE) run_model(graph);    // for the other ranks
     add_isolated_energies(graph);
     return;
   }
-  const auto outputs = model_->run(graph);
+  const auto outputs = run_model(graph);
   add_energies(graph, outputs.at(0));
   if (model_->manifest().convention == Convention::EDGE_FORCES)
     add_edge_forces(graph, outputs.at(1));
   else
     add_node_forces(graph, outputs.at(1), outputs.at(2));
+}
+
+std::vector<Array> PairKAN::run_model(const Graph &graph)
+{
+  if (builder_->layout() != Layout::EXCHANGE) return model_->run(graph);
+  return exchange_.run(*model_, graph, needs_);
 }
 
 // Atoms that neigh_modify exclude takes out of all their pairs, as fix gcmc does with one that it
@@ -473,6 +485,7 @@ void PairKAN::return_ghost_forces()
 
 int PairKAN::pack_reverse_comm(int n, int first, double *buffer)
 {
+  if (exchange_.is_active()) return exchange_.pack_reverse(n, first, buffer);
   const double *const from = ghost_return_.data() + static_cast<std::size_t>(first) * return_width_;
   std::copy(from, from + static_cast<std::size_t>(n) * return_width_, buffer);
   return n * return_width_;
@@ -481,6 +494,7 @@ int PairKAN::pack_reverse_comm(int n, int first, double *buffer)
 // A ghost of a ghost passes on what it receives: rows of ghosts collect, rows of owned atoms arrive.
 void PairKAN::unpack_reverse_comm(int n, int *atoms, double *buffer)
 {
+  if (exchange_.is_active()) return exchange_.unpack_reverse(n, atoms, buffer);
   for (int k = 0; k < n; ++k, buffer += return_width_) {
     const int i = atoms[k];
     if (i >= atom->nlocal) {

@@ -164,7 +164,8 @@ double PairKAN::memory_usage()
 {
   const std::size_t doubles =
       tally_.force.capacity() + tally_.virial.capacity() + ghost_return_.capacity();
-  return Pair::memory_usage() + (local_ ? static_cast<double>(local_->bytes()) : 0.0) +
+  return Pair::memory_usage() + exchange_.memory_usage() +
+         (local_ ? static_cast<double>(local_->bytes()) : 0.0) +
          static_cast<double>(doubles * sizeof(double) + first_image_.capacity() * sizeof(int) +
                              identity_.capacity() * sizeof(std::int64_t));
 }

@@ -5,6 +5,9 @@ a first part of them: the last layer the local atoms, the one before it also the
 so on. The convolution operators leave the other centres out. What follows them is done for rows of
 atoms, and there a compiler decides: see :func:`kept_rows`. Where all atoms are local these
 functions change nothing and cost little.
+
+On several ranks of LAMMPS features of the other atoms may come from the ranks that own them
+(``kan_md::exchange``): then every layer computes the local atoms alone.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ def centres_per_layer(
         num_layers: number of layers.
     """
     counts = [num_local]
+    computed = 1 - torch.ops.kan_md.exchanging(num_local)  # whether ghosts are
     for _ in range(num_layers - 1):
         reached = counts[0]
         of_neighbours = (edge_index[1] + 1) * (edge_index[0] < reached)
-        counts.insert(0, torch.cat([reached, of_neighbours]).max().view(1))
+        furthest = torch.cat([reached, of_neighbours]).max().view(1)
+        counts.insert(0, reached + (furthest - reached) * computed)
     return counts
 
 

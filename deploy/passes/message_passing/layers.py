@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from nequip.data import AtomicDataDict
 
-from kan_md.ops.modules import BlockLinear, Irreps, TypedLinear, as_blocks
+from kan_md.ops.modules import BlockLinear, Exchange, Irreps, NoExchange, TypedLinear, as_blocks
 from kan_md.tasks.potential_function import NUM_LOCAL_KEY
 from kan_md_deploy.passes.message_passing.atoms_per_layer import (
     centres_per_layer,
@@ -185,6 +185,10 @@ class LayersOnOperators(torch.nn.Module):
     def __init__(self, layers: list[LayerOnOperators], *, static_shapes: bool):
         super().__init__()
         self.layers = torch.nn.ModuleList(layers)
+        self.exchanges = torch.nn.ModuleList(
+            Exchange(layer.up.linear.sizes) if number else NoExchange()
+            for number, layer in enumerate(layers)
+        )
         self.rows = kept_rows(static_shapes=static_shapes)
         self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
         self._index = AtomicDataDict.EDGE_INDEX_KEY
@@ -198,14 +202,15 @@ class LayersOnOperators(torch.nn.Module):
             data: edge vectors and index, atom types, number of local atoms.
             x: blocked features that go into the first layer.
         """
-        types = data[self._types].view(-1)
-        vectors, index = data[self._vectors], data[self._index]
-        centres = centres_per_layer(index, data[self._num_local], len(self.layers))
+        of_all = data[self._types].view(-1)
+        vectors, index, num_local = data[self._vectors], data[self._index], data[self._num_local]
+        centres = centres_per_layer(index, num_local, len(self.layers))
         found: list[list[torch.Tensor]] = []
-        for layer in self.layers:
+        for layer, exchange in zip(self.layers, self.exchanges):  # noqa: B905 - TorchScript
+            x, types = exchange(x, num_local, of_all)
             num_centres = centres.pop(0)
             num_kept = self.rows(num_centres, types.size(0))
             pieces = layer(vectors, x, index, types, num_centres, num_kept)
             found.append(pieces)
-            x, types = as_blocks(pieces), types[:num_kept]
+            x = as_blocks(pieces)
         return found
