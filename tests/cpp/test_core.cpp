@@ -254,6 +254,25 @@ void test_halo_has_one_node_per_atom()
   expect(graph.edge_vectors[0] == -2.0 && graph.edge_vectors[6] == -1.0, "vectors to the images");
 }
 
+// The same with the features of the second atom from its owner: it has no edges of its own.
+void test_exchange_has_edges_of_own_atoms_alone()
+{
+  std::vector<std::vector<double>> positions{{0, 0, 0}, {1, 0, 0}, {3, 0, 0}, {-2, 0, 0}};
+  std::vector<int> types(4, 1), ilist{0}, counts{2};
+  const std::vector<int> neighbours{3, 1};
+  std::vector<const double *> x;
+  for (const auto &row : positions) x.push_back(row.data());
+  const int *const first = neighbours.data();
+  const kan_md::AtomView view{x.data(), types.data(),  4,      ilist.data(),
+                              1,        counts.data(), &first, 0x1fffffff};
+  const kan_md::TypeTable table{{-1, 0}, {0, 0, 0, 2.25 * 2.25}, {0, 0, 0, 0}, 2};
+  const std::vector<int> first_image{0, 1, 0, 1};
+  kan_md::GraphBuilder exchange(kan_md::Layout::EXCHANGE, 2);
+  const auto &graph = exchange.build(view, table, first_image.data(), 1);
+  expect(graph.num_local == 1 && graph.num_nodes == 2 && graph.num_edges == 2, "one hop");
+  expect(graph.edge_index == std::vector<std::int64_t>({0, 0, 1, 1}), "both images are one node");
+}
+
 void test_graph_layouts()
 {
   Chain chain;
@@ -338,6 +357,7 @@ int main(int argc, char **argv)
   test_images();
   test_graph_layouts();
   test_halo_has_one_node_per_atom();
+  test_exchange_has_edges_of_own_atoms_alone();
   test_exceptions_leave_parallel_regions();
   test_parallel_parts_cover_everything_once();
   return failures;
