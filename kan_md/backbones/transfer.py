@@ -20,6 +20,14 @@ _READOUTS = {
 }
 """Beginnings of the names of the readout modules in each backbone's network."""
 
+_RADIAL = {
+    "allegro": ("radial_chemical_embed", "scalar_embed_mlp"),
+    "nequip": ("bessel_encode", "edge_mlp"),
+    "mace": ("radial_embedding", "conv_tp_weights", "density_fn"),
+    "etgnn": (),
+}
+"""Names of the modules that see distances, or a pair's distance and types, alone."""
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -118,6 +126,31 @@ def freeze_all_but_readouts(model: torch.nn.Module, *, backbone: str) -> tuple[s
         Names of the parameters that remain trainable.
     """
     return _freeze(model, (n for n, _ in model.named_parameters() if is_readout(n, backbone)))
+
+
+def freeze_radial_functions(model: torch.nn.Module, *, backbone: str) -> tuple[str, ...]:
+    """Let all but the functions of distances be trained.
+
+    Args:
+        model: changed in place.
+        backbone: its architecture.
+
+    Returns:
+        Names of the parameters that remain trainable.
+
+    Raises:
+        KanMdError: the backbone has no such parts of its own.
+    """
+    parts = _RADIAL[backbone]
+    if not parts:
+        raise user_error(
+            f"training.freeze of {backbone}",
+            found="radial",
+            allowed="none, backbone",
+            remedy="set training.freeze",
+        )
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return _freeze(model, (n for n in names if not set(n.split(".")) & set(parts)))
 
 
 def _freeze(model: torch.nn.Module, trainable: Iterable[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from kan_md.backbones.build import adapter_of, upstream_names
+from kan_md.config.from_source import complete_from_source
 from kan_md.config.schema import ModelConfig, TrainConfig
 from kan_md.config.yaml_file import parse_yaml, read_mapping
 from kan_md.errors import user_error
@@ -61,6 +62,9 @@ def split_override(override: str) -> tuple[list[str], str]:
 def parse_config(content: Mapping, base: str | Path = ".") -> TrainConfig:
     """Check the content of a configuration file.
 
+    With ``training.init_from`` it need not describe the model, see
+    :func:`kan_md.config.from_source.complete_from_source`.
+
     Args:
         content: nested mappings as YAML gives them.
         base: folder at which relative paths start.
@@ -68,6 +72,7 @@ def parse_config(content: Mapping, base: str | Path = ".") -> TrainConfig:
     Raises:
         KanMdError: a key is unknown or missing, or a value is not allowed.
     """
+    content = complete_from_source(content, Path(base))
     try:
         config = TrainConfig.model_validate(content)
     except ValidationError as error:
@@ -132,7 +137,7 @@ def _resolve_paths(config: TrainConfig, base: Path) -> TrainConfig:
     def resolve(paths: list[Path] | None) -> list[Path] | None:
         return None if paths is None else [base / path.expanduser() for path in paths]
 
-    parts = ("train", "val", "test")
+    parts = ("train", "val", "test", "replay")
     data = config.data.model_copy(
         update={part: resolve(getattr(config.data, part)) for part in parts}
     )

@@ -120,6 +120,9 @@ class DataConfig(Section):
             Relative paths start at the folder of the configuration file.
         val: likewise; otherwise taken from ``train`` by ``split``.
         test: likewise.
+        replay: likewise; structures that ``training.init_from`` was trained on. They join the
+            training set, so that the model does not forget them.
+        replay_size: share or number of them, chosen by ``split.seed``; all where absent.
         split: how ``train`` is divided.
         keys: names of the labels.
         missing_stress: whether frames without stress are left out of its loss (``mask``), as frames
@@ -135,6 +138,8 @@ class DataConfig(Section):
     train: Paths
     val: Paths | None = None
     test: Paths | None = None
+    replay: Paths | None = None
+    replay_size: Size | None = None
     split: SplitConfig = SplitConfig()
     keys: KeysConfig = KeysConfig()
     missing_stress: Literal["error", "mask"] = "mask"
@@ -466,10 +471,13 @@ class TrainingConfig(Section):
         threads: of each process on CPUs; torch's choice where absent.
         form: how energies are evaluated: ``fast``, with products of weights that are formed once
             per step, ``upstream``, or ``auto``: ``fast`` where it is known. The same numbers.
-        init_from: model.pth whose weights are taken over; section model must describe that model,
-            but readouts may differ, and those that do start fresh.
-        fresh_readout: start the readout fresh even where its shape fits ``init_from``.
-        freeze: ``backbone`` trains the readout alone.
+        init_from: model.pth whose weights are taken over. Section model may be left out, and so may
+            any of its keys: they are that model's. Elements of the training set that it does not
+            have are added and start from an average. Readouts may differ: a KAN of one layer
+            starts as the function of the readout there, by least squares, others start fresh.
+        fresh_readout: start the readout fresh whatever there is in ``init_from``.
+        freeze: ``backbone`` trains the readout alone, ``radial`` all but the functions of
+            distances.
         loggers: where the numbers of every epoch go: ``csv``, the log.csv of the run, which is
             always written; ``tensorboard``; ``wandb`` (Weights & Biases).
         refit: solve the last layer of the readouts of the best epoch exactly for the training set
@@ -499,7 +507,7 @@ class TrainingConfig(Section):
     form: Literal["auto", "fast", "upstream"] = "auto"
     init_from: Path | None = None
     fresh_readout: bool = False
-    freeze: Literal["none", "backbone"] = "none"
+    freeze: Literal["none", "backbone", "radial"] = "none"
     loggers: list[Literal["csv", "tensorboard", "wandb"]] = ["csv"]
     refit: bool = False
     reference_frames: Annotated[int, Field(ge=1, le=100)] = 3

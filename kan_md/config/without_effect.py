@@ -42,6 +42,8 @@ def _given_in_vain(config: TrainConfig) -> Iterator[tuple[str, str]]:
         yield from ((section, key) for section, keys in _OF_POTENTIALS.items() for key in keys)
     if training.init_from is None:
         yield "training", "fresh_readout"
+    if config.data.replay is None:
+        yield "data", "replay_size"
     if training.loss.function != "huber":
         yield "training.loss", "delta"
     for key, names in _SCHEDULES.items():

@@ -13,7 +13,7 @@ from kan_md.config.schema import TrainConfig
 from kan_md.data.reading import matching_files
 from kan_md.errors import user_error
 
-PARTS = ("train", "val", "test")
+PARTS = ("train", "val", "test", "replay")
 WITHOUT_EFFECT = {
     "data": ["graph_memory"],
     "training": [
@@ -21,6 +21,8 @@ WITHOUT_EFFECT = {
     ],
 }
 """Where and how fast a run is done, not what comes out of it but for the order of sums."""
+_LATER = {"data": ["replay", "replay_size"]}
+"""Keys that came when there were runs already: without a value they leave a run what it was."""
 
 
 def canonical(config: TrainConfig) -> tuple[dict[str, Any], dict[str, str]]:
@@ -40,6 +42,10 @@ def canonical(config: TrainConfig) -> tuple[dict[str, Any], dict[str, str]]:
     for section, keys in WITHOUT_EFFECT.items():
         for key in keys:
             del content[section][key]
+    for section, keys in _LATER.items():
+        for key in keys:
+            if content[section][key] is None:
+                del content[section][key]
     files: dict[str, str] = {}
     for part in PARTS:
         paths = getattr(config.data, part)

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from kan_md import children
 from kan_md.errors import KanMdError
 from kan_md.files import write_text
+from kan_md.runs.identity import PARTS
 from kan_md.runs.own_command import why_it_ended
 from kan_md.runs.record import Record
 from kan_md.runs.store import Run, Store
@@ -178,7 +179,7 @@ def _beside(folder: Path, ending: str) -> Path:
 def _write_config(run: Run, path: Path) -> None:
     """Write the configuration with paths that hold wherever it is read from."""
     content = run.config.model_dump(mode="json", exclude_unset=True)
-    for part in ("train", "val", "test"):
+    for part in PARTS:
         if content["data"].get(part) is not None:
             paths = getattr(run.config.data, part)
             content["data"][part] = [str(file.absolute()) for file in paths]

@@ -191,7 +191,8 @@ def settle_types(config: TrainConfig, data: PreparedData, saved: SavedRun | None
     elif config.training.init_from is not None:
         source = load_checkpoint(config.training.init_from, wanted="source")
         here = data.statistics["untrained_types"]
-        data.statistics["untrained_types"] = [n for n in here if n in source.untrained_types]
+        known = [n for n in source.type_names if n not in source.untrained_types]
+        data.statistics["untrained_types"] = [n for n in here if n not in known]
         there = source.statistics.get("min_distances")
         if there is not None and list(source.type_names) == data.type_names:
             before = torch.as_tensor(there, dtype=torch.float64).flatten().tolist()

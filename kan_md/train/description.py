@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import lightning
 from rich.console import Console
 
 from kan_md.backbones.build import idle_hyperparameters
 from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.readout_report import describe_readouts, readout_lines
-from kan_md.backbones.transfer import Transfer
+from kan_md.backbones.transfer import Transfer, is_readout
 from kan_md.config.schema import TrainConfig
 from kan_md.config.without_effect import settings_without_effect
 from kan_md.data.statistics import types_of
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
+from kan_md.model.readout_exchange import Exchange
 from kan_md.train.learning import learning_of
 from kan_md.train.preparation import PreparedData
 from kan_md.train.structures import Note, grouped, note_lines
@@ -43,13 +46,16 @@ def describe(
     for line in readout_lines(built, idle=idle):
         console.print(f"  {line}", highlight=False)
     console.print(f"  form {module.form}", highlight=False, soft_wrap=True)
-    data.notes[:] = grouped([*data.notes, *_own_notes(config, data, module.transfer)])
+    data.notes[:] = grouped([*data.notes, *_own_notes(config, data, module)])
     for line in note_lines(data.notes):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _own_notes(config: TrainConfig, data: PreparedData, transfer: Transfer | None) -> list[Note]:
+def _own_notes(
+    config: TrainConfig, data: PreparedData, module: lightning.LightningModule
+) -> list[Note]:
     """Settings without effect, types that nothing trains, and what another model gives."""
+    transfer, exchanged = module.transfer, module.exchanged
     notes: list[Note] = []
     if idle := settings_without_effect(config):
         notes.append(("settings", f"without effect here: {', '.join(idle)}"))
@@ -61,19 +67,41 @@ def _own_notes(config: TrainConfig, data: PreparedData, transfer: Transfer | Non
         notes.append(("warning", text))
     if transfer is not None:
         source = load_checkpoint(config.training.init_from, wanted="source")
-        notes += _transfer_notes(config, data, source, transfer)
+        notes += _transfer_notes(config, data, source, transfer, exchanged)
         notes += learning_of(config).source_notes(config, data.frames["train"], source)
     return notes
 
 
 def _transfer_notes(
-    config: TrainConfig, data: PreparedData, source: Checkpoint, transfer: Transfer
+    config: TrainConfig,
+    data: PreparedData,
+    source: Checkpoint,
+    transfer: Transfer,
+    exchanged: Sequence[Exchange],
 ) -> list[Note]:
     """What of another model is in this one, and what is not."""
     heading = "init_from"
     lines = [f"weights of {config.training.init_from}"]
-    if transfer.fresh_functions:
-        lines.append(f"fresh, being others there: {', '.join(transfer.fresh_functions)}")
+    for one in exchanged:
+        start = "as zero, beside the map there"
+        if one.fit is not None:
+            start = (
+                f"as the function there, by least squares: R² {one.fit.r_squared:.4f} of "
+                f"{one.fit.num_samples:,} rows"
+            )
+        lines.append(f"{one.place} starts {start}")
+    fresh = [
+        name
+        for name in transfer.fresh_functions
+        if not (exchanged and is_readout(name, config.model.backbone))
+    ]
+    if fresh:
+        lines.append(f"fresh, being others there: {', '.join(fresh)}")
+    new = [name for name in data.type_names if name not in source.type_names]
+    if new:
+        lines.append(
+            f"{', '.join(new)}: not there, start from the average of {', '.join(source.type_names)}"
+        )
     if transfer.dropped_functions:
         lines.append(f"left behind: {', '.join(transfer.dropped_functions)}")
     if source.dtype != config.model.dtype:

@@ -15,10 +15,18 @@ from nequip.nn.graph_model import GraphModel
 from kan_md.backbones.arguments import STATISTICS, TRAINABILITY, find_differences
 from kan_md.backbones.build import build_model
 from kan_md.backbones.readout import parse_readout
-from kan_md.backbones.transfer import Transfer, readout_arguments, transfer_weights
+from kan_md.backbones.transfer import (
+    Transfer,
+    is_readout,
+    readout_arguments,
+    transfer_weights,
+)
 from kan_md.errors import user_error
+from kan_md.kan.per_type import PerTypeKAN
 from kan_md.model.checkpoint import Checkpoint, load_checkpoint
+from kan_md.model.extend import extend
 from kan_md.model.graph import atom_types_of
+from kan_md.model.readout_exchange import Exchange, exchange_readouts
 from kan_md.model.reference import evaluate, frame_atoms
 from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.targets import ENERGY
@@ -26,8 +34,21 @@ from kan_md.tasks.targets import ENERGY
 _NUM_COMPARED = 32
 """Structures whose labels are held against the source's predictions."""
 
+_NUM_FITTED = 32
+"""Structures whose features a readout is fitted to."""
+
 _SMALL_GAP = 0.1
 """eV/atom; models that are fine-tuned are off by less on labels of the same reference."""
+
+
+def load_source(path: object, type_names: Sequence[str]) -> Checkpoint:
+    """The model that a training starts from, with the types that it is to have.
+
+    Args:
+        path: model.pth of it.
+        type_names: of the model to train; those that it does not have start from an average.
+    """
+    return extend(load_checkpoint(path, wanted="source"), type_names)
 
 
 def take_weights(
@@ -46,7 +67,8 @@ def take_weights(
         arguments: of that function.
         path: model.pth of the other one.
         backbone: of ``model``.
-        given: names of arguments that stay as in ``arguments``, of those that describe data.
+        given: names of arguments that stay as in ``arguments``, of those that describe data. The
+            reference energies do, where there are types that the source does not have.
         fresh_readout: leave the output readouts fresh.
 
     Raises:
@@ -54,6 +76,8 @@ def take_weights(
     """
     source = load_checkpoint(path, wanted="source")
     check_source(source, path, backbone=backbone, type_names=model.type_names)
+    if len(source.type_names) < len(model.type_names):
+        source, given = load_source(path, model.type_names), {*given, "per_type_energy_shifts"}
     theirs = source.arguments
     besides = {"seed", "model_dtype", "type_names", "readout"} | STATISTICS | TRAINABILITY
     besides |= readout_arguments(backbone, parse_readout(arguments["readout"]))
@@ -75,16 +99,55 @@ def take_weights(
     return transfer
 
 
+def start_readouts(
+    model: GraphModel,
+    transfer: Transfer,
+    path: str,
+    frames: Sequence[Atoms],
+    *,
+    backbone: str,
+    seed: int,
+) -> list[Exchange]:
+    """Let KAN readouts that are others than those of the source start as its functions.
+
+    Args:
+        model: with the weights of the source; changed in place.
+        transfer: what of it is fresh.
+        path: model.pth of the source.
+        frames: training structures.
+        backbone: of both.
+        seed: decides which rows the fits are judged by.
+
+    Returns:
+        What was fitted; nothing where the readouts are no plain KANs of one layer, or the same.
+    """
+    if not any(is_readout(name, backbone) for name in transfer.fresh_functions):
+        return []
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    old = load_source(path, model.type_names).build(dtype)
+    if any(isinstance(module, PerTypeKAN) for module in old.modules()):
+        return []
+    chosen = frames[:: max(1, len(frames) // _NUM_FITTED)]
+    generator = torch.Generator().manual_seed(seed)
+    done = exchange_readouts(model, old, chosen, backbone=backbone, generator=generator)
+    offset = sum(exchange.offset for exchange in done)
+    if offset:
+        (module,) = (m for m in model.modules() if isinstance(m, PerTypeScaleShift))
+        with torch.no_grad():
+            module.shifts += offset * module.scales
+    return done
+
+
 def check_source(
     source: Checkpoint, path: object, *, backbone: str, type_names: Sequence[str]
 ) -> None:
-    """Refuse a model of another backbone or of other types.
+    """Refuse a model of another backbone, or of types that are not those it has and new ones.
 
     Args:
         source: the model to start from.
         path: of it.
         backbone: of the model to train.
-        type_names: likewise.
+        type_names: likewise; those of a potential that are new come last.
 
     Raises:
         KanMdError: it is one.
@@ -97,18 +160,19 @@ def check_source(
             remedy="set model.backbone to it, or take another file",
         )
     theirs, ours = source.type_names, type_names
-    if list(theirs) == list(ours):
+    may_have_more = task_of_checkpoint(source).is_differentiated
+    if list(theirs) == list(ours[: len(theirs)] if may_have_more else ours):
         return
     extra = ", ".join(name for name in ours if name not in theirs)
     dropped = ", ".join(name for name in theirs if name not in ours)
-    found = [f"{extra}, unknown there"] if extra else []
+    found = [f"{extra}, unknown there"] if extra and not may_have_more else []
     found += [f"no {dropped}, which is there"] if dropped else []
     raise user_error(
         f"model.type_names with training.init_from {path}",
         found="; ".join(found) or f"another order, {', '.join(ours)}",
-        allowed=", ".join(theirs),
+        allowed=", ".join(theirs) + (", then new ones" if may_have_more else ""),
         remedy="leave model.type_names out to take the types of that model"
-        + (f", and take structures with {extra} out" if extra else ""),
+        + (f", and take structures with {extra} out" if extra and not may_have_more else ""),
     )
 
 
@@ -175,13 +239,14 @@ def find_reference_gap(
 
     Args:
         source: the model; a potential.
-        frames: structures with labels, of its types.
+        frames: structures with labels; those of its types are looked at.
         given: reference energies that stand in the place of the model's.
 
     Returns:
         None where nothing has a label.
     """
-    chosen = [atoms for atoms in frames if _has_energy(atoms)]
+    known = set(source.type_names)
+    chosen = [atoms for atoms in frames if _has_energy(atoms) and set(atoms.symbols) <= known]
     chosen = chosen[:: max(1, len(chosen) // _NUM_COMPARED)][:_NUM_COMPARED]
     if not chosen:
         return None

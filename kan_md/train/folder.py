@@ -85,7 +85,7 @@ def write_config(given: TrainConfig, config: TrainConfig, folder: Path) -> None:
     for kept, loss in zip(losses, used, strict=True):
         for name in [n for n in kept if kept[n] != getattr(loss, n)]:
             del kept[name]
-    for section, key in [("data", part) for part in ("train", "val", "test")]:
+    for section, key in [("data", part) for part in ("train", "val", "test", "replay")]:
         paths = content[section][key]
         content[section][key] = None if paths is None else [str(Path(p).absolute()) for p in paths]
     if given.training.init_from is not None:

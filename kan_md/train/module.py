@@ -13,12 +13,13 @@ from nequip.nn.graph_model import GraphModel
 from nequip.train import EMALightningModule, MetricsManager, NequIPLightningModule
 
 from kan_md.backbones.build import build_model
-from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts
+from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts, freeze_radial_functions
 from kan_md.data.dataset import WHOLE_PREFIX
 from kan_md.forms.choice import Form, Wanted
 from kan_md.forms.kept import parameters_held
 from kan_md.forms.replaced_module import with_module_replaced
 from kan_md.kan.regularize import regularization
+from kan_md.model.readout_exchange import Exchange
 from kan_md.train.agreement import of_all
 from kan_md.train.finetune import take_weights
 from kan_md.train.losses import TargetError
@@ -35,6 +36,7 @@ class _KanModel:
 
     Attributes:
         transfer: what was taken over from another model, if any.
+        exchanged: readouts that start as that model's functions.
         form: what evaluates the model in training, validation and test; it owns nothing.
     """
 
@@ -47,6 +49,7 @@ class _KanModel:
     ):
         super().__init__(**kwargs)
         self.form = Form(self.model[MODEL_KEY], form)
+        self.exchanged: list[Exchange] = []
         self.penalties = dict(regularization or {})
         self._sums_of_step: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for metric in self.loss.values():
@@ -191,9 +194,18 @@ def _add_errors(
 class PlainModule(_KanModel, NequIPLightningModule):
     """Keeps the weights of the last step."""
 
+    def restart_average(self) -> None:
+        """There is none."""
+
 
 class AveragedModule(_KanModel, EMALightningModule):
     """Keeps a running average of the weights, which validation and model.pth use."""
+
+    @torch.no_grad()
+    def restart_average(self) -> None:
+        """Let the average begin with the weights as they are."""
+        for average, weight in zip(self.ema.ema_weights, self.model.parameters(), strict=True):
+            average.copy_(weight)
 
 
 def build_for_training(
@@ -214,7 +226,8 @@ def build_for_training(
         given: names of arguments that describe the data (reference energies, ...) and are to be
             as they are in ``arguments``, whatever the other model has.
         fresh_readout: do not take over its readout.
-        freeze: ``backbone`` leaves only the readout trainable.
+        freeze: ``backbone`` leaves only the readout trainable, ``radial`` all but the functions of
+            distances.
 
     Raises:
         KanMdError: the other model is another one than ``arguments`` describe.
@@ -231,6 +244,8 @@ def build_for_training(
         )
     if freeze == "backbone":
         freeze_all_but_readouts(model, backbone=backbone)
+    if freeze == "radial":
+        freeze_radial_functions(model, backbone=backbone)
     return model, transfer
 
 

@@ -22,7 +22,7 @@ from kan_md.errors import user_error
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.elements import elements_of
 from kan_md.tasks.targets import Target
-from kan_md.train.finetune import check_source
+from kan_md.train.finetune import check_source, load_source
 from kan_md.train.learning import learning_of
 from kan_md.train.metrics import (
     learned_names,
@@ -83,7 +83,7 @@ def prepare_data(config: TrainConfig, *, resumed: Mapping[str, Any] | None = Non
     config.task.check_labels(everything)
     for name in ("train", "val"):
         check_structures(parts.frames[name], f"{name} set")
-    settled = _source_types(config) if resumed is None else resumed["type_names"]
+    settled = _source_types(config, parts) if resumed is None else resumed["type_names"]
     type_names = config.model.type_names or settled or types_of(parts.frames["train"])
     elements_of(type_names)  # raises now rather than when the model is saved
     for frames in parts.frames.values():
@@ -207,10 +207,14 @@ def _without_absent_labels(
     return config, notes
 
 
-def _source_types(config: TrainConfig) -> list[str] | None:
-    """Types of the model that weights are taken from."""
+def _source_types(config: TrainConfig, parts: Parts) -> list[str] | None:
+    """Types of the model that weights are taken from; potentials get those that are new here."""
     path = config.training.init_from
-    return None if path is None else list(load_checkpoint(path, wanted="source").type_names)
+    if path is None:
+        return None
+    there = list(load_checkpoint(path, wanted="source").type_names)
+    here = types_of(parts.frames["train"]) if config.task.is_differentiated else []
+    return [*there, *(name for name in here if name not in there)]
 
 
 def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
@@ -232,11 +236,17 @@ def model_arguments(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
     if path is not None:
         source = load_checkpoint(path, wanted="source")
         check_source(source, path, backbone=model.backbone, type_names=data.type_names)
+        new = [name for name in data.type_names if name not in source.type_names]
+        source = load_source(path, data.type_names) if new else source
     found = learning_of(config).arguments(data.statistics)
     found["avg_num_neighbors"] = data.statistics["avg_num_neighbors"]
     if source is not None:  # whose weights were made for these numbers, or for those by default
         theirs = source.config["model"]
-        found = {name: theirs[name] for name in found if name in theirs}
+        known = {name: theirs[name] for name in found if name in theirs}
+        for name, by_type in known.items():
+            if name == "per_type_energy_shifts" and isinstance(by_type, Mapping):
+                known[name] = {**by_type, **{n: found[name][n] for n in new}}
+        found = known
     return found | arguments | _given_statistics(config, data) | config.task.arguments
 
 

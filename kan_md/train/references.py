@@ -57,12 +57,23 @@ def _used(config: TrainConfig, found: ReferenceEnergies) -> tuple[dict[str, floa
     if wanted == "zero":
         return dict.fromkeys(found.energies, 0.0), dict.fromkeys(found.energies, "zero")
     if config.training.init_from is not None:
-        source = load_checkpoint(config.training.init_from, wanted="source").config["model"]
-        shifts = source.get("per_type_energy_shifts")
-        if isinstance(shifts, Mapping) and shifts.keys() >= found.energies.keys():
-            energies = {name: float(shifts[name]) for name in found.energies}
-            return energies, dict.fromkeys(energies, "training.init_from")
+        known = _source_energies(config)
+        if known:  # a type that the source does not have takes what is found beside them
+            energies = {name: known.get(name, energy) for name, energy in found.energies.items()}
+            return energies, {
+                name: "training.init_from" if name in known else source
+                for name, source in found.sources.items()
+            }
     return found.energies, dict(found.sources)
+
+
+def _source_energies(config: TrainConfig) -> dict[str, float]:
+    """Reference energies of the model that weights are taken from, eV by type."""
+    if config.training.init_from is None:
+        return {}
+    source = load_checkpoint(config.training.init_from, wanted="source").config["model"]
+    shifts = source.get("per_type_energy_shifts")
+    return {n: float(e) for n, e in shifts.items()} if isinstance(shifts, Mapping) else {}
 
 
 def _references(config: TrainConfig, parts: Parts, dataset: FramesDataset) -> ReferenceEnergies:
@@ -76,7 +87,7 @@ def _references(config: TrainConfig, parts: Parts, dataset: FramesDataset) -> Re
             allowed=None,
             remedy="add frames with config_type=IsolatedAtom, or set auto or a mapping",
         )
-    return reference_energies(dataset, isolated)
+    return reference_energies(dataset, {**isolated, **_source_energies(config)})
 
 
 def _reference_notes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from ase import Atoms
 
 from kan_md.config.schema import DataConfig
@@ -16,6 +17,8 @@ from kan_md.data.reading import read_frames
 from kan_md.data.splitting import PARTS, Sizes, split_counts, split_indices
 from kan_md.errors import user_error
 from kan_md.tasks.targets import Target
+
+_REPLAY = "replay"
 
 Note = tuple[str, str]
 """A heading and what is said below it."""
@@ -69,7 +72,8 @@ def read_parts(
         KanMdError: a file or a structure cannot be used, or there are too few.
     """
     keys, report = data.keys.model_dump(), LabelReport()
-    files = {part: getattr(data, part) for part in PARTS if getattr(data, part) is not None}
+    parts_of_files = (*PARTS, _REPLAY)
+    files = {p: getattr(data, p) for p in parts_of_files if getattr(data, p) is not None}
     frames = {part: read_frames(paths, keys, report=report) for part, paths in files.items()}
     check_keys(report, keys)
     check_structures([atoms for found in frames.values() for atoms in found], "data")
@@ -77,9 +81,24 @@ def read_parts(
     parts.notes += [("labels", line) for line in report.lines()]
     sort_out(parts)
     _leave_out_unlabelled(parts, targets)
+    replayed = parts.frames.pop(_REPLAY, [])
     _divide(parts, data, lost=len(frames["train"]) - len(parts.frames["train"]))
+    _replay(parts, replayed, data)
     _note_shared(parts)
     return parts
+
+
+def _replay(parts: Parts, frames: list[Atoms], data: DataConfig) -> None:
+    """Let structures of another training join the training set."""
+    if not frames:
+        return
+    size = data.replay_size
+    count = len(frames) if size is None else size
+    count = round(count * len(frames)) if isinstance(count, float) else min(count, len(frames))
+    order = np.random.default_rng(data.split.seed).permutation(len(frames))
+    parts.frames["train"] = parts.frames["train"] + [frames[i] for i in sorted(order[:count])]
+    text = f"{count} of {structures(len(frames))} join the training set"
+    parts.notes.append((_REPLAY, text))
 
 
 def _leave_out_unlabelled(parts: Parts, targets: Sequence[Target]) -> None:

@@ -19,6 +19,7 @@ from kan_md.train.agreement import WholeBatchStrategy
 from kan_md.train.budget import Budget
 from kan_md.train.checkpoints import BEST, FOLDER, LAST, CheckpointFiles
 from kan_md.train.clock import Clock, Reserve
+from kan_md.train.finetune import start_readouts
 from kan_md.train.grid_callback import GridFitCallback
 from kan_md.train.interrupt import Interruption
 from kan_md.train.loaders import evaluation_loader
@@ -30,7 +31,7 @@ from kan_md.train.metrics import (
     monitor_manager,
     stage_coefficients,
 )
-from kan_md.train.module import AveragedModule, PlainModule
+from kan_md.train.module import MODEL_KEY, AveragedModule, PlainModule
 from kan_md.train.part_times import PartTimes
 from kan_md.train.preparation import PreparedData, given_statistics
 from kan_md.train.processes import Processes
@@ -108,8 +109,17 @@ def make_module(
         "form": training.form,
     }
     if training.ema is None:
-        return PlainModule(**options)
-    return AveragedModule(ema_decay=training.ema, **options)
+        module = PlainModule(**options)
+    else:
+        module = AveragedModule(ema_decay=training.ema, **options)
+    if init_from is not None and config.readout.kind == "kan" and not training.fresh_readout:
+        module.exchanged = start_readouts(
+            *(module.model[MODEL_KEY], module.transfer, str(init_from), data.frames["train"]),
+            backbone=config.model.backbone,
+            seed=training.seed,
+        )
+        module.restart_average()
+    return module
 
 
 def make_budget(

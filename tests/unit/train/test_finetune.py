@@ -275,8 +275,8 @@ def test_types_without_data_are_said_and_kept(source, alloy_file, make_config, t
 @pytest.mark.parametrize(
     ("types", "message"),
     [
-        (["Cu", "Au", "Ag"], r"got Ag, unknown there; allowed: Cu, Au; leave model.type_names"),
         (["Au", "Cu"], r"got another order, Au, Cu; allowed: Cu, Au"),
+        (["Ag", "Cu", "Au"], r"got another order, Ag, Cu, Au; allowed: Cu, Au, then new ones"),
     ],
 )
 def test_other_types_are_named(source, make_config, tmp_path, types, message):
