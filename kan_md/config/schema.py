@@ -370,12 +370,13 @@ class OptimizerConfig(Section):
     """The optimiser.
 
     Attributes:
-        name: a class of ``torch.optim``.
+        name: a class of ``torch.optim``, or ``soap``: Adam in the eigenbasis of Shampoo's
+            preconditioner (arXiv 2409.11321), which small models need fewer epochs with.
         lr: largest learning rate.
         weight_decay: see torch.
     """
 
-    name: Literal["adamw", "adam", "radam", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "radam", "sgd", "soap"] = "adamw"
     lr: Positive = 0.005
     weight_decay: Weight = 0.0
 

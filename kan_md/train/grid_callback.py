@@ -273,7 +273,7 @@ def _move_moments(
     state = optimizer.state.get(coefficients, {})
     if not state or not bool(moved.any()):
         return
-    if "exp_avg_sq" not in state:
+    if "exp_avg_sq" not in state or "Q" in state:  # SOAP's squares are those in another basis
         optimizer.state.pop(coefficients)
         return
     state["exp_avg"][:, moved] = 0.0

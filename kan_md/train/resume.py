@@ -198,7 +198,7 @@ def _optimizer(
     rate_stays = not keys & {"training.optimizer.lr", "training.schedule.name"}
     groups = []
     for mine, theirs in zip(fresh["param_groups"], old["param_groups"], strict=True):
-        group = {**mine, "params": theirs["params"]}
+        group = {**theirs, **mine, "params": theirs["params"]}  # some count their steps there
         if rate_stays:  # a plateau's rate is nowhere else
             group["lr"] = theirs["lr"]
         groups.append(group)

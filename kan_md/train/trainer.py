@@ -37,10 +37,16 @@ from kan_md.train.preparation import PreparedData, given_statistics
 from kan_md.train.processes import Processes
 
 _OPTIMIZERS = {
-    "adamw": "torch.optim.AdamW",
-    "adam": "torch.optim.Adam",
-    "radam": "torch.optim.RAdam",
-    "sgd": "torch.optim.SGD",
+    "adamw": {"_target_": "torch.optim.AdamW"},
+    "adam": {"_target_": "torch.optim.Adam"},
+    "radam": {"_target_": "torch.optim.RAdam"},
+    "sgd": {"_target_": "torch.optim.SGD"},
+    # The betas and the frequency that its authors recommend.
+    "soap": {
+        "_target_": "pytorch_optimizer.SOAP",
+        "betas": (0.95, 0.95),
+        "precondition_frequency": 10,
+    },
 }
 
 _WRITING = 1.0
@@ -96,7 +102,7 @@ def make_module(
         },
         "num_datasets": {"train": 1, "val": 1, "test": len(data.datasets), "predict": 0},
         "optimizer": {
-            "_target_": _OPTIMIZERS[training.optimizer.name],
+            **_OPTIMIZERS[training.optimizer.name],
             "lr": training.optimizer.lr,
             "weight_decay": training.optimizer.weight_decay,
             "param_groups": {"_target_": "kan_md.train.module.trainable_parameters"},

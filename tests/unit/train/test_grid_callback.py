@@ -5,6 +5,7 @@ import pytest
 import torch
 from nequip.train import EMALightningModule
 from nequip.train.ema import EMAWeights
+from pytorch_optimizer import SOAP
 
 from kan_md.errors import KanMdError
 from kan_md.kan import KAN
@@ -112,11 +113,12 @@ def test_moments_of_the_old_basis_go_but_not_how_large_gradients_are():
     assert after["step"] == 2
 
 
-def test_a_fit_late_in_training_is_followed_by_small_steps():
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, SOAP])
+def test_a_fit_late_in_training_is_followed_by_small_steps(optimizer):
     """Adam that has forgotten everything goes one learning rate far with every coefficient."""
     module = Regression()
     layer = module.model.layers[0]
-    module.configure_optimizers = lambda: torch.optim.Adam(module.parameters(), lr=0.05)
+    module.configure_optimizers = lambda: optimizer(module.parameters(), lr=0.05)
     with torch.no_grad():
         layer.input_gain.fill_(0.05)  # far too small, so that its grids will move
 

@@ -302,6 +302,17 @@ def test_plateau_begins_at_the_configured_rate_and_goes_on_exactly(begun, make_c
     assert parts[-1]["lr"] < 1e-7
 
 
+@pytest.mark.parametrize("name", ["adamw", "soap"])
+def test_memory_of_the_optimiser_is_whole_after_a_pause(make_config, tmp_path, name):
+    settings = {"training.schedule.name": "constant", "training.optimizer.name": name}
+    train(make_config({"training.epochs": 3, **settings}), tmp_path / "whole")
+    for epochs in (2, 3):
+        train(
+            make_config({"training.epochs": epochs, **settings}), tmp_path / "p", resume=epochs > 2
+        )
+    assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "p")) == 0.0
+
+
 @pytest.mark.parametrize("size", [1, 4])
 def test_batch_size_may_change_within_an_epoch(make_config, tmp_path, monkeypatch, size):
     with monkeypatch.context() as patch:
