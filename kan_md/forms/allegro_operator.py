@@ -30,9 +30,10 @@ from kan_md.forms.edge_functions import (
     has_operator,
 )
 from kan_md.forms.harmonics import HarmonicsChain
-from kan_md.forms.kept import Kept, normal_tensors
+from kan_md.forms.kept import Kept, normal_tensors, takes_gradients, tensors_of
 from kan_md.forms.networks import Contributions, Linear, linear_weight
 from kan_md.forms.pairs import PairBasis
+from kan_md.forms.recorded import Recorded
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md.ops import function_sums
@@ -59,16 +60,21 @@ class AllegroForm(torch.nn.Module):
 
     Attributes:
         reason: what is fast about it, and why not more.
+        pairs: None, it takes all edges.
     """
+
+    pairs = None
 
     def __init__(self, energy: torch.nn.Module):
         super().__init__()
         self._upstream = (energy,)
         self._kept = Kept(energy, self._factored)
+        self._terms = [_terms(product) for product in energy.allegro.tps]
         with torch.no_grad():
-            factored = self._factored()
-        missing = why_no_operator(factored)
-        if missing is None and not _is_there(factored):
+            self._layout = (self._factored(),)
+        self._made = Recorded(lambda: self._factored().made)
+        missing = why_no_operator(self._layout[0])
+        if missing is None and not _is_there(self._layout[0]):
             missing = "kan-md build has not been run, or for older sources"
         self.reason = "one operator on a CPU"
         if missing is not None:
@@ -78,7 +84,7 @@ class AllegroForm(torch.nn.Module):
         """Do what upstream's sequence of modules does."""
         (energy,) = self._upstream
         data = with_edge_vectors_(data, with_lengths=False)
-        data = self._kept()(data)
+        data = self._with_energies(data)
         if AtomicDataDict.NORM_LENGTH_KEY not in data:  # what follows may read it
             data = energy.edge_norm(data)
         for name, part in energy.named_children():
@@ -86,10 +92,31 @@ class AllegroForm(torch.nn.Module):
                 data = part(data)
         return data
 
+    def _with_energies(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        (energy,), (layout,) = self._upstream, self._layout
+        tensors = tensors_of(energy)
+        if not takes_gradients(tensors) or not layout.is_computed_by_operator(data):
+            return self._kept()(data)
+        return layout.by_operator(data, Made(*self._made(tensors)))
+
     def _factored(self) -> OperatorAllegro:
         (energy,) = self._upstream
         parts = dict(energy.named_children())
-        return OperatorAllegro({name: parts[name] for name in PARTS})
+        return OperatorAllegro({name: parts[name] for name in PARTS}, self._terms)
+
+
+class Made(NamedTuple):
+    """What is made of a model's tensors for the operator.
+
+    Attributes:
+        weights: 1-d, in the order in which it reads them.
+        environment_norm: [types or 1, 1].
+        energy_norm: likewise.
+    """
+
+    weights: torch.Tensor
+    environment_norm: torch.Tensor
+    energy_norm: torch.Tensor
 
 
 class OperatorAllegro(EdgeListAllegro):
@@ -97,36 +124,55 @@ class OperatorAllegro(EdgeListAllegro):
 
     Args:
         parts: upstream's modules by their names in the energy model.
+        terms: of the tensor product of each layer, see :func:`_terms`.
     """
 
-    def __init__(self, parts: dict[str, torch.nn.Module]):
+    def __init__(self, parts: dict[str, torch.nn.Module], terms: list[list[list[int]]]):
         super().__init__(parts, layout="environments")
-        self.terms = [_terms(product) for product in parts["allegro"].tps]
+        self.terms = terms
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Add atomic energies [num_atoms, 1] to the dict, before scale and shift."""
-        vectors = data[self._vectors]
-        if (
-            not _is_there(self)
-            or not function_sums.apply_to(vectors, "fourier", 2)
-            or self.packed is None
-        ):
+        if not self.is_computed_by_operator(data):
             return super().forward(data)
+        return self.by_operator(data, self.made)
+
+    def is_computed_by_operator(self, data: AtomicDataDict.Type) -> bool:
+        """Whether the operator is here and knows the model and the structure's tensors."""
+        return (
+            _is_there(self)
+            and function_sums.apply_to(data[self._vectors], "fourier", 2)
+            and self.packed is not None
+        )
+
+    def by_operator(self, data: AtomicDataDict.Type, made: Made) -> AtomicDataDict.Type:
+        """See :meth:`forward`.
+
+        Args:
+            data: with edge vectors.
+            made: of the weights as they are.
+        """
+        vectors = data[self._vectors]
         types, centre = data[self._types].view(-1), data[self._index][0]
         radial, harmonics, pair = self._edge_functions(data, types)
         packed = self.packed
-        norm = self._environment_norm(types).view(-1).expand(types.size(0)).contiguous()
+        norm = _of_types(made.environment_norm, types).view(-1).expand(types.size(0)).contiguous()
         call = _Call(
             *_sorted_edges(centre, pair, types.size(0), packed.num_pairs),
             norm,
             packed.program,
             packed.shape,
         )
-        energies, *_ = _Energies.apply(radial, harmonics, packed.weights, centre, call)
+        energies, *_ = _Energies.apply(radial, harmonics, made.weights, centre, call)
         energies = energies.to(vectors.dtype)
-        energy_norm = self.energy_norm if self.energy_norm.size(0) == 1 else self.energy_norm[types]
-        data[self._energy] = energies.unsqueeze(1) * energy_norm
+        data[self._energy] = energies.unsqueeze(1) * _of_types(made.energy_norm, types)
         return data
+
+    @cached_property
+    def made(self) -> Made:
+        """What depends on tensors of the model."""
+        with normal_tensors():
+            return Made(self.packed.weights, self.environment_norm, self.energy_norm)
 
     @cached_property
     def packed(self) -> _Packed | None:
@@ -152,6 +198,10 @@ class OperatorAllegro(EdgeListAllegro):
         if pair is None:
             return embed(data)[self.radial._field], harmonics, None
         return embed.bessel(data)[embed.field], harmonics, pair
+
+
+def _of_types(values: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+    return values[types] if values.size(0) > 1 else values
 
 
 def _is_there(factored: EdgeListAllegro) -> bool:

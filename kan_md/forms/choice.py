@@ -11,6 +11,7 @@ from nequip.nn import ForceStressOutput, GraphModel
 from kan_md.backbones.mace_modules import MACELayer
 from kan_md.errors import user_error
 from kan_md.forms import allegro, allegro_operator, mace, nequip
+from kan_md.forms.forces import ForcesOfPairs
 from kan_md.forms.replaced_module import with_module_replaced
 from kan_md.ops import is_built
 
@@ -101,7 +102,7 @@ class _Registered(torch.nn.Module):
 
     def __init__(self, form: torch.nn.Module, energy: torch.nn.Module):
         super().__init__()
-        self.form, self.energy = form, energy
+        self.form, self.energy, self.pairs = form, energy, form.pairs
 
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         return self.form(data)
@@ -163,4 +164,4 @@ def _is_watched(model: torch.nn.Module) -> bool:
 
 
 def _with_energy(model: GraphModel, energy: torch.nn.Module) -> GraphModel:
-    return with_module_replaced(model, "model", with_module_replaced(model.model, "func", energy))
+    return with_module_replaced(model, "model", ForcesOfPairs(model.model, energy))

@@ -10,6 +10,9 @@ import torch
 from e3nn.o3 import Irreps
 from nequip.data import AtomicDataDict
 
+PAIRS_KEY = "kan_md_pairs"
+"""Of :class:`HalfEdges` in a dictionary."""
+
 
 class HalfEdges:
     """Edges of one direction, and all edges in an order of our own: those, then the same turned.
@@ -25,6 +28,8 @@ class HalfEdges:
         centre: [num_edges] in the new order.
         neighbour: [num_edges] in the new order.
         paired: whether the second half of the edges is the first one turned round.
+        vectors: [num_pairs, 3] of the edges that are evaluated, Å; None where they are to be made
+            of positions and cell.
     """
 
     def __init__(self, data: AtomicDataDict.Type, *, symmetric: bool = True):
@@ -32,14 +37,32 @@ class HalfEdges:
         if symmetric and AtomicDataDict.EDGE_VECTORS_KEY not in data:
             kept = _one_direction(data, index)
         self.paired = kept is not None
+        self.vectors: torch.Tensor | None = None
         self.kept = torch.arange(index.size(1), device=index.device) if kept is None else kept
         one = index if kept is None else index.index_select(1, kept)
         self.centre, self.neighbour = torch.cat([one, one.flip(0)], 1) if self.paired else one
 
+    @property
+    def index(self) -> torch.Tensor:
+        """[2, num_pairs], ends of the edges that are evaluated."""
+        count = self.kept.numel()
+        return torch.stack([self.centre[:count], self.neighbour[:count]])
+
+    def complete(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """The graph for those that see all edges."""
+        if self.vectors is None:
+            return data
+        v = self.vectors
+        return data | {
+            AtomicDataDict.EDGE_INDEX_KEY: torch.stack([self.centre, self.neighbour]),
+            AtomicDataDict.EDGE_VECTORS_KEY: torch.cat([v, -v]) if self.paired else v,
+        }
+
     def evaluated(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """The graph of the edges that are evaluated."""
+        given = {} if self.vectors is None else {AtomicDataDict.EDGE_VECTORS_KEY: self.vectors}
         if not self.paired:
-            return data
+            return data | given
         fields = (
             AtomicDataDict.POSITIONS_KEY,
             AtomicDataDict.CELL_KEY,
@@ -48,14 +71,11 @@ class HalfEdges:
             AtomicDataDict.ATOM_TYPE_KEY,
         )
         half = {field: data[field] for field in fields if field in data}
-        count = self.kept.numel()
-        half[AtomicDataDict.EDGE_INDEX_KEY] = torch.stack(
-            [self.centre[:count], self.neighbour[:count]]
-        )
+        half[AtomicDataDict.EDGE_INDEX_KEY] = self.index
         shift = AtomicDataDict.EDGE_CELL_SHIFT_KEY
-        if shift in data:
+        if shift in data and self.vectors is None:
             half[shift] = data[shift].index_select(0, self.kept)
-        return half
+        return half | given
 
     def of_all(self, x: torch.Tensor) -> torch.Tensor:
         """[num_pairs, width] to [num_edges, width]."""

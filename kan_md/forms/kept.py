@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 import torch
 
 Made = TypeVar("Made")
+SideBySide = dict[torch.dtype, torch.Tensor]
+"""1-d, of all tensors of a kind."""
 
 
 class Kept(Generic[Made]):
@@ -26,16 +28,16 @@ class Kept(Generic[Made]):
     def __init__(self, module: torch.nn.Module, make: Callable[[], Made]):
         self._module, self._make = module, make
         self._made: Made | None = None
-        self._of: dict[torch.dtype, torch.Tensor] = {}
+        self._of: SideBySide = {}
 
     def __call__(self) -> Made:
         """What is made of the module as it is now."""
-        tensors = _tensors(self._module)
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        tensors = tensors_of(self._module)
+        if takes_gradients(tensors):
             return self._make()
         with torch.no_grad(), normal_tensors():
-            of = _side_by_side(tensors)
-            if self._made is None or not _are_equal(of, self._of):
+            of = side_by_side(tensors)
+            if self._made is None or not are_equal(of, self._of):
                 self._made, self._of = self._make(), of
         return self._made
 
@@ -61,7 +63,12 @@ def parameters_held(module: torch.nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+def takes_gradients(tensors: list[torch.Tensor]) -> bool:
+    """Whether what is made of tensors now is part of a graph of autograd's."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
     """Parameters and buffers; torch's own way makes names, which takes ten times as long."""
     found: list[torch.Tensor | None] = []
     waiting: list[torch.nn.Module | None] = [module]
@@ -75,14 +82,16 @@ def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     return [tensor for tensor in found if tensor is not None]
 
 
-def _side_by_side(tensors: list[torch.Tensor]) -> dict[torch.dtype, torch.Tensor]:
+def side_by_side(tensors: list[torch.Tensor]) -> SideBySide:
+    """Values of tensors, to compare later ones with."""
     flat: dict[torch.dtype, list[torch.Tensor]] = {}
     for tensor in tensors:
         flat.setdefault(tensor.dtype, []).append(tensor.reshape(-1))
     return {dtype: torch.cat(parts) for dtype, parts in flat.items()}
 
 
-def _are_equal(a: dict[torch.dtype, torch.Tensor], b: dict[torch.dtype, torch.Tensor]) -> bool:
+def are_equal(a: SideBySide, b: SideBySide) -> bool:
+    """Whether all values are the same."""
     return a.keys() == b.keys() and all(
         a[dtype].device == b[dtype].device and torch.equal(a[dtype], b[dtype]) for dtype in a
     )

@@ -44,7 +44,7 @@ from kan_md.forms.equivariant_weights import (
     typed_matrices,
 )
 from kan_md.forms.expansion import HIGHEST_DEGREE, Neighbourhoods, expand, has_operators
-from kan_md.forms.half_edges import HalfEdges
+from kan_md.forms.half_edges import PAIRS_KEY, HalfEdges
 from kan_md.forms.harmonics import HarmonicsChain, is_plain_harmonics
 from kan_md.forms.mace_radial import RadialFunctions
 from kan_md.forms.radial_jets import curves_of, network_of_jets
@@ -132,11 +132,16 @@ class MACEForm(torch.nn.Module):
                 part, dtype=energy.edge_embedding._dtype, is_expansion=missing is None
             )
 
+    def pairs(self, data: AtomicDataDict.Type) -> HalfEdges:
+        """Which edges are evaluated."""
+        return HalfEdges(data)
+
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Do what the adapter's sequence of modules does."""
         (energy,) = self._upstream
         atoms = AtomsByType(data, energy.node_embedding.num_types)
-        edges = _Edges(data, self._radial, atoms)
+        halves = data.pop(PAIRS_KEY, None) or self.pairs(data)
+        edges = _Edges(data, self._radial, atoms, halves)
         features: Features | None = None
         for name, part in energy.named_children():
             if isinstance(part, MACENodeEmbedding):
@@ -150,7 +155,7 @@ class MACEForm(torch.nn.Module):
                 data[AtomicDataDict.NODE_FEATURES_KEY] = in_order
             else:
                 if not isinstance(part, MACEReadout):
-                    data = with_edge_vectors_(data, with_lengths=True)
+                    data = with_edge_vectors_(halves.complete(data), with_lengths=True)
                 data = part(data)
         return data
 
@@ -165,8 +170,14 @@ class _Edges:
         one_hot: [num_atoms, types], in the order of the frames.
     """
 
-    def __init__(self, data: AtomicDataDict.Type, radial: RadialFunctions, atoms: AtomsByType):
-        self.halves, self.atoms = HalfEdges(data), atoms
+    def __init__(
+        self,
+        data: AtomicDataDict.Type,
+        radial: RadialFunctions,
+        atoms: AtomsByType,
+        halves: HalfEdges,
+    ):
+        self.halves, self.atoms = halves, atoms
         evaluated = with_edge_vectors_(self.halves.evaluated(data), with_lengths=False)
         self.vectors = evaluated[AtomicDataDict.EDGE_VECTORS_KEY]
         types = data[AtomicDataDict.ATOM_TYPE_KEY].view(-1)

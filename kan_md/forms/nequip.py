@@ -16,7 +16,7 @@ from kan_md.forms.activation import twice_differentiable
 from kan_md.forms.atoms_by_type import AtomsByType
 from kan_md.forms.convolutions import Convolution, Ends, knows_product
 from kan_md.forms.equivariant_weights import knows_product_with_types, typed_matrices
-from kan_md.forms.half_edges import HalfEdges
+from kan_md.forms.half_edges import PAIRS_KEY, HalfEdges
 from kan_md.forms.replaced_module import with_module_replaced
 
 
@@ -52,11 +52,16 @@ class NequIPForm(torch.nn.Module):
             if isinstance(part, ConvNetLayer)
         }
 
+    def pairs(self, data: AtomicDataDict.Type) -> HalfEdges:
+        """Which edges are evaluated."""
+        (energy,) = self._upstream
+        one_cutoff = not any(getattr(part, "_per_edge_type", False) for part in energy.children())
+        return HalfEdges(data, symmetric=one_cutoff)
+
     def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
         """Do what upstream's sequence of modules does."""
         (energy,) = self._upstream
-        one_cutoff = not any(getattr(part, "_per_edge_type", False) for part in energy.children())
-        halves = HalfEdges(data, symmetric=one_cutoff)
+        halves = data.pop(PAIRS_KEY, None) or self.pairs(data)
         ends = Ends(halves.centre, halves.neighbour, AtomicDataDict.num_nodes(data))
         last, pairs = list(self._convolutions)[-1], halves.evaluated(data)
         parts = dict(energy.named_children())
@@ -64,7 +69,7 @@ class NequIPForm(torch.nn.Module):
         if _knows_only_types(parts.get("type_embed")):
             atoms = AtomsByType(data, parts["type_embed"].num_types)
         if "pair_potential" in parts:  # it sees all edges
-            data = parts["edge_norm"](data)
+            data = parts["edge_norm"](halves.complete(data))
         for name in list(parts):
             part = parts.pop(name)
             if name in self._convolutions:

@@ -41,6 +41,7 @@ from kan_md.train.folder import (
     write_config,
 )
 from kan_md.train.folder_lock import Claim
+from kan_md.train.garbage import without_what_is_there
 from kan_md.train.interrupt import Interruption
 from kan_md.train.learning import learning_of
 from kan_md.train.loaders import check_batches, evaluation_loader, train_loader
@@ -298,7 +299,8 @@ def _fit(
     batches = train_loader(data, training, share)
     judged = evaluation_loader(data, "val", training, share)
     checkpoint = None if saved is None else saved.path
-    trainer.fit(module, batches, judged, ckpt_path=checkpoint, weights_only=False)
+    with without_what_is_there():
+        trainer.fit(module, batches, judged, ckpt_path=checkpoint, weights_only=False)
 
 
 def _keep(given: TrainConfig, config: TrainConfig, folder: Path) -> None:

@@ -37,10 +37,11 @@ from kan_md.train.preparation import PreparedData, given_statistics
 from kan_md.train.processes import Processes
 
 _OPTIMIZERS = {
-    "adamw": {"_target_": "torch.optim.AdamW"},
-    "adam": {"_target_": "torch.optim.Adam"},
+    # Fused: the same arithmetic in one call for all parameters.
+    "adamw": {"_target_": "torch.optim.AdamW", "fused": True},
+    "adam": {"_target_": "torch.optim.Adam", "fused": True},
     "radam": {"_target_": "torch.optim.RAdam"},
-    "sgd": {"_target_": "torch.optim.SGD"},
+    "sgd": {"_target_": "torch.optim.SGD", "fused": True},
     # The betas and the frequency that its authors recommend.
     "soap": {
         "_target_": "pytorch_optimizer.SOAP",
