@@ -198,7 +198,8 @@ class ProgressDisplay(Callback):
         self._atoms = self._edges = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar."""
+        """Show the bar, and begin to count: no epoch starts where one is gone on with."""
+        self.on_train_epoch_start(trainer, pl_module)
         if not self.console.is_terminal or self.console.quiet:
             return
         self._bar = Progress(

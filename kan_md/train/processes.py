@@ -34,6 +34,9 @@ _WORKER = "kan_md.train.worker"
 INTERRUPTED = 130
 """Exit status of a process that has saved and stopped."""
 
+_PORTS, _PORTS_APART = 15000, 101
+"""First port for tasks of ``srun`` and how many there are; from one step of a job to the next."""
+
 _PATIENCE = 10.0
 """s until a process whose partner is gone is ended where it does not notice by itself."""
 
@@ -129,10 +132,7 @@ def find_processes(training: TrainingConfig, device: str) -> Processes:
     _check_devices(devices, device)
     if _step_tasks() > 1:
         _check_started("srun", _step_tasks(), training)
-        per_node = int(os.environ.get("SLURM_NNODES", nodes))
-        if per_node != nodes:
-            raise _other_number("srun", f"{per_node} nodes", training)
-        return Processes(devices, nodes, SLURMEnvironment(auto_requeue=False))
+        return Processes(devices, nodes, _place_in_step(training))
     if TorchElasticEnvironment.detect():
         _check_started("torchrun", int(os.environ["WORLD_SIZE"]), training)
         return Processes(devices, nodes, TorchElasticEnvironment())
@@ -152,6 +152,28 @@ def find_processes(training: TrainingConfig, device: str) -> Processes:
         port = find_free_network_port()
     environment = OwnEnvironment(0, node_rank, address, port)
     return Processes(devices, nodes, environment, starts_others=devices > 1)
+
+
+def _place_in_step(training: TrainingConfig) -> OwnEnvironment:
+    """Place among the tasks of ``srun``, in whichever words their number was asked for.
+
+    Lightning's own environment wants ``--ntasks-per-node``, and takes ``-n`` for a mistake.
+
+    Raises:
+        KanMdError: tasks are not spread over the nodes as configured.
+    """
+    variables = os.environ
+    nodes = int(variables.get("SLURM_STEP_NUM_NODES", variables.get("SLURM_NNODES", "1")))
+    if nodes != training.num_nodes:
+        raise _other_number("srun", f"{nodes} nodes", training)
+    local_rank, node_rank = (int(variables[name]) for name in ("SLURM_LOCALID", "SLURM_NODEID"))
+    if local_rank >= training.devices:
+        raise _other_number("srun", f"at least {local_rank + 1} tasks on one node", training)
+    names = variables.get("SLURM_STEP_NODELIST", variables.get("SLURM_NODELIST", "127.0.0.1"))
+    address = variables.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(names)
+    job, step = (int(variables.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    port = int(variables.get("MASTER_PORT", _PORTS + (job + _PORTS_APART * step) % _PORTS))
+    return OwnEnvironment(local_rank, node_rank, address, port)
 
 
 def _step_tasks() -> int:

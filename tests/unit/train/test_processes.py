@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
 from kan_md.data.batches import Share
 from kan_md.data.dataset import WHOLE_PREFIX, FramesDataset, make_loader
@@ -153,8 +153,9 @@ def srun(monkeypatch):
     for name, value in {
         "SLURM_NTASKS": 8,
         "SLURM_STEP_NUM_TASKS": 8,
-        "SLURM_NTASKS_PER_NODE": 4,
         "SLURM_NNODES": 2,
+        "SLURM_NODELIST": "a[07-08]",
+        "SLURM_JOB_ID": 31234567,
         "SLURM_PROCID": 5,
         "SLURM_LOCALID": 1,
         "SLURM_NODEID": 1,
@@ -165,16 +166,19 @@ def srun(monkeypatch):
 
 def test_srun_says_who_is_who(make_config, srun):
     found = find_processes(settings(make_config, devices=4, num_nodes=2), "cpu")
-    assert isinstance(found.environment, SLURMEnvironment)
     assert found.share == Share(5, 8) and not found.is_first and not found.starts_others
+    assert found.environment.main_address == "a07"  # the same in every task
+    assert found.environment.main_port == 15000 + 31234567 % 15000
 
 
 @pytest.mark.parametrize(
     ("devices", "nodes", "words"),
     [(1, 1, "srun started 8 processes, got training.devices 1 and num_nodes 1"),
-     (2, 4, "srun started 2 nodes, got training.devices 2 and num_nodes 4")],
+     (2, 4, "srun started 2 nodes, got training.devices 2 and num_nodes 4"),
+     (4, 2, "srun started at least 5 tasks on one node, got training.devices 4 and num_nodes 2")],
 )  # fmt: skip
-def test_srun_of_another_number_is_told(make_config, srun, devices, nodes, words):
+def test_srun_of_another_number_is_told(make_config, srun, monkeypatch, devices, nodes, words):
+    monkeypatch.setenv("SLURM_LOCALID", "4")
     with pytest.raises(KanMdError, match=words):
         find_processes(settings(make_config, devices=devices, num_nodes=nodes), "cpu")
 
