@@ -96,7 +96,7 @@ class AllegroForm(torch.nn.Module):
         (energy,), (layout,) = self._upstream, self._layout
         tensors = tensors_of(energy)
         if not takes_gradients(tensors) or not layout.is_computed_by_operator(data):
-            return self._kept()(data)
+            return self._kept(tensors)(data)
         return layout.by_operator(data, Made(*self._made(tensors)))
 
     def _factored(self) -> OperatorAllegro:

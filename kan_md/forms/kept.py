@@ -30,9 +30,13 @@ class Kept(Generic[Made]):
         self._made: Made | None = None
         self._of: SideBySide = {}
 
-    def __call__(self) -> Made:
-        """What is made of the module as it is now."""
-        tensors = tensors_of(self._module)
+    def __call__(self, tensors: list[torch.Tensor] | None = None) -> Made:
+        """What is made of the module as it is now.
+
+        Args:
+            tensors: of :func:`tensors_of` the module, where that is known.
+        """
+        tensors = tensors_of(self._module) if tensors is None else tensors
         if takes_gradients(tensors):
             return self._make()
         with torch.no_grad(), normal_tensors():

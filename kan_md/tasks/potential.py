@@ -73,7 +73,7 @@ class PotentialTask:
         vectors, index = graph[:2]
         forces = torch.zeros(len(atoms), 3, dtype=torch.float64)
         forces.index_add_(0, index[0], edge_forces)
-        forces.index_add_(0, index[1], edge_forces, alpha=-1.0)
+        forces.index_add_(0, index[1], -edge_forces)  # alpha takes ten times as long
         return _predictions(energies, forces, -vectors.detach().T @ edge_forces, atoms)
 
     def describe(self, model: GraphModel) -> dict[str, Any]:

@@ -24,6 +24,42 @@ def rho(error: torch.Tensor, function: Function, *, delta: float) -> torch.Tenso
     return error.square()
 
 
+class Errors:
+    """Errors of a batch, those of a field made once for all that look at them.
+
+    Args:
+        preds: predicted fields.
+        target: labels.
+    """
+
+    def __init__(self, preds: AtomicDataDict.Type, target: AtomicDataDict.Type) -> None:
+        self._preds = preds
+        self.target = target
+        self._made: dict[tuple[str, bool], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def of(self, field: str, *, per_atom: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Errors [rows, components], zero where there is no label, and the number of labels.
+
+        Args:
+            field: key of prediction and label.
+            per_atom: divide a structure's by its number of atoms.
+        """
+        key = (field, per_atom)
+        if key not in self._made:
+            self._made[key] = self._make(field, per_atom=per_atom)
+        return self._made[key]
+
+    def _make(self, field: str, *, per_atom: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        if per_atom:
+            rows, count = self.of(field, per_atom=False)
+            return rows / self.target[AtomicDataDict.NUM_NODES_KEY].view(-1, 1), count
+        label = self.target[field].to(torch.float64)
+        error = self._preds[field].to(torch.float64).reshape(label.shape) - label
+        known = ~label.flatten(1).isnan()
+        # where(), not a product: a gradient through NaN * 0 would be NaN.
+        return torch.where(known, error.flatten(1), 0.0), known.sum().to(torch.float64)
+
+
 class TargetError(Metric):
     """Mean error of one field over all labelled components; NaN labels are left out.
 
@@ -73,31 +109,25 @@ class TargetError(Metric):
             )
 
     def update(self, preds: AtomicDataDict.Type, target: AtomicDataDict.Type) -> None:
-        """Add the errors of a batch."""
-        total, count = self.sums(preds, target)
+        """Add the errors of a batch, differentiable."""
+        total, count = self.sums(Errors(preds, target))
         self.total = self.total + total
         self.count = self.count + count
 
-    def sums(
-        self, preds: AtomicDataDict.Type, target: AtomicDataDict.Type
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def sums(self, errors: Errors) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of ρ over the labelled components of a batch, differentiable, and their number."""
-        label = target[self.field].to(torch.float64)
-        error = preds[self.field].to(torch.float64).reshape(label.shape) - label
-        rows = error.flatten(1)  # [rows, components]
-        if self.per_atom:
-            rows = rows / target[AtomicDataDict.NUM_NODES_KEY].view(-1, 1)
-        known = ~label.flatten(1).isnan()
-        # where(), not a product: a gradient through NaN * 0 would be NaN.
-        values = rho(torch.where(known, rows, 0.0), self.function, delta=self.delta)
+        rows, count = errors.of(self.field, per_atom=self.per_atom)
+        values = rho(rows, self.function, delta=self.delta)
         if self.weighted:
-            values = values * self._row_weights(target)
-        return torch.where(known, values, 0.0).sum(), known.sum().to(torch.float64)
+            values = values * self._row_weights(errors.target)
+        return values.sum(), count
 
     def add(self, total: torch.Tensor, count: torch.Tensor) -> None:
-        """Add what :meth:`sums` gave."""
-        self.merge_state({"total": total.detach(), "count": count})
+        """Add what :meth:`sums` gave, without what torchmetrics does around an update."""
+        self.total += total.detach()
+        self.count += count
         self._update_count += 1  # compute() warns where nothing was added
+        self._computed = None
 
     def compute(self) -> torch.Tensor:
         """The mean over everything since the last reset.

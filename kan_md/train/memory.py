@@ -18,6 +18,7 @@ from kan_md.data.graph_store import GIGABYTE
 from kan_md.data.label_report import source_of
 from kan_md.errors import user_error
 from kan_md.train.loaders import train_loader
+from kan_md.train.losses import Errors
 from kan_md.train.preparation import PreparedData
 from kan_md.train.processes import Processes
 
@@ -122,8 +123,8 @@ class _Tensors(TorchDispatchMode):
 
 def _step(module: lightning.LightningModule, batch: dict[str, torch.Tensor]) -> None:
     """Forward, forces and gradient of the loss's sums; leaves the module as it was."""
-    output = module(batch)
-    total = sum(metric.sums(output, batch)[0] for metric in module.loss.values())
+    errors = Errors(module(batch), batch)
+    total = sum(metric.sums(errors)[0] for metric in module.loss.values())
     module.backward(total)  # by the parameters alone, as in a step
     module.zero_grad(set_to_none=True)
 

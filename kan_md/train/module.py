@@ -22,7 +22,7 @@ from kan_md.kan.regularize import regularization
 from kan_md.model.readout_exchange import Exchange
 from kan_md.train.agreement import of_all
 from kan_md.train.finetune import take_weights
-from kan_md.train.losses import TargetError
+from kan_md.train.losses import Errors, TargetError
 
 MODEL_KEY = "sole_model"
 """Name that nequip's modules give to their one model."""
@@ -90,9 +90,9 @@ class _KanModel:
         asked for at the end of the epoch.
         """
         target = self.process_target(batch, batch_idx, dataloader_idx)
-        output = self(batch)
-        _add_errors(self.train_metrics, output, target)
-        loss = self._loss_of(output, target)
+        errors = Errors(self(batch), target)
+        loss = self._loss_of(errors)
+        _add_errors(self.train_metrics, errors)
         if any(self.penalties.values()):
             loss = loss + regularization(self.model, **self.penalties)
         return loss
@@ -153,15 +153,15 @@ class _KanModel:
     ) -> None:
         target = self.process_target(batch, *batch_and_loader)
         with parameters_held(self.model):  # products of weights are made once per validation
-            _add_errors(metrics, self(batch), target)
+            _add_errors(metrics, Errors(self(batch), target))
 
-    def _loss_of(self, output: AtomicDataDict.Type, target: AtomicDataDict.Type) -> torch.Tensor:
+    def _loss_of(self, errors: Errors) -> torch.Tensor:
         """Weighted sum of the terms, each a mean over what is labelled in the batch.
 
         Of several processes' batches together; a process has the part that its own structures are
         of it, times the number of processes, over which gradients are averaged.
         """
-        sums = {name: metric.sums(output, target) for name, metric in self.loss.items()}
+        sums = {name: metric.sums(errors) for name, metric in self.loss.items()}
         self._sums_of_step = {name: (total.detach(), n) for name, (total, n) in sums.items()}
         for name, (total, count) in self._sums_of_step.items():
             self.loss[name].add(total, count)
@@ -169,7 +169,7 @@ class _KanModel:
         for name, (total, count) in sums.items():
             coefficient = self.loss.entries[name].coeff
             if coefficient is not None:
-                whole = target.get(WHOLE_PREFIX + self.loss[name].field, count)
+                whole = errors.target.get(WHOLE_PREFIX + self.loss[name].field, count)
                 loss = loss + coefficient * self.trainer.world_size * total / whole.clamp(min=1)
         return loss
 
@@ -183,12 +183,10 @@ class _KanModel:
         return dict(zip(self._sums_of_step, totals / counts.clamp(min=1), strict=True))
 
 
-def _add_errors(
-    metrics: MetricsManager, output: AtomicDataDict.Type, target: AtomicDataDict.Type
-) -> None:
+def _add_errors(metrics: MetricsManager, errors: Errors) -> None:
     with torch.no_grad():
         for metric in metrics.values():
-            metric.update(output, target)
+            metric.add(*metric.sums(errors))
 
 
 class PlainModule(_KanModel, NequIPLightningModule):

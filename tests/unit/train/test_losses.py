@@ -9,7 +9,7 @@ from kan_md.config.schema import ScheduleConfig
 from kan_md.data.dataset import WEIGHT_PREFIX
 from kan_md.train.budget import rate_factor
 from kan_md.train.log import read_log
-from kan_md.train.losses import TargetError
+from kan_md.train.losses import Errors, TargetError
 from kan_md.train.metrics import loss_manager, stage_coefficients
 from kan_md.train.run import train
 
@@ -141,3 +141,31 @@ def test_terms_of_every_stage_are_there_from_the_start(make_config):
     assert names == ["loss_energy", "loss_forces"]
     coefficients = stage_coefficients(config.training.stages[0].loss, config)
     assert coefficients == {"loss_energy": 2.0, "loss_forces": 1.0}
+
+
+def test_errors_that_several_metrics_share_are_those_of_each_alone(batch):
+    pred, batch = displaced(batch, energy=0.6, force=0.3), dict(batch)
+    batch[AtomicDataDict.FORCE_KEY] = batch[AtomicDataDict.FORCE_KEY].clone()
+    batch[AtomicDataDict.FORCE_KEY][1, 2] = torch.nan
+    makers = [
+        lambda: TargetError("total_energy", "structure", per_atom=True, weighted=True),
+        lambda: TargetError("total_energy", "structure", per_atom=True, function="mae"),
+        lambda: TargetError("total_energy", "structure", function="rmse"),
+        lambda: TargetError("forces", "atom", function="huber", weighted=True),
+        lambda: TargetError("forces", "atom", function="mae"),
+    ]
+    for times in (1, 3):
+        together, alone = [make() for make in makers], [make() for make in makers]
+        for _ in range(times):
+            errors = Errors(pred, batch)
+            for one in together:
+                one.add(*one.sums(errors))
+            for one in alone:
+                one.update(pred, batch)
+        found, expected = ([float(one.compute()) for one in each] for each in (together, alone))
+        assert found == pytest.approx(expected, rel=1e-14)
+        assert found[-1] == pytest.approx(0.3)
+    together[0].reset()
+    assert float(together[0].total) == 0.0
+    together[0].add(*together[0].sums(errors))
+    assert float(together[0].compute()) == pytest.approx(expected[0])
