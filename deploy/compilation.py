@@ -23,6 +23,7 @@ from kan_md_deploy.on_lists import with_lists
 from kan_md_deploy.options import Options
 from kan_md_deploy.output import write_judged
 from kan_md_deploy.passes.base import PassContext
+from kan_md_deploy.passes.message_passing.plain_layers import exchange_between_layers
 from kan_md_deploy.passes.registry import run_passes
 from kan_md_deploy.runtime import load_deployed
 from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
@@ -79,6 +80,7 @@ def compile_model(
             model_sha256=sha256_of(model_path),
             **description,
         )
+        exchange_between_layers(model, context)
         edge_model = with_lists(task.edge_model(model)).to(options.device)
     set_tf32(options.tf32)
     example = max(graphs, key=lambda graph: graph[0].size(0))

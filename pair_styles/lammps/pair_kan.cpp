@@ -64,7 +64,7 @@ PairKAN::~PairKAN()
 
 /* ----------------------------------------------------------------------
    pair_style allegro | nequip | mace [device auto|cpu|cuda] [mass check|ignore]
-              [keep step|list|nothing] [direct yes|no] [halo recompute|exchange]
+              [keep step|list|nothing] [direct yes|no] [halo auto|exchange|recompute]
    The command may come again without a new pair_coeff. One that is refused changes nothing.
 ------------------------------------------------------------------------- */
 
@@ -98,7 +98,7 @@ void PairKAN::refuse_keyword(const std::string &key, const std::string &value) c
   throw kan_md::Error(
       "keywords of the pair_style command", value.empty() ? key : key + " " + value,
       "device auto|cpu|cuda, mass check|ignore, keep step|list|nothing, direct yes|no, "
-      "halo recompute|exchange",
+      "halo auto|exchange|recompute",
       remedy);
 }
 
@@ -118,7 +118,7 @@ PairKAN::Settings PairKAN::read_settings(int narg, char **arg) const
       settings.keep = kan_md::Keep::NOTHING;
     else if (key == "direct" && (value == "yes" || value == "no"))
       settings.direct = value == "yes";
-    else if (key == "halo" && (value == "recompute" || value == "exchange"))
+    else if (key == "halo" && (value == "auto" || value == "exchange" || value == "recompute"))
       settings.halo = value;
     else if (key == "mass" && (value == "check" || value == "ignore"))
       settings.check_mass = value == "check";
@@ -250,7 +250,9 @@ void PairKAN::init_style()
 Layout PairKAN::layout_on_many_ranks(Layout layout)
 {
   needs_ = {};
-  const bool exchanges = layout == Layout::HALO && settings_.halo == "exchange";
+  const bool exchanges =
+      layout == Layout::HALO &&
+      (settings_.halo == "exchange" || (settings_.halo == "auto" && model_->can_exchange()));
   if (exchanges && !model_->can_exchange())
     throw kan_md::Error("halo exchange needs a file that asks for its ghosts' features",
                         "one without the operator kan_md::exchange", "",

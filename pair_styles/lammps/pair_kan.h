@@ -53,7 +53,7 @@ class PairKAN : public Pair {
     bool check_mass = true;
     kan_md::Keep keep = kan_md::Keep::STEP;
     bool direct = true;
-    std::string halo = "recompute";    // or exchange
+    std::string halo = "auto";    // exchange where the file can, or exchange, recompute
   };
 
   Settings read_settings(int narg, char **arg) const;

@@ -135,6 +135,17 @@ def test_float32_files_exchange_in_float32(engine, job):
         assert start_line(found.output)[0] == "exchange"
 
 
+def test_files_without_passes_exchange(engine, job):
+    """Upstream's own layers: every rank computes features of ghosts without edges, in vain."""
+    cases = [(style, name) for style in STYLES for name in ("triclinic", "own images", "dimer")]
+    jobs = [job(style, EVERY[name], passes="none") for style, name in cases]
+    for case, expected, found in zip(
+        cases, engine.run(jobs), engine.run(jobs, ranks=3), strict=True
+    ):
+        assert_same(found, expected, case)
+        assert start_line(found.output)[0] == "exchange"
+
+
 def test_aotinductor_files_exchange(engine, job):
     """Nodes that such a file is padded with take no part: ranks with one atom and with none."""
     names = ("triclinic", "own images", "dimer", "single atom")
@@ -172,3 +183,11 @@ def test_a_file_that_cannot_exchange_names_the_remedy(engine, job):
     assert "or write: pair_style nequip halo recompute" in refused.error
     (alone,) = engine.run([lines])
     assert alone.error == ""  # one rank has nothing to exchange
+
+
+def test_files_exchange_where_they_can_unless_told_otherwise(engine, job):
+    ways = {"exchange": {}, "halo": {"operators": "portable"}}
+    jobs = [job("mace", EVERY["slab"], halo="auto", **deploy) for deploy in ways.values()]
+    for layout, result in zip(ways, engine.run(jobs, ranks=2), strict=True):
+        assert result.error == ""
+        assert start_line(result.output)[0] == layout
