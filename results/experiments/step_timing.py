@@ -75,11 +75,11 @@ _WARM_UP = 1
 _PRODUCT, _PRODUCTS = 1024, 10
 
 
-def make_model(name: str) -> GraphModel:
-    """One of :data:`MODELS` with fresh weights, float32."""
-    arguments = {"readout": {}, **MODELS[name]}
+def make_model(model: str | Mapping) -> GraphModel:
+    """One of :data:`MODELS`, or one of such hyperparameters, with fresh weights, float32."""
+    arguments = {"readout": {}, **(MODELS[model] if isinstance(model, str) else model)}
     with nequip_settings():
-        model = build_model(
+        built = build_model(
             seed=1,
             model_dtype="float32",
             type_names=list(TYPES),
@@ -88,7 +88,7 @@ def make_model(name: str) -> GraphModel:
             per_type_energy_scales=1.0,
             **arguments,
         )
-    return model.train()
+    return built.train()
 
 
 def make_batch(r_max: float, cells: int) -> AtomicDataDict.Type:

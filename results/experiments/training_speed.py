@@ -23,11 +23,13 @@ from kan_md.benchmark.store import check_folder
 from kan_md.errors import KanMdError
 from kan_md.figures import COLOURS, GREY, INK, new_figure, plain_axes, save_figure
 from kan_md.files import write_text
+from results.experiments.readout_steps import BACKBONES
 from results.experiments.step_timing import MODELS
 from results.experiments.training_epochs import BATCH, ROUNDS, TABLES, TRAIN, VAL, measure
 from results.experiments.zoo import run_program
 
 TIMING = Path(__file__).with_name("step_timing.py")
+READOUTS = Path(__file__).with_name("readout_steps.py")
 HEADINGS = [
     "model",
     "edges",
@@ -62,6 +64,8 @@ def page(stored: dict) -> str:
         lines += _epochs(tables)
     if stored["cases"]:
         lines += _steps(stored)
+    if stored.get("readouts"):
+        lines += _readouts(stored)
     lines += [f"Machine: {machine_line(stored['machine'])}.", ""]
     lines += [f"Command: `{stored['command']}`", ""]
     return "\n".join(lines)
@@ -141,6 +145,35 @@ def _steps(stored: dict) -> list[str]:
     return [*lines, f"Threads: {stored['threads']}.", ""]
 
 
+def _readouts(stored: dict) -> list[str]:
+    labels = list(dict.fromkeys(label for found in stored["readouts"].values() for label in found))
+    rows = []
+    for label in labels:
+        cells = [label]
+        for found in stored["readouts"].values():
+            entry = found.get(label)
+            cells.append(
+                "–"
+                if entry is None
+                else "{:.1f} ms, {:.2f} ± {:.2f}".format(entry["ms"][0], *entry["ratio"])
+            )
+        rows.append(cells)
+    return [
+        "## What an output block costs",
+        "",
+        "Processor time of a step as above, of models that differ in the output block alone and "
+        f"take turns, medians of {stored['calls']} steps, and the ratio to the small MLP. In "
+        "Allegro the output block acts on edges, and a map of no "
+        "functions is multiplied into the layer before it: the small MLP leaves a few columns of "
+        "that matrix where a KAN of every scalar needs all of its inputs. An MLP of 64 needs them, "
+        "too: what it takes more than the small one are matrices, what a KAN takes more than it "
+        "are functions. A KAN of 8 learned combinations (`projection: 8`) saves both.",
+        "",
+        *markdown_table(["output block", *stored["readouts"]], rows),
+        "",
+    ]
+
+
 def _row(name: str, case: dict) -> list[str]:
     times = ["{:.0f} ± {:.0f}".format(*case["ms"][form]) for form in ("fast", "upstream")]
     ratio = "{:.3f} ± {:.3f}".format(*case["ratio"])
@@ -179,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", action="append", choices=MODELS, help="steps of this one alone")
     parser.add_argument("--table", action="append", choices=TABLES, help="only these epochs")
+    parser.add_argument("--readouts", action="append", choices=BACKBONES, help="only these")
     parser.add_argument("--epochs", type=int, default=3, help="of each run, the first not counted")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
     options = parser.parse_args(arguments)
@@ -189,9 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "threads": options.threads,
         "epochs": options.epochs,
     }
-    everything = options.model is None and options.table is None
+    everything = not (options.model or options.table or options.readouts)
     models = options.model or (MODELS if everything else ())
     chosen = options.table or (TABLES if everything else ())
+    readouts = options.readouts or (BACKBONES if everything else ())
     kept = options.output / "training.json"
     try:
         check_folder(options.output)
@@ -210,6 +245,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     TIMING, name, *sizes, what=f"timing of {name}", threads=options.threads
                 )
                 cases[name] = json.loads(last_line(output))
+                _write(stored, options.output)
+        known = stored.setdefault("readouts", {})
+        for name in readouts:
+            if name not in known:
+                output = run_program(
+                    READOUTS, name, *sizes, what=f"readouts of {name}", threads=options.threads
+                )
+                known[name] = json.loads(last_line(output))
                 _write(stored, options.output)
     except KanMdError as error:
         Console(stderr=True, highlight=False).print(f"kan-md: error: {error}", markup=False)

@@ -9,7 +9,13 @@ import torch
 from kan_md.benchmark.machine import describe_machine
 from kan_md.errors import KanMdError
 from kan_md.forms.choice import Form
-from results.experiments import run_trainer, step_timing, training_epochs, training_speed
+from results.experiments import (
+    readout_steps,
+    run_trainer,
+    step_timing,
+    training_epochs,
+    training_speed,
+)
 
 SMALL = "small Allegro, MLP"
 
@@ -56,6 +62,27 @@ def test_page_shows_times_ratio_and_memory():
     assert "| README | 8,450 | 182 ± 3 | 2262 ± 20 | 0.081 ± 0.001 | 147 | 1645 | 37 |" in text
     assert "192 atoms" in text
     assert "no measurements" not in text
+
+
+def test_readouts_take_turns_and_are_compared_with_the_small_mlp():
+    found = readout_steps.measure("one-layer MACE", 1, 1)
+    assert set(found) == {readout_steps.CONTROL, *readout_steps.KANS}
+    assert found[readout_steps.CONTROL]["ratio"] == [1.0, 0.0]
+    for entry in found.values():
+        expected = entry["ms"][0] / found[readout_steps.CONTROL]["ms"][0]
+        assert entry["ratio"][0] == pytest.approx(expected)
+
+
+def test_page_shows_what_output_blocks_cost():
+    allegro = {
+        "MLP": {"ms": [20.0, 0.1], "ratio": [1.0, 0.0]},
+        "MLP of 64": {"ms": [25.0, 0.1], "ratio": [1.25, 0.01]},
+    }
+    stored = {"calls": 10, "threads": 1, "command": "x", "machine": describe_machine(), "cases": {}}
+    readouts = {"Allegro": allegro, "MACE": {"MLP": {"ms": [80.0, 1.0], "ratio": [1.0, 0.0]}}}
+    lines = training_speed.page(stored | {"readouts": readouts}).splitlines()
+    assert "| MLP | 20.0 ms, 1.00 ± 0.00 | 80.0 ms, 1.00 ± 0.00 |" in lines
+    assert "| MLP of 64 | 25.0 ms, 1.25 ± 0.01 | – |" in lines
 
 
 def test_page_begins_with_the_papers_training_and_draws_the_programs_ratios(tmp_path):
