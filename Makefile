@@ -27,6 +27,7 @@ bench: plugin
 	$(BIN)/python -m results.experiments.tensor_speed --output results
 	$(BIN)/python -m results.experiments.kan_layer --output results
 	$(BIN)/python -m results.experiments.training_speed --output results
+	$(BIN)/python -m results.experiments.scaling --output results
 
 lint: venv
 	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[dev]"
