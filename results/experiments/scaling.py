@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is asked for and write the page."""
     parser = argparse.ArgumentParser(prog="python -m results.experiments.scaling")
     parser.add_argument("--output", type=Path, required=True, help="folder of the page")
-    parser.add_argument("--work", type=Path, default=Path("work/scaling"), help="for models")
+    parser.add_argument("--work", type=Path, default=Path("build/bench"), help="for models")
     parser.add_argument("--atoms", type=int, nargs="+", default=list(REPEATS), choices=REPEATS)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--halo", nargs="+", default=list(HALOS), choices=HALOS)
@@ -171,7 +171,7 @@ def _measure_all(given: argparse.Namespace, console: Console) -> None:
                         atoms=atoms,
                         ranks=ranks,
                         halo=halo,
-                        folder=given.work.resolve() / f"{name}-{atoms}-{ranks}-{halo}",
+                        folder=given.work.resolve() / f"scaling-{name}-{atoms}-{ranks}-{halo}",
                         blocks=given.blocks,
                     )
                     console.print(f"{name}, {atoms} atoms, {ranks} ranks, {halo}: {case}")
