@@ -91,7 +91,11 @@ SMALL = {"num_scalar_features": 4, "readout": {"kind": "mlp"}}
 ONE_LAYER = {"num_interactions": 1}
 ONE_LAYER_PER_TYPE = ONE_LAYER | {"readout": {"per_type": True, "num_basis": 5}}
 MANY_ELEMENTS = {"type_names": (*ELEMENTS, "Ag", "Ni", "Pd")}
+ONE_LAYER_RADIAL = ONE_LAYER | {"readout": {"sites": "all", "basis": "bspline"}}
+RADIAL = {"readout": {"sites": "all", "num_basis": 5, "grid_range": [-6.0, 6.0]}}
 ONE_LAYER_DENSITY = ONE_LAYER | DENSITIES
+ONE_LAYER_LINE = ONE_LAYER | {"readout": {"kind": "linear", "per_type": True}}
+ONE_LAYER_ROOT = ONE_LAYER | {"readout": {"kind": "finnis_sinclair", "per_type": True}}
 ONE_LAYER_MLP = ONE_LAYER | {"readout": {"kind": "mlp"}}
 
 # fmt: off
@@ -107,6 +111,9 @@ MODELS = {
     "nequip, repulsion": Model("nequip", ZBL, "fused_nequip", ("fused",)),
     "mace": Model("mace", {}, "fused_mace", (*SCRIPTED, "AOTInductor, fused, float32")),
     "mace, densities": Model("mace", DENSITIES, "fused_mace", ("fused",)),
+    "mace, radial KANs": Model("mace", RADIAL, "fused_mace", ("fused",)),
+    "mace of one layer, radial KANs":
+        Model("mace", ONE_LAYER_RADIAL, "fused_local_mace", ("fused, float32",)),
     "mace of one layer": Model("mace", ONE_LAYER, "fused_local_mace", SCRIPTED),
     "mace of one layer, mlp":
         Model("mace", ONE_LAYER_MLP, "fused_local_mace", ("fused",)),
@@ -116,6 +123,10 @@ MODELS = {
         Model("mace", ONE_LAYER | MANY_ELEMENTS, "fused_local_mace", ("fused", "fused, float32")),
     "mace of one layer, KANs per element":
         Model("mace", ONE_LAYER_PER_TYPE, "fused_local_mace", ("portable", "fused")),
+    "mace of one layer, line per element":
+        Model("mace", ONE_LAYER_LINE, "fused_local_mace", ("fused",)),
+    "mace of one layer, square roots per element":
+        Model("mace", ONE_LAYER_ROOT, "fused_local_mace", ("fused, float32",)),
 }
 # fmt: on
 

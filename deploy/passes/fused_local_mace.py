@@ -171,7 +171,7 @@ class _Packed(OperatorWeights):
         for matrix in embedding.hidden:
             self.add_product(matrix)
         if embedding.vector is not None:
-            self.weights.append(self.pad(embedding.vector, 0))
+            self.weights.append(self.pad(embedding.vector, -1))
 
 
 def _unknown_part(model: GraphModel, parts: dict[str, torch.nn.Module]) -> str | None:

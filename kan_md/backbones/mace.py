@@ -4,16 +4,20 @@ Batatia et al., NeurIPS 2022. mace-torch's ``ScaleShiftMACE`` is built with its 
 which decides all irreps and paths, and its blocks are then wired up on nequip's data dictionary. So
 MACE trains, deploys and runs by the same road as the other backbones, with mace-torch's numbers.
 
-The readouts are, by ``readout.kind`` (site ``output`` is the only one):
+The readouts are, by ``readout.kind``, at the site ``output``:
 
-==========  ==========================================  =====================================
-kind        last layer, also where it is the only one   other layers
-==========  ==========================================  =====================================
-kan         KAN instead of the MLP                      upstream's linear map + a KAN beside
-mlp         upstream's MLP of width ``MLP_irreps``, or  upstream's linear map
-            ours where ``readout.hidden`` has several
-linear      a linear map                                upstream's linear map
-==========  ==========================================  =====================================
+===============  =========================================  ====================================
+kind             last layer, also where it is the only one  other layers
+===============  =========================================  ====================================
+kan              KAN instead of the MLP                     upstream's linear map + a KAN beside
+mlp              upstream's MLP of width ``MLP_irreps``,    upstream's linear map
+                 ours where ``readout.hidden`` has several
+linear           a linear map, or one of each element       upstream's linear map
+finnis_sinclair  a line and a square root of each scalar    upstream's linear map
+===============  =========================================  ====================================
+
+At the site ``radial`` the function stands for the network of the distance that gives each path of
+the convolution its weight. Where only that is asked for, the readouts are upstream's.
 
 Upstream's own model of one layer has a linear readout, and so had kan-md's with ``mlp`` before:
 files of either are ``linear``, see :func:`kan_md.backbones.mace_arguments.stored_arguments`.
@@ -31,7 +35,7 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -54,9 +58,10 @@ from kan_md.backbones.mace_modules import (
     scalar_range,
 )
 from kan_md.backbones.readout import ReadoutConfig, count_parameters, make_readout, parse_readout
-from kan_md.backbones.sites import FunctionSlot, check_sites, readout_generator
+from kan_md.backbones.sites import FunctionSlot, check_sites, readout_generator, widths_of
 from kan_md.errors import user_error
 
+SITES = ("output", "radial")
 WEIGHTS_ONLY_OVERRIDE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -175,7 +180,11 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
     """
     modules = import_mace()
     readout = parse_readout(readout)
-    check_sites(readout, ("output",), backbone="mace")
+    check_sites(readout, SITES, backbone="mace")
+    _check_radial(readout)
+    radial = readout if readout.covers("radial") else None
+    if not readout.covers("output"):
+        readout = _upstream_readout(num_interactions, MLP_irreps)
     type_names = list(type_names)
     numbers = [
         (atomic_numbers or {}).get(name, numbers_by_symbol.get(name, 0)) for name in type_names
@@ -223,7 +232,10 @@ def MACEKANModel(  # noqa: N802 - upstream names its builders like classes
         keep_last_layer_irreps=keep_last_layer_irreps,
     )
     makers = {"mlp": make_mlp, "linear": modules.LinearReadoutBlock}
-    network = _energy_modules(upstream, readout, make_last=makers.get(readout.kind))
+    make_last = None if _is_ours(readout) else makers[readout.kind]
+    network = _energy_modules(upstream, readout, make_last=make_last)
+    if radial is not None:
+        _put_radial(network, radial)
     network["per_type_energy_scale_shift"] = PerTypeScaleShift(
         type_names=type_names,
         field=AtomicDataDict.PER_ATOM_ENERGY_KEY,
@@ -246,7 +258,8 @@ def _energy_modules(
 ) -> dict[str, torch.nn.Module]:
     """Wire up the blocks of a ``mace.modules.MACE`` until the atomic energy.
 
-    ``make_last`` makes the last layer's block from its irreps where upstream has another one.
+    ``make_last`` makes the last layer's block from its irreps where upstream has another one; None
+    where no block of upstream's is wanted there.
     """
     num_types, num_layers = len(upstream.atomic_numbers), len(upstream.interactions)
     network: dict[str, torch.nn.Module] = {
@@ -279,12 +292,12 @@ def _energy_modules(
         is_last = index == num_layers - 1
         if not is_last or _has_mlp(upstream, readout):
             block = upstream.readouts[index - first_readout]
-        elif make_last is not None and not _is_deep(readout):
+        elif make_last is not None:
             block = make_last(features)
-        if readout.kind == "kan" or (is_last and _is_deep(readout)):
+        if readout.kind == "kan" or (is_last and _is_ours(readout)):
             scalars = scalar_range(features)[1]
             function = make_readout(scalars, 1, readout, num_types=num_types, generator=generator)
-            beside = ScalarFunction(function, irreps_in=features)
+            beside = ScalarFunction(function, irreps_in=features, per_type=readout.per_type)
         network[f"readout{index}"] = MACEReadout(block, beside, irreps_in=_last(network).irreps_out)
     if hasattr(upstream, "pair_repulsion_fn"):
         network["pair_repulsion"] = MACEPairRepulsion(
@@ -295,9 +308,77 @@ def _energy_modules(
     return network
 
 
+def _upstream_readout(num_interactions: int, MLP_irreps: str | None) -> ReadoutConfig:
+    """What upstream builds by itself: a linear map for one layer, an MLP of 16 for several."""
+    if num_interactions == 1:
+        return ReadoutConfig(kind="linear")
+    return ReadoutConfig(kind="mlp", hidden=() if MLP_irreps else (16,))
+
+
+def _check_radial(readout: ReadoutConfig) -> None:
+    """Refuse what radial networks cannot be.
+
+    Raises:
+        KanMdError: the readout asks for it.
+    """
+    if not readout.covers("radial"):
+        return
+    if readout.kind == "finnis_sinclair":
+        raise user_error(
+            "readout.kind at the site radial of mace",
+            found=readout.kind,
+            allowed="kan, mlp, linear",
+            remedy="set readout.sites: output",
+        )
+    if readout.per_type and not readout.covers("output"):
+        raise user_error(
+            "readout.per_type has no effect with readout.sites radial",
+            found="per_type true",
+            allowed=None,
+            remedy="leave it out, or add the site output",
+        )
+
+
+def _put_radial(network: Mapping[str, torch.nn.Module], readout: ReadoutConfig) -> None:
+    """Exchange every layer's network of the distance.
+
+    Raises:
+        KanMdError: a layer has none that knows the distance alone.
+    """
+    generator = readout_generator()
+    shared = readout.model_copy(update={"per_type": False})
+    for slot in _radial_slots(network.values()):
+        if slot is None:
+            raise user_error(
+                "site radial of mace",
+                found="an interaction whose network reads more than the distance",
+                allowed="interactions with conv_tp_weights of the radial functions",
+                remedy="set model.interaction_cls, or readout.sites: output",
+            )
+        slot.put(make_readout(*slot.widths, shared, generator=generator))
+
+
+def _radial_slots(modules: Iterable[torch.nn.Module]) -> list[FunctionSlot | None]:
+    """The network of the distance of each layer; None for one that reads more or is another."""
+    layers = [module for module in modules if isinstance(module, MACELayer)]
+    (edges,) = (module for module in modules if isinstance(module, MACEEdgeEmbedding))
+    count = edges.radial_embedding.out_dim
+    slots: list[FunctionSlot | None] = []
+    for number, layer in enumerate(layers, start=1):
+        slot = FunctionSlot(layer.interaction, "conv_tp_weights", f"layer {number}")
+        widths = widths_of(slot.function)
+        slots.append(slot if widths is not None and widths[0] == count else None)
+    return slots
+
+
 def _has_mlp(upstream: torch.nn.Module, readout: ReadoutConfig) -> bool:
     """Whether the last readout is wanted as upstream makes it: an MLP behind several layers."""
     return readout.kind == "mlp" and len(upstream.interactions) > 1 and not _is_deep(readout)
+
+
+def _is_ours(readout: ReadoutConfig) -> bool:
+    """Whether upstream has no block like the last readout that is wanted."""
+    return readout.kind in ("kan", "finnis_sinclair") or readout.per_type or _is_deep(readout)
 
 
 def _is_deep(readout: ReadoutConfig) -> bool:
@@ -421,7 +502,8 @@ def sites(model: torch.nn.Module) -> dict[str, list[FunctionSlot]]:
             FunctionSlot(m.beside, "function", f"layer {number}")
             for number, m in enumerate(readouts, start=first)
             if m.beside is not None
-        ]
+        ],
+        "radial": [slot for slot in _radial_slots(list(model.modules())) if slot is not None],
     }
 
 

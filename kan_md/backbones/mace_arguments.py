@@ -64,6 +64,10 @@ def _irreps_of_widths(widths: Mapping[str, object]) -> str:
     return f"{scalars}x0e + {tensors}x1o" if tensors else f"{scalars}x0e"
 
 
+def _has_radial_networks_of_upstream(state: Mapping[str, torch.Tensor]) -> bool:
+    return any(".conv_tp_weights.layer0." in name for name in state)
+
+
 def stored_arguments(
     arguments: Mapping[str, object], state: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, object], str | None]:
@@ -78,6 +82,9 @@ def stored_arguments(
     """
     arguments = dict(arguments)
     readout = dict(arguments.get("readout") or {})
+    if "all" in readout.get("sites", ()) and _has_radial_networks_of_upstream(state):
+        readout["sites"] = ["output"]  # the only site, when this was written
+        arguments["readout"] = readout
     if readout.get("kind") != "mlp":
         return arguments, None
     if arguments.get("MLP_irreps") is not None:

@@ -13,7 +13,7 @@ from e3nn.util.jit import compile_mode
 from nequip.data import AtomicDataDict
 from nequip.nn import GraphModuleMixin, with_edge_vectors_
 
-from kan_md.kan.per_type import PerTypeKAN, by_type
+from kan_md.kan.per_type import by_type
 
 
 @compile_mode("script")
@@ -151,13 +151,14 @@ class ScalarFunction(torch.nn.Module):
         function: [num_atoms, number of 0e scalars] -> [num_atoms, 1], or one that takes the scalars
             at the place of the atom's type.
         irreps_in: irreps of the features; their scalars must stand together.
+        per_type: whether it is one of the latter.
     """
 
-    def __init__(self, function: torch.nn.Module, *, irreps_in: Irreps):
+    def __init__(self, function: torch.nn.Module, *, irreps_in: Irreps, per_type: bool):
         super().__init__()
         self.function = function
         self.start, self.length = scalar_range(irreps_in)
-        self.per_type = isinstance(function, PerTypeKAN)
+        self.per_type = per_type
 
     def forward(self, features: torch.Tensor, one_hot: torch.Tensor) -> torch.Tensor:
         """Evaluate [num_atoms, 1].

@@ -19,18 +19,20 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kan_md.errors import user_error
+from kan_md.kan.controls import FinnisSinclair, LinearPerType
 from kan_md.kan.network import KAN
 from kan_md.kan.per_type import PerTypeKAN
 from kan_md.validation import readable
 
-Kind = Literal["kan", "mlp", "linear"]
+Kind = Literal["kan", "mlp", "linear", "finnis_sinclair"]
 Basis = Literal["gaussian", "bspline", "fourier"]
 Nonlinearity = Literal["silu", "mish", "gelu", "ssp", "tanh"]
-Site = Literal["output", "two_body", "latent", "heads", "edge_up", "node_up", "all"]
+Site = Literal["output", "two_body", "latent", "radial", "heads", "edge_up", "node_up", "all"]
 
 SITES: tuple[str, ...] = get_args(Site)
 _SIZE_KEYS = {"num_basis", "projection", "base", "input_gain"}
 _KAN_KEYS = {"basis", "order", "grid_range", "per_type"} | _SIZE_KEYS
+_OF_CONTROLS = (_KAN_KEYS | {"hidden", "nonlinearity"}) - {"per_type"}
 _NONLINEARITIES: dict[str, type[torch.nn.Module]] = {
     "silu": torch.nn.SiLU,
     "mish": torch.nn.Mish,
@@ -48,10 +50,13 @@ class ReadoutConfig(BaseModel):
     :func:`idle_keys`.
 
     Attributes:
-        kind: ``kan``, or one of the controls ``mlp`` and ``linear``.
+        kind: ``kan``, or one of the controls ``mlp``, ``linear`` and, for MACE,
+            ``finnis_sinclair``: a line and a square root of every scalar, which a KAN replaces by
+            functions that are learned, see :class:`kan_md.kan.controls.FinnisSinclair`.
         basis: basis of the KAN's univariate functions.
         sites: which blocks are replaced; one name or several. Every backbone has ``output``;
-            Allegro also ``two_body`` and ``latent``, ETGNN ``heads``, ``edge_up``, ``node_up``.
+            Allegro also ``two_body`` and ``latent``, MACE ``radial``, ETGNN ``heads``, ``edge_up``,
+            ``node_up``.
         hidden: widths between input and output. Empty: a KAN goes straight to the output; an
             ``mlp`` gets one hidden layer, as wide as brings it closest to the parameter count of
             the KAN that ``num_basis``, ``projection``, ``base`` and ``input_gain`` describe.
@@ -64,7 +69,7 @@ class ReadoutConfig(BaseModel):
         base: function added beside the basis.
         input_gain: whether each input has a learned factor in front of the basis.
         per_type: whether each type of atoms has functions of its own, where a readout acts on
-            atoms: MACE. The inputs are the same ones for all.
+            atoms: MACE. The inputs are the same ones for all. Also of ``linear``, the control.
         nonlinearity: between the layers of an ``mlp``, by upstream's names; ``ssp`` is the shifted
             softplus.
     """
@@ -146,9 +151,9 @@ class ReadoutConfig(BaseModel):
 def idle_keys(config: ReadoutConfig) -> tuple[str, ...]:
     """Keys that say something else than by default, though they change nothing.
 
-    ``linear`` has no shape to choose. An ``mlp`` has its hidden widths, or the size of a KAN that
-    it is to match, which basis, order and grid leave as it is; the nonlinearity is its own. The
-    order is that of B-splines.
+    ``linear`` and ``finnis_sinclair`` have no shape to choose. An ``mlp`` has its hidden widths, or
+    the size of a KAN that it is to match, which basis, order and grid leave as it is; the
+    nonlinearity is its own. The order is that of B-splines.
     """
     idle, fields = _idle_names(config), ReadoutConfig.model_fields
     return tuple(
@@ -158,7 +163,8 @@ def idle_keys(config: ReadoutConfig) -> tuple[str, ...]:
 
 def _idle_names(config: ReadoutConfig) -> set[str]:
     return {
-        "linear": _KAN_KEYS | {"hidden", "nonlinearity"},
+        "linear": _OF_CONTROLS,
+        "finnis_sinclair": _OF_CONTROLS,
         "mlp": _KAN_KEYS if config.hidden else _KAN_KEYS - _SIZE_KEYS,
         "kan": {"nonlinearity"} if config.basis == "bspline" else {"nonlinearity", "order"},
     }[config.kind]
@@ -243,6 +249,7 @@ class ProjectedKAN(torch.nn.Sequential):
 
     def __init__(self, in_features: int, kan: KAN, *, generator: torch.Generator | None = None):
         super().__init__(*MLP([in_features, kan.widths[0]], generator=generator), kan)
+        self.dims = [in_features, *kan.widths]
 
 
 def make_readout(
@@ -269,6 +276,10 @@ def make_readout(
     Returns:
         A scriptable module.
     """
+    if config.kind == "finnis_sinclair":
+        return FinnisSinclair(in_features, num_types if config.per_type else 1, generator=generator)
+    if config.kind == "linear" and config.per_type:
+        return LinearPerType(in_features, num_types, generator=generator)
     if config.kind == "linear":
         return MLP([in_features, out_features], generator=generator)
     if config.kind == "mlp":

@@ -9,10 +9,12 @@ import torch
 from kan_md.backbones.build import adapter_of
 from kan_md.backbones.etgnn.layers import UpProjection
 from kan_md.backbones.readout import MLP, ProjectedKAN
+from kan_md.backbones.sites import widths_of
+from kan_md.kan.controls import FinnisSinclair, LinearPerType
 from kan_md.kan.network import KAN
 from kan_md.kan.per_type import PerTypeKAN
 
-_OURS = (KAN, ProjectedKAN, PerTypeKAN, MLP)
+_OURS = (KAN, ProjectedKAN, PerTypeKAN, MLP, FinnisSinclair, LinearPerType)
 
 
 def describe_readouts(model: torch.nn.Module, backbone: str) -> list[dict[str, object]]:
@@ -31,13 +33,18 @@ def describe_readouts(model: torch.nn.Module, backbone: str) -> list[dict[str, o
         {
             "site": site,
             "place": place,
-            "made_by": "kan-md" if isinstance(function, _OURS) else "upstream",
+            "made_by": "kan-md" if is_ours(function) else "upstream",
             **_describe(function),
-            "per_type": isinstance(function, PerTypeKAN),
+            "per_type": per_type,
             "parameters": sum(parameter.numel() for parameter in function.parameters()),
         }
-        for site, place, function in _functions(model, backbone)
+        for site, place, function, per_type in _functions(model, backbone)
     ]
+
+
+def is_ours(function: torch.nn.Module) -> bool:
+    """Whether a function is what a readout configuration asked for, and not upstream's."""
+    return isinstance(function, _OURS)
 
 
 def readout_lines(
@@ -63,34 +70,37 @@ def readout_lines(
     return lines
 
 
-def _functions(model: torch.nn.Module, backbone: str) -> Iterator[tuple[str, str, torch.nn.Module]]:
+def _functions(
+    model: torch.nn.Module, backbone: str
+) -> Iterator[tuple[str, str, torch.nn.Module, bool]]:
     module = adapter_of(backbone).load()
     fixed = module.upstream_readouts(model) if hasattr(module, "upstream_readouts") else []
     for place, function in fixed:
-        yield "output", place, function
+        yield "output", place, function, False
     for site, slots in module.sites(model).items():
         for slot in slots:
-            yield site, slot.place, slot.function
+            if site != "radial" or is_ours(slot.function):  # upstream's have always been unsaid
+                yield site, slot.place, slot.function, getattr(slot.parent, "per_type", False)
 
 
 def _describe(function: torch.nn.Module) -> dict[str, object]:
     kan = next((m for m in function.modules() if isinstance(m, KAN)), None)
     if kan is not None:
-        projection = None
-        if isinstance(function, ProjectedKAN):
-            projection = function[0]
-        elif isinstance(function, PerTypeKAN) and function.projection is not None:
-            projection = function.projection[0]
-        first = [] if projection is None else [projection.in_features]
-        return {"kind": "kan", "basis": kan.layers[0].basis, "widths": [*first, *kan.widths]}
-    # MLPs of ours and of nequip and ETGNN's dense layer have dims, blocks of mace-torch irreps.
-    widths = list(function.dims) if hasattr(function, "dims") else _widths_of_mace(function)
+        widths = widths_of(function)
+        if widths is None:
+            assert isinstance(function, PerTypeKAN)
+            first = [] if function.projection is None else [function.projection[0].in_features]
+            widths = [*first, *kan.widths]
+        return {"kind": "kan", "basis": kan.layers[0].basis, "widths": widths}
+    widths = widths_of(function) or _widths_of_mace(function)
+    if isinstance(function, FinnisSinclair):
+        return {"kind": "finnis_sinclair", "basis": "", "widths": widths}
     nonlinear = len(widths) > 2 or isinstance(function, UpProjection)
     return {"kind": "mlp" if nonlinear else "linear", "basis": "", "widths": widths}
 
 
 def _widths_of_mace(block: torch.nn.Module) -> list[int]:
-    """Number of scalars before, between and after the linear maps of one of mace-torch's blocks."""
+    """The same for one of mace-torch's readout blocks, whose linear maps say it by irreps."""
     maps = [child for child in block.children() if hasattr(child, "irreps_in")]
     maps = [child for child in maps if hasattr(child, "weight_numel")]
     return [maps[0].irreps_in.count("0e"), *(child.irreps_out.dim for child in maps)]

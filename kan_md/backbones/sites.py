@@ -37,13 +37,24 @@ class FunctionSlot:
     @property
     def widths(self) -> tuple[int, int]:
         """Number of scalars that go in, and that come out."""
-        function = self.function
-        widths = function.dims if hasattr(function, "dims") else function.widths
+        widths = widths_of(self.function)
+        assert widths is not None, "only functions of scalars have slots"
         return widths[0], widths[-1]
 
     def put(self, function: torch.nn.Module) -> None:
         """Exchange it for ``function``."""
         setattr(self.parent, self.name, function)
+
+
+def widths_of(function: torch.nn.Module) -> list[int] | None:
+    """Number of scalars before, between and after the layers of a function of scalars.
+
+    None for another module than an MLP of ours, nequip's or e3nn's, ETGNN's dense layer or a KAN.
+    """
+    for name in ("dims", "widths", "hs"):
+        if hasattr(function, name):
+            return list(getattr(function, name))
+    return None
 
 
 def check_sites(readout: ReadoutConfig, sites: Iterable[str], *, backbone: str) -> None:
@@ -83,7 +94,7 @@ def put_readouts(
         backbone: name for the error message.
 
     Raises:
-        KanMdError: the backbone has no such site, or no functions per type.
+        KanMdError: the backbone has no such site, no functions per type, or no densities.
     """
     check_sites(readout, sites, backbone=backbone)
     if readout.per_type:
@@ -92,6 +103,13 @@ def put_readouts(
             found="per_type true",
             allowed="mace",
             remedy="leave it out, or set model.backbone: mace",
+        )
+    if readout.kind == "finnis_sinclair":
+        raise user_error(
+            f"readout.kind of {backbone}",
+            found=readout.kind,
+            allowed="kan, mlp, linear; finnis_sinclair is for the densities of mace",
+            remedy="choose one of these, or set model.backbone: mace",
         )
     generator = readout_generator()
     for site, slots in sites.items():

@@ -10,6 +10,7 @@ import torch
 from kan_md.backbones.build import adapter_of, idle_hyperparameters, sites_of
 from kan_md.backbones.mace_modules import MACEReadout
 from kan_md.backbones.readout import ReadoutConfig
+from kan_md.backbones.readout_report import is_ours
 from kan_md.errors import user_error
 
 _READOUTS = {
@@ -162,21 +163,21 @@ def _freeze(model: torch.nn.Module, trainable: Iterable[str]) -> tuple[str, ...]
 
 def _functions(model: torch.nn.Module, backbone: str) -> dict[str, torch.nn.Module]:
     """Modules that a readout configuration decides on, by their names in the model."""
+    names = {id(module): name for name, module in model.named_modules()}
+    sites = sites_of(model, backbone)
     if backbone == "mace":
         # Each layer's share: upstream's block and the function beside it, either may be absent.
-        return {
+        found = {
             f"{name}.{child}": getattr(module, child)
             for name, module in model.named_modules()
             if isinstance(module, MACEReadout)
             for child in ("block", "beside")
             if getattr(module, child) is not None
         }
-    names = {id(module): name for name, module in model.named_modules()}
-    return {
-        names[id(slot.function)]: slot.function
-        for slots in sites_of(model, backbone).values()
-        for slot in slots
-    }
+        # Upstream's networks of the distance are shaped by hyperparameters, ours by the readout.
+        ours = [slot.function for slot in sites["radial"] if is_ours(slot.function)]
+        return found | {names[id(function)]: function for function in ours}
+    return {names[id(slot.function)]: slot.function for slots in sites.values() for slot in slots}
 
 
 def _signature(function: torch.nn.Module) -> tuple[str, dict[str, tuple[int, ...]]]:

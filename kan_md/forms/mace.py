@@ -29,7 +29,6 @@ from kan_md.backbones.mace_modules import (
     MACENodeEmbedding,
     MACEReadout,
 )
-from kan_md.forms.activation import TwiceSiLU
 from kan_md.forms.atoms_by_type import AtomsByType
 from kan_md.forms.contraction import Contraction, knows_contraction
 from kan_md.forms.convolutions import Convolution, Ends, knows_product
@@ -37,17 +36,16 @@ from kan_md.forms.equivariant_weights import (
     Matrices,
     joined_by_kind,
     knows_linear,
-    knows_network,
     knows_product_with_types,
     linear_matrices,
-    network_weights,
     typed_matrices,
 )
 from kan_md.forms.expansion import HIGHEST_DEGREE, Neighbourhoods, expand, has_operators
 from kan_md.forms.half_edges import PAIRS_KEY, HalfEdges
 from kan_md.forms.harmonics import HarmonicsChain, is_plain_harmonics
 from kan_md.forms.mace_radial import RadialFunctions
-from kan_md.forms.radial_jets import curves_of, network_of_jets
+from kan_md.forms.radial_jets import curves_of
+from kan_md.forms.radial_networks import RadialNetwork, knows_radial_network, radial_network
 
 _TYPED_FIRST = (  # the map by type comes before the product basis, and nothing is added behind it
     "RealAgnosticInteractionBlock",
@@ -86,7 +84,7 @@ def why_not(energy: torch.nn.Module) -> str | None:
             and _has_each_irreps_once(interaction.irreps_out, product.linear.irreps_out)
             and _kinds(interaction.irreps_out) <= _kinds(interaction.conv_tp.irreps_out)
             and all(
-                knows_network(getattr(interaction, name))
+                knows_radial_network(getattr(interaction, name))
                 for name in ("conv_tp_weights", "density_fn")
                 if hasattr(interaction, name)
             )
@@ -214,12 +212,9 @@ class _Edges:
         types = self.atoms.types.index_select(0, self.neighbour)
         return Ends(self.centre, types, self.atoms.num_atoms, self.atoms.num_types)
 
-    def network(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    def network(self, module: torch.nn.Module) -> torch.Tensor:
         """A network of the radial functions, [num_pairs, out]."""
-        x, silu = self._radial[0], TwiceSiLU()
-        for number, weight in enumerate(weights):
-            x = (silu(x) if number else x) @ weight
-        return x
+        return radial_network(module)(self._radial[0])
 
     def cut(self, x: torch.Tensor) -> torch.Tensor:
         """Times the cutoff where the radial functions do not hold it."""
@@ -237,15 +232,16 @@ class _Edges:
             num_types=atoms.num_types,
         )
 
-    def expand(self, weights: Sequence[torch.Tensor], channels: int) -> torch.Tensor:
+    def expand(self, module: torch.nn.Module, channels: int) -> torch.Tensor:
         """Neighbourhoods in the harmonics of vectors from the centre and a network's functions.
 
         Args:
-            weights: of the network, which gives all channels of one degree after the other.
+            module: the network, which gives all channels of one degree after the other.
             channels: of each degree.
         """
+        network = radial_network(module)
         jets = self._functions.jets(self.vectors)
-        values = network_of_jets(jets.radial, weights)
+        values = network.of_jets(jets.radial)
         if jets.cutoff is not None:
             (w, slope), (cutoff, cutoff_slope) = values, jets.cutoff
             values = torch.stack([w * cutoff, slope * cutoff + w * cutoff_slope])
@@ -253,18 +249,16 @@ class _Edges:
         def curves() -> torch.Tensor:
             with torch.no_grad():
                 lengths = self._lengths.detach()
-                return curves_of(lambda r: self._plain(r, weights), lengths).unflatten(
+                return curves_of(lambda r: self._plain(r, network), lengths).unflatten(
                     1, (-1, channels)
                 )
 
         values = values.unflatten(2, (-1, channels))
         return expand(self.vectors, values, self.neighbourhoods, curves=curves)
 
-    def _plain(self, lengths: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-        x, cutoff = self._functions(lengths)
-        for number, weight in enumerate(weights):
-            # silu_backward has no derivative in forward mode
-            x = (x * torch.sigmoid(x) if number else x) @ weight.detach()
+    def _plain(self, lengths: torch.Tensor, network: RadialNetwork) -> torch.Tensor:
+        radial, cutoff = self._functions(lengths)
+        x = network.plain(radial)
         return x if cutoff is None else x * cutoff
 
 
@@ -340,7 +334,7 @@ class _Layer:
         up = linear_matrices(interaction.linear_up)
         sent = embedding @ up[0, 0]  # [types, channels]
         channels = sent.size(1)
-        a = edges.expand(network_weights(interaction.conv_tp_weights), channels)
+        a = edges.expand(interaction.conv_tp_weights, channels)
         outgoing = Irreps(interaction.irreps_out)
         maps = joined_by_kind(
             linear_matrices(interaction.linear), Irreps(interaction.linear.irreps_in), outgoing
@@ -355,7 +349,7 @@ class _Layer:
     def _messages(self, x: Features, edges: _Edges, ends: Ends) -> list[Mapped]:
         """Sums of messages and the maps behind them."""
         (interaction,) = self.interaction
-        w = edges.cut(edges.network(network_weights(interaction.conv_tp_weights)))
+        w = edges.cut(edges.network(interaction.conv_tp_weights))
         up = linear_matrices(interaction.linear_up)
         irreps = Irreps(interaction.linear_up.irreps_out)
         sent = Features(irreps, tuple(_apply(up, x.blocks, irreps)))
@@ -394,7 +388,7 @@ class _Layer:
     def _density(self, edges: _Edges) -> torch.Tensor:
         """Σ_j tanh(network(r_ij)²), [num_atoms]."""
         (interaction,) = self.interaction
-        network = edges.network(network_weights(interaction.density_fn))
+        network = edges.network(interaction.density_fn)
         shares = edges.halves.of_all(edges.cut(torch.tanh(network.square()))).view(-1)
         return shares.new_zeros(edges.atoms.num_atoms).index_add(0, edges.centre, shares)
 

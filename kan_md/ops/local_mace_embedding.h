@@ -8,6 +8,7 @@
 #include "piecewise.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -54,8 +55,10 @@ template <typename T> class EmbeddingFunction {
       case Embedding::kKanNetwork:
       case Embedding::kKanNetworkPerType:
         return network(plan_.kans[number], rho);
+      case Embedding::kFinnisSinclair:
+        return lines_and_roots(rho, type);
       default:
-        return perceptron(rho);
+        return perceptron(rho, type);
     }
   }
 
@@ -67,11 +70,32 @@ template <typename T> class EmbeddingFunction {
     return sum<T>(total);
   }
 
-  double perceptron(T *rho)
+  // sum_k a_k x_k + b_k F(g_k x_k), see FinnisSinclair in Python.
+  double lines_and_roots(T *rho, int64_t type)
+  {
+    const int64_t count = plan_.densities;
+    const T *line = plan_.vector + plan_.vector_of_type * type;
+    const T *root = line + count, *gain = root + count;
+    Vec<T> total{};
+    for (int64_t i = 0; i < count; i += Simd<T>::kLanes) {
+      const Vec<T> x = load(rho + i), a = load(line + i), b = load(root + i), g = load(gain + i);
+      const Vec<T> z = g * x, size = z < 0 ? -z : z, decay = vector_exp<T>(-size);
+      Vec<T> slow = size + T(0.25) * decay;
+      for (int lane = 0; lane < Simd<T>::kLanes; ++lane) slow[lane] = std::sqrt(slow[lane]);
+      const Vec<T> value = (size + T(0.25) * decay * (1 - decay)) / (slow + T(0.5) * decay);
+      const Vec<T> slope = (1 - T(0.25) * decay) / (2 * slow) + T(0.5) * decay;
+      total += a * x + b * (z < 0 ? -value : value);
+      store(rho + i, a + b * g * slope);
+    }
+    return sum<T>(total);
+  }
+
+  double perceptron(T *rho, int64_t type)
   {
     if (plan_.hidden.empty()) {
-      const double energy = dot(plan_.densities, rho, plan_.vector);
-      std::copy_n(plan_.vector, plan_.densities, rho);
+      const T *vector = plan_.vector + plan_.vector_of_type * type;
+      const double energy = dot(plan_.densities, rho, vector);
+      std::copy_n(vector, plan_.densities, rho);
       return energy;
     }
     const T *x = rho;

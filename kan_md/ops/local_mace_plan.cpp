@@ -23,7 +23,7 @@ LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::Int
   constexpr int64_t kHasDensity = 8, kIsFactored = 16;
   const int64_t features = read.number(), kind = features % kHasDensity;
   TORCH_CHECK(features >= 0 && features < 2 * kIsFactored &&
-                  kind <= static_cast<int64_t>(Embedding::kKanNetworkPerType),
+                  kind <= static_cast<int64_t>(Embedding::kFinnisSinclair),
               kName, ": unknown embedding ", features);
   has_density = features & kHasDensity;
   summed = features & kIsFactored ? read.width() : channels;
@@ -84,12 +84,25 @@ LocalMacePlan<T>::LocalMacePlan(const std::vector<at::Tensor> &weights, c10::Int
           longest_row = std::max(longest_row, layers.back().product.in);
         }
       break;
+    case Embedding::kFinnisSinclair: {
+      const int64_t rows = read.peek().size(0);
+      TORCH_CHECK(rows == 1 || rows == num_types, kName, ": constants of ", rows, " of ", num_types,
+                  " types");
+      vector = read.template tensor<T>({rows, 3, densities});
+      vector_of_type = rows > 1 ? 3 * densities : 0;
+      break;
+    }
     default:
       TORCH_CHECK(embedding == Embedding::kPerceptron || widths.size() == 1, kName,
                   ": a weighted sum has no hidden layers");
       for (size_t d = 0; d + 1 < widths.size(); ++d)
         hidden.push_back(read.product(widths[d], widths[d + 1]));
-      vector = read.template tensor<T>({widths.back()});
+      if (embedding == Embedding::kLinear && read.peek().dim() == 2) {
+        vector = read.template tensor<T>({num_types, densities});
+        vector_of_type = densities;
+      } else {
+        vector = read.template tensor<T>({widths.back()});
+      }
   }
   read.finish();
   TORCH_CHECK(num_pairs == 1 || num_pairs == num_types * num_types, kName, ": tables for ",

@@ -15,14 +15,16 @@
 namespace kan_md::ops {
 
 // What becomes of the densities of an atom: a weighted sum, a perceptron, functions of each, or a KAN
-// of several layers; of these, one for all types of atoms or one for each.
+// of several layers; of these, one for all types of atoms or one for each. A line and a square root
+// of each density, as Finnis and Sinclair have it, are for all types or for each, by their constants.
 enum class Embedding : int64_t {
   kLinear = 0,
   kPerceptron = 1,
   kKan = 2,
   kKanNetwork = 3,
   kKanPerType = 4,
-  kKanNetworkPerType = 5
+  kKanNetworkPerType = 5,
+  kFinnisSinclair = 6
 };
 
 template <typename T> struct LocalMacePlan {
@@ -47,7 +49,9 @@ template <typename T> struct LocalMacePlan {
   Product<T> linear;             // the product basis to the densities
   const T *offsets = nullptr;    // [num_types, densities]
   Embedding embedding = Embedding::kLinear;
-  const T *vector = nullptr;         // kLinear, kPerceptron: weights of the last sum
+  // kLinear, kPerceptron: weights of the last sum; kFinnisSinclair: lines, roots and gains.
+  const T *vector = nullptr;
+  int64_t vector_of_type = 0;        // from the vector of a type to the next; 0: one for all
   std::vector<Product<T>> hidden;    // kPerceptron
   // By type, or one for all types:
   std::vector<Pieces<T>> pieces;    // kKan, kKanPerType
@@ -66,7 +70,11 @@ template <typename T> struct LocalMacePlan {
     if (is_factored()) return static_cast<int32_t>(neighbour);
     return num_pairs > 1 ? static_cast<int32_t>(centre * num_types + neighbour) : 0;
   }
-  bool per_type() const { return embedding >= Embedding::kKanPerType; }
+  // Whether there is a KAN for each type.
+  bool per_type() const
+  {
+    return embedding == Embedding::kKanPerType || embedding == Embedding::kKanNetworkPerType;
+  }
 };
 
 extern template struct LocalMacePlan<float>;

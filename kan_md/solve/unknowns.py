@@ -15,6 +15,7 @@ from kan_md.backbones.build import sites_of
 from kan_md.backbones.mace import upstream_readouts
 from kan_md.backbones.readout import MLP, ProjectedKAN
 from kan_md.errors import user_error
+from kan_md.kan.controls import FinnisSinclair, LinearPerType
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md.kan.per_type import PerTypeKAN
@@ -55,7 +56,7 @@ class Unknowns:
             raise user_error(
                 f"output block of {backbone} to solve for",
                 found="none",
-                allowed="a potential with readouts of kind kan, mlp or linear",
+                allowed="a potential with readouts of kind kan, mlp, linear or finnis_sinclair",
                 remedy="give such a model",
             )
         self.size = sum(parameter.numel() for parameter in self.parameters)
@@ -72,6 +73,10 @@ class Unknowns:
             self.parameters.append(layer.coefficients)
             if layer.base_weight is not None:
                 self.parameters.append(layer.base_weight)
+        elif isinstance(function, FinnisSinclair):
+            self.parameters += [function.line, function.root]
+        elif isinstance(function, LinearPerType):
+            self.parameters.append(function.weight)
         elif isinstance(function, MLP):
             self.parameters.append(function[-1].weight)
         else:
@@ -80,7 +85,7 @@ class Unknowns:
                 raise user_error(
                     "output block to solve for",
                     found=type(function).__name__,
-                    allowed="readouts of kind kan, mlp or linear",
+                    allowed="readouts of kind kan, mlp, linear or finnis_sinclair",
                     remedy="give a model with one of these",
                 )
             self.parameters.append(getattr(function, names[0]).weight)

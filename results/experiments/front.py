@@ -34,11 +34,11 @@ from results.experiments.peers import pod, snap
 from results.experiments.peers.errors import Errors, errors
 from results.experiments.peers.fit import Peer, PeerRecord, entry_of
 from results.experiments.peers.frames import read_set
-from results.experiments.search import ALLEGROS, READOUTS, Row, runs
+from results.experiments.search import ALLEGROS, ASSUMED, MACE, READOUTS, Row, runs
 from results.experiments.zoo import ENERGY_SCALE, Model, build
 
 KAN_MD = "kan-md"
-ROWS: tuple[Row, ...] = (*READOUTS, *ALLEGROS)
+ROWS: tuple[Row, ...] = (*READOUTS, *ASSUMED, *ALLEGROS)
 """Models of the search that the page shows: what differs in more than seed and training."""
 ATOMS = 500
 """The least number of atoms of the structure that is timed."""
@@ -235,7 +235,7 @@ def points(one: DataSet, data: Path, output: Path) -> list[Point]:
     for row, parameters, seeds in search_errors(one, data, output):
         mean = {key: statistics.mean(errors[key] for errors in seeds) for key in _ERRORS}
         count = f"{len(seeds)} seed" + "s" * (len(seeds) > 1)
-        name = f"local MACE, {row.label}" if row in READOUTS else row.label
+        name = f"local MACE, {row.label}" if row.model is MACE else row.label
         found.append(
             Point(
                 label=f"{KAN_MD} {name}",

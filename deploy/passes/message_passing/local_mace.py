@@ -22,6 +22,7 @@ from e3nn import o3
 
 from kan_md.backbones.mace_modules import MACEEdgeEmbedding, MACELayer, MACEReadout
 from kan_md.forms.networks import linear_weight, split_function
+from kan_md.kan.controls import FinnisSinclair, LinearPerType
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md.kan.per_type import PerTypeKAN
@@ -39,7 +40,8 @@ from kan_md_deploy.passes.message_passing.mace import (
     radial_functions,
 )
 
-LINEAR, PERCEPTRON, KAN_FUNCTIONS, KAN_NETWORK = 0, 1, 2, 3  # enum Embedding in local_mace_plan.h
+# enum Embedding in local_mace_plan.h
+LINEAR, PERCEPTRON, KAN_FUNCTIONS, KAN_NETWORK, FINNIS_SINCLAIR = 0, 1, 2, 3, 6
 PER_TYPE = {KAN_FUNCTIONS: 4, KAN_NETWORK: 5}
 
 
@@ -51,7 +53,9 @@ class EmbeddingFunction:
         kind: of enum Embedding.
         first: [scalars, densities] float64, linear map to the densities.
         hidden: of a perceptron, from hidden layer to hidden layer, float64.
-        vector: of a weighted sum or a perceptron, weights of the last sum, float64.
+        vector: float64; of a weighted sum or a perceptron, weights of the last sum, or of each
+            type's; of lines and square roots, see
+            :meth:`kan_md.kan.controls.FinnisSinclair.constants`.
         kans: layers of the densities' KAN, or of each type's.
     """
 
@@ -112,6 +116,12 @@ def _of_function(function: torch.nn.Module) -> EmbeddingFunction | None:
         projection = function.projection
         first = None if projection is None else linear_weight(projection[0])
         return _of_kans(list(function.kans), first, per_type=True)
+    if isinstance(function, (FinnisSinclair, LinearPerType)):
+        identity = torch.eye(function.dims[0], dtype=torch.float64)
+        is_linear = isinstance(function, LinearPerType)
+        vector = function.matrix() if is_linear else function.constants()
+        kind = LINEAR if is_linear else FINNIS_SINCLAIR
+        return EmbeddingFunction(kind, identity, vector=vector.detach().double())
     split = split_function(function)
     if split is None or split.out_features != 1:
         return None

@@ -19,7 +19,7 @@ CASES = [(backbone, readout) for backbone in BACKBONES for readout in READOUTS]
 EVERY_SITE = [
     *(("allegro", site, b) for site in ("output", "two_body", "latent", "all") for b in BASES),
     *(("nequip", "output", basis) for basis in BASES),
-    *(("mace", "output", basis) for basis in BASES),
+    *(("mace", site, basis) for site in ("output", "radial", "all") for basis in BASES),
 ]
 
 

@@ -16,7 +16,7 @@ MACE = {"hidden_irreps": "6x0e", "max_ell": 1, "correlation": 1, "radial_MLP": [
 COMMON = {
     "seed": 3,
     "model_dtype": "float64",
-    "type_names": ["Cu"],
+    "type_names": ["Cu", "Au"],
     "r_max": 3.0,
     "avg_num_neighbors": 4.0,
 }
@@ -51,7 +51,12 @@ CHANGES = {
     "per_type": True,
     "nonlinearity": "tanh",
 }
-SITES = {"allegro": ["two_body", "latent", "all"], "etgnn": ["edge_up", "node_up", "all"]}
+OF_DENSITIES = [{"kind": "finnis_sinclair"}]  # of MACE alone
+SITES = {
+    "allegro": ["two_body", "latent", "all"],
+    "mace": ["radial", "all"],
+    "etgnn": ["edge_up", "node_up", "all"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +92,12 @@ def differ(one: torch.nn.Module, other: torch.nn.Module, backbone: str) -> bool:
 
 def changes_of(name: str) -> list[tuple[dict, dict]]:
     """Readouts that differ by one key."""
+    backbone = MODELS[name][0]
     changes = [(key, value) for key, value in CHANGES.items()]
-    changes += [("sites", site) for site in SITES.get(MODELS[name][0], [])]
-    return [(start, start | {key: value}) for start in KINDS for key, value in changes]
+    of_sites = [("sites", site) for site in SITES.get(backbone, [])]
+    cases = [(start, changes + of_sites) for start in KINDS]
+    cases += [(start, changes) for start in OF_DENSITIES if backbone == "mace"]
+    return [(start, start | {key: value}) for start, several in cases for key, value in several]
 
 
 def test_no_key_is_forgotten():
@@ -205,7 +213,7 @@ def test_description_counts_what_is_there(build, name):
         # 8 coefficients and a base weight per function, a gain per input
         assert entry["parameters"] == 9 * inputs * outputs + inputs
     total = sum(p.numel() for n, p in model.named_parameters() if "readout" in n)
-    others = ("two_body", "latent", "edge_up", "node_up")
+    others = ("two_body", "latent", "radial", "edge_up", "node_up")
     assert sum(e["parameters"] for e in found if e["site"] not in others) == total
     assert len(readout_lines(found)) == sum(entry["site"] == "output" for entry in found)
 

@@ -47,6 +47,20 @@ MODELS = [
         {"radial_type": "gaussian", "apply_cutoff": False, "num_bessel": 5},
         id="one layer, Gaussian radial functions, weights cut off",
     ),
+    pytest.param({"readout": {"sites": "all", "num_basis": 5}}, id="one layer, radial KAN"),
+    pytest.param(
+        {"readout": {"sites": "radial", "basis": "bspline", "hidden": [3], "grid_range": [-1, 1]}},
+        id="one layer, radial KAN of two layers, beyond its grids",
+    ),
+    pytest.param(
+        {"readout": {"kind": "mlp", "sites": "radial", "hidden": [7, 3]}},
+        id="one layer, radial MLP of the readout",
+    ),
+    pytest.param({"readout": {"kind": "linear", "sites": "radial"}}, id="one layer, radial line"),
+    pytest.param(
+        {**TWO, "readout": {"sites": "all", "basis": "fourier", "num_basis": 4, "projection": 3}},
+        id="two layers, radial KAN of combinations",
+    ),
     pytest.param(TWO, id="two layers"),
     pytest.param(
         {
@@ -115,6 +129,7 @@ def test_form_is_upstreams_model_with_all_gradients(mace, computed_by):
         ("operators", TWO),
         ("plain torch", TWO),
         ("operators", {"distance_transform": "Soft", "apply_cutoff": False}),
+        ("operators", {"readout": {"sites": "radial", "num_basis": 6}}),
     ],
 )
 def test_second_derivatives_by_positions_are_upstreams(computed_by, sizes):

@@ -33,6 +33,7 @@ R_MAX = 2.8
 ALONE, TWO = ["C"], ["C", "Si"]
 MANY = ["C", "Si", "H", "O", "N", "B"]  # too many for a table of every pair
 KAN = {"kind": "kan", "num_basis": 4}
+ROOT = {"kind": "finnis_sinclair"}
 RESIDUAL = {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"}
 DENSITY = {"interaction_cls_first": "RealAgnosticDensityInteractionBlock"}
 DENSITY_RESIDUAL = {"interaction_cls_first": "RealAgnosticDensityResidualInteractionBlock"}
@@ -54,7 +55,17 @@ CASES = [
         RESIDUAL,
         id="networks of each element, of combinations",
     ),
+    pytest.param({"kind": "linear", "per_type": True}, TWO, RESIDUAL, id="line of each element"),
+    pytest.param(ROOT, ALONE, {"hidden_irreps": "20x0e"}, id="lines and square roots"),
+    pytest.param(ROOT | {"per_type": True}, MANY, {}, id="the same of each element"),
     pytest.param(KAN | {"basis": "fourier"}, TWO, RESIDUAL, id="offsets of the types"),
+    pytest.param(KAN | {"sites": "all"}, TWO, {}, id="radial functions"),
+    pytest.param(
+        KAN | {"sites": "radial", "basis": "bspline", "hidden": [3], "grid_range": [-0.5, 0.5]},
+        MANY,
+        DENSITY,
+        id="radial networks beyond their grids",
+    ),
     pytest.param(KAN, TWO, {"distance_transform": "Agnesi"}, id="distances by element"),
     pytest.param(KAN, TWO, {"pair_repulsion": True}, id="repulsion"),
     pytest.param(KAN, ALONE, {"hidden_irreps": "20x0e+20x1o"}, id="more than a line of channels"),
