@@ -74,7 +74,7 @@ class TrainedModel:
         """See :class:`Model`."""
         with self._kernels():
             if self._of_vectors is None:
-                return self.task.predict(self._model, atoms)
+                return self.task.predict(self._model, atoms, r_max=self.r_max)
             edges = edge_graph(atoms, self.r_max, self.type_names)
             graph = (*edges, torch.tensor([len(atoms)]))
             outputs = self._of_vectors(*(tensor.to(self._device) for tensor in graph))

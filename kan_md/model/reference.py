@@ -57,7 +57,12 @@ def model_input(
     return data
 
 
-def evaluate(model: GraphModel, atoms: ase.Atoms) -> ReferenceFrame:
+def cutoff_of(model: GraphModel, known: float | None = None) -> float:
+    """r_max of a model, Å, which it walks through its modules to say, unless it is known."""
+    return float(model.metadata["r_max"]) if known is None else known
+
+
+def evaluate(model: GraphModel, atoms: ase.Atoms, *, r_max: float | None = None) -> ReferenceFrame:
     """Energy, forces and virial of one structure by the eager model.
 
     The route is positions and strain, not edge vectors, so that it is independent of the route
@@ -66,9 +71,10 @@ def evaluate(model: GraphModel, atoms: ase.Atoms) -> ReferenceFrame:
     Args:
         model: a potential, on any device.
         atoms: the structure.
+        r_max: the model's cutoff, Å, where it is known.
     """
     device = next(chain(model.parameters(), model.buffers())).device
-    data = model_input(atoms, float(model.metadata["r_max"]), model.type_names)
+    data = model_input(atoms, cutoff_of(model, r_max), model.type_names)
     out = model({name: tensor.to(device) for name, tensor in data.items()})
 
     def value(key: str, *shape: int) -> torch.Tensor:

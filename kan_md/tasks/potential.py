@@ -52,9 +52,11 @@ class PotentialTask:
     def check_labels(self, frames: Sequence[ase.Atoms]) -> None:
         """What energies, forces and stresses may be is checked where they are read."""
 
-    def predict(self, model: GraphModel, atoms: ase.Atoms) -> dict[str, np.ndarray]:
+    def predict(
+        self, model: GraphModel, atoms: ase.Atoms, *, r_max: float | None = None
+    ) -> dict[str, np.ndarray]:
         """Evaluate by positions and strain."""
-        frame = evaluate(model, atoms)
+        frame = evaluate(model, atoms, r_max=r_max)
         return _predictions(frame["atomic_energy"], frame["forces"], frame["virial"], atoms)
 
     def reference_frames(self, model: GraphModel, frames: Iterable[ase.Atoms]) -> list[dict]:

@@ -55,8 +55,16 @@ class Task(Protocol):
             KanMdError: there is one.
         """
 
-    def predict(self, model: GraphModel, atoms: ase.Atoms) -> dict[str, np.ndarray]:
+    def predict(
+        self, model: GraphModel, atoms: ase.Atoms, *, r_max: float | None = None
+    ) -> dict[str, np.ndarray]:
         """What the eager model says of a structure, by positions, not by edges.
+
+        Args:
+            model: any of this task.
+            atoms: the structure.
+            r_max: the model's cutoff, Å, where it is known: the model walks through its modules to
+                say it.
 
         Raises:
             KanMdError: an element is unknown, or the structure is refused.

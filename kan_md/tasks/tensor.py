@@ -16,7 +16,7 @@ from nequip.nn.graph_model import GraphModel
 from kan_md.backbones.etgnn.output import reduce_over_atoms
 from kan_md.backbones.etgnn.spec import TensorSpec, parse_tensors
 from kan_md.contract import Backend, Kind, Manifest
-from kan_md.model.reference import model_input
+from kan_md.model.reference import cutoff_of, model_input
 from kan_md.tasks.judgement import Graph
 from kan_md.tasks.targets import Target
 from kan_md.tasks.tensor_checks import check_cell, check_tensor_labels
@@ -100,11 +100,13 @@ class TensorTask:
         """See :func:`kan_md.tasks.tensor_checks.check_tensor_labels`."""
         check_tensor_labels(frames, self.specs)
 
-    def predict(self, model: GraphModel, atoms: ase.Atoms) -> dict[str, np.ndarray]:
+    def predict(
+        self, model: GraphModel, atoms: ase.Atoms, *, r_max: float | None = None
+    ) -> dict[str, np.ndarray]:
         """Evaluate the eager model."""
         self.check_structure(atoms)
         device = next(model.parameters()).device
-        data = model_input(atoms, float(model.metadata["r_max"]), model.type_names)
+        data = model_input(atoms, cutoff_of(model, r_max), model.type_names)
         with torch.no_grad():
             out = model({name: tensor.to(device) for name, tensor in data.items()})
         return {spec.name: _as_array(out[spec.field], spec) for spec in self.specs}
