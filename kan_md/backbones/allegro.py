@@ -67,6 +67,10 @@ def sites(model: torch.nn.Module) -> dict[str, list[FunctionSlot]]:
     }
 
 
+FUNCTIONS_ON_EDGES = True
+"""Networks act on edges, and what they are given depends on the edges of one centre alone."""
+
+
 def num_layers(model: torch.nn.Module) -> int:
     """Hops that an atom's energy depends on: Allegro is strictly local."""
     return 1

@@ -310,3 +310,8 @@ def sites_of(model: torch.nn.Module, backbone: str) -> dict[str, list[FunctionSl
 def num_layers_of(model: torch.nn.Module, backbone: str) -> int:
     """Hops of message passing that an atom's energy depends on; 1 is strictly local."""
     return adapter_of(backbone).load().num_layers(model)
+
+
+def functions_are_on_edges(backbone: str) -> bool:
+    """Whether networks act on edges, given what depends on the edges of one centre alone."""
+    return getattr(adapter_of(backbone).load(), "FUNCTIONS_ON_EDGES", False)

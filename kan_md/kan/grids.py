@@ -18,6 +18,9 @@ RANK_TOLERANCE = 1e-8
 """Singular values below this share of the largest one do not count in a refit."""
 
 _POINTS_PER_FUNCTION = 12
+_MOST_COMPARED = 257
+"""Samples of each input at which a refitted function is held against the old one, the lowest and
+the highest among them, at equal distances in their order."""
 
 OUTLIER_DISTANCE = 4.0
 """Samples this many widths beyond the bulk of all are outliers; the bulk is 90 % of them."""
@@ -77,10 +80,19 @@ def blended_range(
         KanMdError: ``blend`` outside [0, 1], ``quantile`` outside [0, 0.5), no samples, or samples
             that are not finite.
     """
+    _check_shares(blend, quantile)
+    _check_samples(z)
+    return _blend(_ordered_without_outliers(z.double()), blend=blend, quantile=quantile)
+
+
+def _check_shares(blend: float, quantile: float) -> None:
     if not 0.0 <= blend <= 1.0:
         raise user_error("blend", found=blend, allowed="0 to 1", remedy="set blend")
     if not 0.0 <= quantile < 0.5:
         raise user_error("quantile", found=quantile, allowed="0 to 0.5", remedy="set quantile")
+
+
+def _check_samples(z: torch.Tensor) -> None:
     if z.shape[0] == 0 or not bool(torch.isfinite(z).all()):
         found = "none" if z.shape[0] == 0 else "NaN or infinity"
         raise user_error(
@@ -89,7 +101,12 @@ def blended_range(
             allowed="finite numbers",
             remedy="check the structures of the batch and the learning rate",
         )
-    ordered = without_outliers(z.double()).sort(dim=0).values
+
+
+def _blend(
+    ordered: torch.Tensor, *, blend: float, quantile: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See :func:`blended_range`, of columns in ascending order."""
     lower = (1.0 - blend) * _quantile(ordered, quantile) + blend * ordered[0]
     upper = (1.0 - blend) * _quantile(ordered, 1.0 - quantile) + blend * ordered[-1]
     return lower.clamp(max=0.0), upper.clamp(min=0.0)
@@ -108,20 +125,32 @@ def without_outliers(z: torch.Tensor) -> torch.Tensor:
     Returns:
         Of the same shape.
     """
-    number = z.shape[0]
-    if number < 5:
-        return z
+    lowest, highest = _outermost(z.sort(dim=0).values)
+    return torch.minimum(torch.maximum(z, lowest), highest)
+
+
+def _ordered_without_outliers(z: torch.Tensor) -> torch.Tensor:
+    """Columns of :func:`without_outliers` in ascending order."""
     ordered = z.sort(dim=0).values
+    lowest, highest = _outermost(ordered)
+    return torch.minimum(torch.maximum(ordered, lowest), highest)
+
+
+def _outermost(ordered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The lowest and highest of each column, in ascending order, that are no outliers."""
+    number = ordered.shape[0]
+    if number < 5:
+        return ordered[0], ordered[-1]
     share = min(0.25, max(0.05, 2.0 / number))
     low, high = _quantile(ordered, share), _quantile(ordered, 1.0 - share)
     margin = OUTLIER_DISTANCE * (high - low)
     most = max(1, int(OUTLIER_SHARE * number))
     fence_low = torch.minimum(low - margin, ordered[most])
     fence_high = torch.maximum(high + margin, ordered[-1 - most])
-    inside = (z >= fence_low) & (z <= fence_high)
-    lowest = torch.where(inside, z, math.inf).amin(dim=0)
-    highest = torch.where(inside, z, -math.inf).amax(dim=0)
-    return torch.minimum(torch.maximum(z, lowest), highest)
+    inside = (ordered >= fence_low) & (ordered <= fence_high)
+    lowest = torch.where(inside, ordered, math.inf).amin(dim=0)
+    highest = torch.where(inside, ordered, -math.inf).amax(dim=0)
+    return lowest, highest
 
 
 @torch.no_grad()
@@ -138,11 +167,12 @@ def fit_layer(
     For every input the grid of :func:`blended_range` is tried first, then, for zero-preserving
     B-splines, the grid whose step is the present one halved as often as still covers all samples,
     with the present knots among its own: there the old function can be written exactly. The first
-    that changes no function by more than ``tolerance`` at any sample is taken; outliers have no say
-    in any of this, see :func:`without_outliers`. If there is none
-    (a grid that has to grow, or a Gaussian or Fourier expansion, is in general not representable
-    on another grid) this input's grid stays. ``tolerance=math.inf`` takes the blended range with
-    the least-squares refit, whatever it changes: for a start, when the functions are random.
+    that changes no function by more than ``tolerance`` at any sample (at 257 of them where there
+    are more) is taken; outliers have no say in any of this, see :func:`without_outliers`. If there
+    is none (a grid that has to grow, or a Gaussian or Fourier expansion, is in general not
+    representable on another grid) this input's grid stays. ``tolerance=math.inf`` takes the blended
+    range with the least-squares refit, whatever it changes: for a start, when the functions are
+    random.
 
     The refit solves on equally spaced points rather than on the samples, first over the new grid,
     then over the samples' range, by a singular value decomposition that leaves out what the
@@ -161,8 +191,12 @@ def fit_layer(
     z = x.detach().reshape(-1, layer.in_features).double()
     if layer.input_gain is not None:
         z = z * layer.input_gain.double()
-    lower, upper = blended_range(z, blend=blend, quantile=quantile)
-    z = without_outliers(z)
+    _check_shares(blend, quantile)
+    _check_samples(z)
+    ordered = _ordered_without_outliers(z)
+    lower, upper = _blend(ordered, blend=blend, quantile=quantile)
+    # Each function has an input of its own, so that columns need not belong to one sample.
+    z = ordered[torch.linspace(0, len(ordered) - 1, min(len(ordered), _MOST_COMPARED)).long()]
     step, zero = layer.grid_step.double(), layer.grid_zero.double()
     old = layer.coefficients.double()
     before = torch.einsum("nim,oim->noi", layer.basis_functions(z, step, zero), old)

@@ -15,6 +15,9 @@ from kan_md.kan.grids import GridFit, blended_range, fit_layer, follow_inputs, m
 from kan_md.kan.layer import KANLayer
 from kan_md.train.agreement import of_first
 
+_NEARLY = 0.9
+"""Of the rows that are looked at: of a few more than that every second one would be taken."""
+
 
 class GridFitCallback(Callback):
     """Move the grids of all KAN layers to the inputs they see: at a few early steps, then follow.
@@ -124,7 +127,8 @@ class GridFitCallback(Callback):
         if hasattr(pl_module, "evaluate_layers"):
             # A model that is watched in the step is evaluated as upstream does it, many times as
             # slow as its fast form.
-            pl_module.evaluate_layers(_whole_batch(trainer, batch, batch_idx))
+            whole = _whole_batch(trainer, batch, batch_idx)
+            pl_module.evaluate_layers(whole, most_edges=round(_NEARLY * self.max_samples))
             self._unhook()
 
     def on_train_batch_end(

@@ -12,7 +12,7 @@ from nequip.nn import ForceStressOutput
 from nequip.nn.graph_model import GraphModel
 from nequip.train import EMALightningModule, MetricsManager, NequIPLightningModule
 
-from kan_md.backbones.build import build_model
+from kan_md.backbones.build import build_model, functions_are_on_edges
 from kan_md.backbones.transfer import Transfer, freeze_all_but_readouts, freeze_radial_functions
 from kan_md.data.dataset import WHOLE_PREFIX
 from kan_md.forms.choice import Form, Wanted
@@ -23,6 +23,7 @@ from kan_md.model.readout_exchange import Exchange
 from kan_md.train.agreement import of_all
 from kan_md.train.finetune import take_weights
 from kan_md.train.losses import Errors, TargetError
+from kan_md.train.some_centres import with_some_centres
 
 MODEL_KEY = "sole_model"
 """Name that nequip's modules give to their one model."""
@@ -49,6 +50,7 @@ class _KanModel:
     ):
         super().__init__(**kwargs)
         self.form = Form(self.model[MODEL_KEY], form)
+        self._on_edges = functions_are_on_edges(kwargs["model"]["backbone"])
         self.exchanged: list[Exchange] = []
         self.penalties = dict(regularization or {})
         self._sums_of_step: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -65,11 +67,17 @@ class _KanModel:
             return self.form(inputs)
 
     @torch.no_grad()
-    def evaluate_layers(self, batch: AtomicDataDict.Type) -> None:
+    def evaluate_layers(self, batch: AtomicDataDict.Type, *, most_edges: int) -> None:
         """Call every module of the model once, so that who watches them sees their inputs.
 
         Forces are left out: they cost the most and show nothing new.
+
+        Args:
+            batch: of the training set.
+            most_edges: about as many are enough where networks act on edges.
         """
+        if self._on_edges:
+            batch = with_some_centres(batch, most_edges)
         model = self.model[MODEL_KEY]
         if isinstance(model.model, ForceStressOutput):
             model = with_module_replaced(model, "model", model.model.func)
