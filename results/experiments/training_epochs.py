@@ -49,6 +49,7 @@ class Trainer:
         readout: kan-md's; None is upstream's own.
         threads: of each process.
         processes: of kan-md.
+        batch: frames per step of all processes together, of kan-md.
     """
 
     label: str
@@ -57,6 +58,7 @@ class Trainer:
     readout: Mapping = field(default_factory=lambda: {"kind": "mlp"})
     threads: int = 1
     processes: int = 1
+    batch: int = BATCH
 
     def settings(self, epochs: int) -> dict:
         """What the program is given, with the data in the folder above its own."""
@@ -69,7 +71,7 @@ class Trainer:
             "model": dict(self.model),
             "readout": dict(self.readout),
             "training": {
-                "batch_size": BATCH,
+                "batch_size": self.batch,
                 "epochs": epochs,
                 "device": "cpu",
                 "devices": self.processes,
@@ -109,11 +111,32 @@ TABLES: dict[str, list[Trainer]] = {
 """Each table is one interleaved run, upstream's program first."""
 
 
-def measure(table: str, *, epochs: int, rounds: int = ROUNDS) -> dict:
-    """Run the trainers of a table in turns.
+SHARED = {"Allegro": README, "small Allegro": SMALL}
+BATCHES = (2, 8)
+PROCESSES = (1, 2)
+
+
+def shared_batches(name: str) -> list[Trainer]:
+    """One model of :data:`SHARED` by one and two processes, which share every batch."""
+    return [
+        Trainer(
+            label=f"{batch} / {number}",
+            program="kan-md",
+            model=SHARED[name],
+            readout=KAN,
+            processes=number,
+            batch=batch,
+        )
+        for batch in BATCHES
+        for number in PROCESSES
+    ]
+
+
+def measure(trainers: Sequence[Trainer], *, epochs: int, rounds: int = ROUNDS) -> dict:
+    """Run trainers in turns.
 
     Args:
-        table: of :data:`TABLES`.
+        trainers: of a table.
         epochs: of each run, the first of which is not counted.
         rounds: how often each trainer runs.
 
@@ -126,7 +149,7 @@ def measure(table: str, *, epochs: int, rounds: int = ROUNDS) -> dict:
         folder = Path(name)
         data = write_frames(folder)
         for number in range(rounds):
-            for place, trainer in enumerate(TABLES[table]):
+            for place, trainer in enumerate(trainers):
                 settings = folder / f"{place}.json"
                 settings.write_text(json.dumps(trainer.settings(epochs)))
                 work = folder / f"{place}-{number}"

@@ -25,7 +25,18 @@ from kan_md.figures import COLOURS, GREY, INK, new_figure, plain_axes, save_figu
 from kan_md.files import write_text
 from results.experiments.readout_steps import BACKBONES
 from results.experiments.step_timing import MODELS
-from results.experiments.training_epochs import BATCH, ROUNDS, TABLES, TRAIN, VAL, measure
+from results.experiments.training_epochs import (
+    BATCH,
+    BATCHES,
+    PROCESSES,
+    ROUNDS,
+    SHARED,
+    TABLES,
+    TRAIN,
+    VAL,
+    measure,
+    shared_batches,
+)
 from results.experiments.zoo import run_program
 
 TIMING = Path(__file__).with_name("step_timing.py")
@@ -48,6 +59,8 @@ EPOCH_HEADINGS = [
     "peak (MiB)",
 ]
 _FEWEST_CALLS = 5
+_EPOCHS_OF_PROCESSES = 6
+"""At least: some are of five steps."""
 _PAPER = {"structures": 9000, "epochs": 1000}
 """Of the HfO2 training; the number of epochs is no published one."""
 
@@ -64,6 +77,8 @@ def page(stored: dict) -> str:
         lines += _epochs(tables)
     if stored["cases"]:
         lines += _steps(stored)
+    if stored.get("processes"):
+        lines += _processes(stored["processes"])
     if stored.get("readouts"):
         lines += _readouts(stored)
     lines += [f"Machine: {machine_line(stored['machine'])}.", ""]
@@ -174,6 +189,26 @@ def _readouts(stored: dict) -> list[str]:
     ]
 
 
+def _processes(measured: dict) -> list[str]:
+    rows = []
+    for name, table in measured.items():
+        for batch in BATCHES:
+            one, two = (table["epochs"][f"{batch} / {n}"]["seconds"] for n in PROCESSES)
+            seconds = ["{:.2f} ± {:.2f}".format(*found) for found in (one, two)]
+            rows.append([name, str(batch), *seconds, f"{one[0] / two[0]:.2f}"])
+    headings = ["model", "frames per step", "1 process (s per epoch)", "2 processes", "faster"]
+    return [
+        "## Two processes",
+        "",
+        f"Whole epochs of {TRAIN} frames of 96 atoms as above, Gaussian KAN, float32, one thread "
+        "per process. Both processes share every step's frames, so that the numbers stay those of "
+        "one; what does not depend on the frames, such as the optimiser, both do.",
+        "",
+        *markdown_table(headings, rows),
+        "",
+    ]
+
+
 def _row(name: str, case: dict) -> list[str]:
     times = ["{:.0f} ± {:.0f}".format(*case["ms"][form]) for form in ("fast", "upstream")]
     ratio = "{:.3f} ± {:.3f}".format(*case["ratio"])
@@ -213,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", action="append", choices=MODELS, help="steps of this one alone")
     parser.add_argument("--table", action="append", choices=TABLES, help="only these epochs")
     parser.add_argument("--readouts", action="append", choices=BACKBONES, help="only these")
+    parser.add_argument("--processes", action="append", choices=SHARED, help="only these")
     parser.add_argument("--epochs", type=int, default=3, help="of each run, the first not counted")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
     options = parser.parse_args(arguments)
@@ -223,10 +259,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "threads": options.threads,
         "epochs": options.epochs,
     }
-    everything = not (options.model or options.table or options.readouts)
+    everything = not (options.model or options.table or options.readouts or options.processes)
     models = options.model or (MODELS if everything else ())
     chosen = options.table or (TABLES if everything else ())
     readouts = options.readouts or (BACKBONES if everything else ())
+    shared = options.processes or (SHARED if everything else ())
     kept = options.output / "training.json"
     try:
         check_folder(options.output)
@@ -237,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases, tables = stored.setdefault("cases", {}), stored.setdefault("tables", {})
         for name in chosen:
             if name not in tables:
-                tables[name] = measure(name, epochs=options.epochs)
+                tables[name] = measure(TABLES[name], epochs=options.epochs)
                 _write(stored, options.output)
         for name in models:
             if name not in cases:
@@ -245,6 +282,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     TIMING, name, *sizes, what=f"timing of {name}", threads=options.threads
                 )
                 cases[name] = json.loads(last_line(output))
+                _write(stored, options.output)
+        measured = stored.setdefault("processes", {})
+        for name in shared:
+            if name not in measured:
+                epochs = max(options.epochs, _EPOCHS_OF_PROCESSES)
+                measured[name] = measure(shared_batches(name), epochs=epochs)
                 _write(stored, options.output)
         known = stored.setdefault("readouts", {})
         for name in readouts:

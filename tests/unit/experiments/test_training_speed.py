@@ -85,6 +85,24 @@ def test_page_shows_what_output_blocks_cost():
     assert "| MLP of 64 | 25.0 ms, 1.25 ± 0.01 | – |" in lines
 
 
+def test_processes_share_batches_and_the_page_has_their_ratio(tmp_path, monkeypatch):
+    """Stands in for the program: an epoch of a second per ten steps and process."""
+
+    def run_program(runner, program, settings, work, *, what, threads):
+        training = json.loads(settings.read_text())["training"]
+        assert threads == training["threads"] == 1
+        steps = training_epochs.TRAIN / training["batch_size"]
+        seconds = steps / 10 / training["devices"]
+        return json.dumps({"epochs": [seconds] * 3, "cpu": 1.0, "peak": 1.0})
+
+    monkeypatch.setattr(training_epochs, "run_program", run_program)
+    out = ["--output", str(tmp_path), "--processes", "small Allegro"]
+    assert training_speed.main(out) == 0
+    lines = (tmp_path / "training.md").read_text().splitlines()
+    assert "| small Allegro | 2 | 2.00 ± 0.00 | 1.00 ± 0.00 | 2.00 |" in lines
+    assert "| small Allegro | 8 | 0.50 ± 0.00 | 0.25 ± 0.00 | 2.00 |" in lines
+
+
 def test_page_begins_with_the_papers_training_and_draws_the_programs_ratios(tmp_path):
     entries = {
         "Allegro, nequip-train": {"seconds": [36.0, 0.5], "cpu": 120.0, "peak": 1800.0},
