@@ -28,6 +28,7 @@ bench: plugin
 	$(BIN)/python -m results.experiments.kan_layer --output results
 	$(BIN)/python -m results.experiments.training_speed --output results
 	$(BIN)/python -m results.experiments.scaling --output results
+	$(BIN)/python -m results.experiments.variants --output results --float32
 
 lint: venv
 	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[dev]"

@@ -239,6 +239,12 @@ def stored_arguments(
     return (arguments, None) if read is None else read(arguments, state)
 
 
+def discontinuity(backbone: str, arguments: Mapping[str, object]) -> str | None:
+    """Why a model with these arguments has energies that jump at the cutoff; None where not."""
+    find = getattr(adapter_of(backbone).load(), "discontinuity", None)
+    return None if find is None else find(arguments)
+
+
 def check_type_names(type_names: Sequence[str]) -> list[str]:
     """Check the names of the atom types.
 

@@ -47,7 +47,7 @@ from nequip.nn import AtomwiseReduce, ForceStressOutput, PerTypeScaleShift, Sequ
 
 from kan_md.backbones.mace_arguments import stored_arguments as stored_arguments
 from kan_md.backbones.mace_arguments import upstream_names as upstream_names
-from kan_md.backbones.mace_blocks import ZBLRepulsion, make_scriptable
+from kan_md.backbones.mace_blocks import ZBLRepulsion, make_differentiable, make_scriptable
 from kan_md.backbones.mace_modules import (
     MACEEdgeEmbedding,
     MACELayer,
@@ -62,6 +62,12 @@ from kan_md.backbones.sites import FunctionSlot, check_sites, readout_generator,
 from kan_md.errors import user_error
 
 SITES = ("output", "radial")
+_SEE_ATOMS = (
+    "RealAgnosticAttResidualInteractionBlock",
+    "RealAgnosticResidualNonLinearInteractionBlock",
+)
+"""Interactions whose radial networks see more than functions that vanish at the cutoff."""
+
 WEIGHTS_ONLY_OVERRIDE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -269,6 +275,7 @@ def _energy_modules(
             num_features=upstream.node_embedding.linear.irreps_out.dim,
         )
     }
+    make_differentiable(upstream.radial_embedding)
     network["edge_embedding"] = MACEEdgeEmbedding(
         upstream.spherical_harmonics,
         upstream.radial_embedding,
@@ -480,6 +487,27 @@ def _by_name(choices: Mapping[str, object], name: str, argument: str) -> object:
 def _plain(values: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
     """Hydra's mappings as plain ones."""
     return dict(values) if isinstance(values, Mapping) else values
+
+
+def discontinuity(arguments: Mapping[str, object]) -> str | None:
+    """Why energies jump where an atom crosses the cutoff; None where they do not.
+
+    A radial network with biases, or one that sees features of atoms, gives weights beyond the
+    cutoff, too. Upstream cuts off what goes into the network unless ``apply_cutoff`` is false.
+
+    Args:
+        arguments: of :func:`MACEKANModel`.
+    """
+    classes = [arguments.get("interaction_cls_first")]
+    if arguments.get("num_interactions", 2) > 1:
+        classes.append(arguments.get("interaction_cls"))
+    found = [name for name in classes if name in _SEE_ATOMS]
+    if not found or not arguments.get("apply_cutoff", True):
+        return None
+    return (
+        f"energies jump where an atom crosses r_max, as upstream's do: {found[0]} has weights "
+        "beyond it; model.apply_cutoff: false makes them smooth"
+    )
 
 
 def upstream_readouts(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:

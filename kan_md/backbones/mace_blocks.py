@@ -20,6 +20,40 @@ def make_scriptable(interaction: torch.nn.Module) -> torch.nn.Module:
     return interaction
 
 
+def make_differentiable(radial_embedding: torch.nn.Module) -> None:
+    """Exchange what torch does not differentiate in mace-torch's radial embedding.
+
+    ``torch.special.chebyshev_polynomial_t`` has no derivative and does not say so: forces would be
+    those of the cutoff alone.
+    """
+    basis = radial_embedding.bessel_fn
+    if type(basis).__name__ == "ChebychevBasis":
+        radial_embedding.bessel_fn = ChebyshevBasis(basis)
+
+
+@compile_mode("script")
+class ChebyshevBasis(torch.nn.Module):
+    """``ChebychevBasis``: T_n(r) for n = 1 ... num_basis, by T_{n+1} = 2 r T_n - T_{n-1}.
+
+    Args:
+        basis: of mace-torch.
+    """
+
+    def __init__(self, basis: torch.nn.Module):
+        super().__init__()
+        self.register_buffer("n", basis.n)
+        self.num_basis = int(basis.num_basis)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[num_edges, 1], Å -> [num_edges, num_basis]."""
+        before, present = torch.ones_like(x), x
+        found = [present]
+        for _ in range(self.num_basis - 1):
+            before, present = present, 2.0 * x * present - before
+            found.append(present)
+        return torch.cat(found, dim=1)
+
+
 @compile_mode("script")
 class AttentionInteraction(torch.nn.Module):
     """``RealAgnosticAttResidualInteractionBlock``: radial weights see both ends' features.

@@ -98,6 +98,14 @@ def _check_supported(model: torch.nn.Module) -> None:
             allowed="one",
             remedy="choose one of them with --head",
         )
+    if type(model.radial_embedding.bessel_fn).__name__ == "ChebychevBasis":
+        raise user_error(
+            "radial_type of the MACE model",
+            found="chebyshev, which torch does not differentiate: mace-torch's forces are not the "
+            "derivative of its energy",
+            allowed="bessel, gaussian",
+            remedy="train it anew; kan-md's own models may have chebyshev",
+        )
     accelerated = [
         module
         for module in model.modules()

@@ -17,7 +17,7 @@ from e3nn.o3 import SphericalHarmonics
 from e3nn.util.codegen import CodeGenMixin
 from nequip.data import AtomicDataDict
 
-from kan_md.backbones.build import build_model
+from kan_md.backbones.build import build_model, discontinuity
 from kan_md.backbones.mace import import_mace
 from kan_md.backbones.mace_modules import MACEReadout
 from kan_md.backbones.mace_weights import build_arguments_of, copy_weights, readout_kind_of
@@ -228,6 +228,7 @@ def convert_mace(
         readout_energy_error=readout_energy_error,
         num_structures=len(frames),
         compared_with=f"mace-torch {version('mace-torch')}",
+        note=discontinuity("mace", common) or "",
     )
 
 

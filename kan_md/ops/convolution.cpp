@@ -213,7 +213,8 @@ struct Arguments {
       table(table_.contiguous()), cutoffs(cutoffs_.contiguous()), num_all_edges(edge_index.size(1))
   {
     const int64_t count = num_computed(num_centres, atom_types.numel());
-    if (count < atom_types.numel())
+    // Also where all atoms of this layer are computed: the list goes on to those of earlier layers.
+    if (num_centres)
       edge_index = edge_index.narrow(1, 0, edges_of_first(edge_index, count)).contiguous();
   }
 };

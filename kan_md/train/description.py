@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import lightning
 from rich.console import Console
 
-from kan_md.backbones.build import idle_hyperparameters
+from kan_md.backbones.build import discontinuity, idle_hyperparameters, upstream_names
 from kan_md.backbones.readout import count_parameters
 from kan_md.backbones.readout_report import describe_readouts, readout_lines
 from kan_md.backbones.transfer import Transfer, is_readout
@@ -59,6 +59,10 @@ def _own_notes(
     notes: list[Note] = []
     if idle := settings_without_effect(config):
         notes.append(("settings", f"without effect here: {', '.join(idle)}"))
+    model = config.model
+    jump = discontinuity(model.backbone, upstream_names(model.backbone, model.hyperparameters))
+    if jump is not None:
+        notes.append(("warning", jump))
     untrained = data.statistics["untrained_types"]
     if untrained:
         names = ", ".join(untrained)

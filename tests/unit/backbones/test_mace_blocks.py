@@ -6,7 +6,9 @@ import pytest
 import torch
 from e3nn.util.jit import script
 
-from kan_md.backbones.mace_blocks import Gate, ZBLRepulsion, make_scriptable
+from kan_md.backbones.mace import import_mace
+from kan_md.backbones.mace_blocks import Gate, ZBLRepulsion, make_differentiable, make_scriptable
+from kan_md.model.reference import evaluate
 
 ATT = "RealAgnosticAttResidualInteractionBlock"
 NONLINEAR = "RealAgnosticResidualNonLinearInteractionBlock"
@@ -104,3 +106,27 @@ def test_repulsion_is_that_of_mace_torch(dtype, trainable):
     energy, slope = results[1]
     assert energy[0] > 0 and slope[0] < 0
     assert slope[5] == 0
+
+
+def test_force_of_chebyshev_polynomials_is_minus_energy_gradient(tiny_model, molecule):
+    """torch.special.chebyshev_polynomial_t has no derivative, and says nothing."""
+    model = tiny_model("mace", readout="linear", radial_type="chebyshev")
+    forces = evaluate(model, molecule)["forces"].numpy()
+    step, energies = 1e-5, []
+    for shift in (step, -step):
+        moved = molecule.copy()
+        moved.positions[0, 1] += shift
+        energies.append(float(evaluate(model, moved)["energy"]))
+    expected = (energies[1] - energies[0]) / (2 * step)
+    assert abs(expected) > 1e-3
+    assert forces[0, 1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_chebyshev_polynomials_are_those_of_mace_torch():
+    upstream = import_mace().blocks.RadialEmbeddingBlock(
+        r_max=4.0, num_bessel=5, num_polynomial_cutoff=5, radial_type="chebyshev"
+    )
+    r = torch.linspace(0.3, 4.0, 20).view(-1, 1)
+    expected = upstream.bessel_fn(r)
+    make_differentiable(upstream)
+    torch.testing.assert_close(upstream.bessel_fn(r), expected, rtol=1e-5, atol=1e-4)

@@ -13,7 +13,7 @@ from kan_md.backbones.build import build_model
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
-from kan_md_deploy.judged_graphs import graph_of
+from kan_md_deploy.judged_graphs import close_dimers, graph_of
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_message_passing import FUSED_MACE, FUSED_NEQUIP
 from kan_md_deploy.passes.message_passing.atoms_per_layer import centres_per_layer
@@ -146,6 +146,26 @@ def test_fused_model_is_the_eager_one_with_ghosts_or_without(
             local = slice(0, num_local)
             torch.testing.assert_close(energy[local], expected[local], atol=1e-10, rtol=0)
             torch.testing.assert_close(forces, expected_forces, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["nequip", "mace"])
+def test_three_layers_leave_out_what_is_bound_to_no_local_atom(operators, backbone):
+    """Pairs of atoms far apart: a later layer computes all atoms that an earlier one did, and the
+    list of edges goes on to those that none did.
+    """
+    names = ["C", "Si"]
+    pairs = close_dimers((6, 14), R_MAX)
+    keywords = {"mace": MACE, "nequip": NEQUIP}[backbone] | {"num_layers": 3}
+    with nequip_settings():
+        model = build(backbone, keywords, names)
+        eager = make_edge_model(copy.deepcopy(model))
+        fused, _ = rewrite(backbone, model, names)
+        for num_local in range(1, 7):
+            inputs = (*pairs[:3], torch.tensor([num_local]))
+            (expected, expected_forces), (energy, forces) = eager(*inputs), fused(*inputs)
+            local = slice(0, num_local)
+            torch.testing.assert_close(energy[local], expected[local], atol=1e-9, rtol=0)
+            torch.testing.assert_close(forces, expected_forces, atol=1e-8, rtol=0)
 
 
 def test_reach_follows_the_edges_of_a_chain():
