@@ -9,6 +9,7 @@ import pytest
 from kan_md.backbones.build import discontinuity
 from kan_md.backbones.mace import import_mace
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.ops import is_built
 from kan_md_deploy.runtime import load_deployed
 from results.experiments.variants_checks import check, structures
 from results.experiments.variants_list import INTERACTIONS, variants
@@ -32,7 +33,8 @@ def test_variant_is_upstreams_model_all_the_way(title, tmp_path):
     assert row.errors == {}
     assert max(row.converted) < 1e-8
     assert row.gradient < GRADIENT
-    assert set(REPRESENTATIVE[title]) <= set(row.passes)
+    if is_built():
+        assert set(REPRESENTATIVE[title]) <= set(row.passes)
     made = make(KNOWN[title], tmp_path)
     deployed = load_deployed(tmp_path / "exact.deployed.pth")
     for atoms in structures():
