@@ -17,7 +17,8 @@ from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.judgement import Graph
 from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import sha256_of
-from kan_md_deploy.judged_graphs import judged_graphs
+from kan_md_deploy.chosen_types import EdgeModelOfChosen, with_choice
+from kan_md_deploy.judged_graphs import few_types, judged_graphs, reference_graphs
 from kan_md_deploy.manifest import describe_model
 from kan_md_deploy.on_lists import with_lists
 from kan_md_deploy.options import Options
@@ -25,6 +26,7 @@ from kan_md_deploy.output import write_judged
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.message_passing.plain_layers import exchange_between_layers
 from kan_md_deploy.passes.registry import run_passes
+from kan_md_deploy.passes.tables.size import MOST_IN_FILE
 from kan_md_deploy.runtime import load_deployed
 from kan_md_deploy.torchscript import compile_torchscript, save_torchscript
 
@@ -47,21 +49,17 @@ def compile_model(
         KanMdError: the compiled model is not the trained one.
     """
     task = task_of_checkpoint(checkpoint)
-    groups = judged_graphs(checkpoint)
-    graphs = next(iter(groups.values()))  # the reference frames
+    graphs = reference_graphs(checkpoint)
     with nequip_settings():
         exact = checkpoint.build("float64")
         description, reference = describe_model(checkpoint, exact, task), task.edge_model(exact)
-        same = options.dtype == "float64"
-        eager = reference if same else task.edge_model(checkpoint.build(options.dtype))
-        rounding = {at: task.deviation(eager, reference, group) for at, group in groups.items()}
         model = checkpoint.build(options.dtype)
         context = PassContext(
             static_shapes=options.static_shapes,
             num_types=len(checkpoint.type_names),
             r_max=float(checkpoint.r_max),
             bound=options.bound,
-            graphs=tuple(graphs),
+            graphs=tuple(_measured(checkpoint, graphs)),
             operators=options.operators,
             task=task,
         )
@@ -81,7 +79,11 @@ def compile_model(
             **description,
         )
         exchange_between_layers(model, context)
-        edge_model = with_lists(task.edge_model(model)).to(options.device)
+        edge_model = with_choice(with_lists(task.edge_model(model))).to(options.device)
+        groups = _judged(edge_model, checkpoint)
+        same = options.dtype == "float64"
+        eager = reference if same else task.edge_model(checkpoint.build(options.dtype))
+        rounding = {at: task.deviation(eager, reference, group) for at, group in groups.items()}
     set_tf32(options.tf32)
     example = max(graphs, key=lambda graph: graph[0].size(0))
     others = [name for name in task.backends if name != options.backend]
@@ -101,6 +103,18 @@ def compile_model(
         return task.with_errors(manifest, next(iter(found.values())))
 
     write_judged(temporary, write, manifest, judge)
+
+
+def _measured(checkpoint: Checkpoint, graphs: list[Graph]) -> list[Graph]:
+    """Where passes say what they change: of many types, tables are made for every pair met."""
+    if len(checkpoint.type_names) ** 2 <= MOST_IN_FILE:
+        return graphs
+    return next(iter(few_types(checkpoint).values()))
+
+
+def _judged(edge_model: torch.nn.Module, checkpoint: Checkpoint) -> dict[str, list[Graph]]:
+    makes_tables = isinstance(edge_model, EdgeModelOfChosen)
+    return few_types(checkpoint) if makes_tables else judged_graphs(checkpoint)
 
 
 def _baked_threads(options: Options) -> int:

@@ -23,6 +23,8 @@ _CLOSE = 0.7
 """Distance of atoms close to each other, in sums of covalent radii: repulsions act there."""
 _MOST_DIMERS = 66
 """Of all pairs of eleven types."""
+_CHOICES, _TYPES = 3, 3
+"""Choices of types, and types of each, for files that make their tables when these are chosen."""
 
 
 def reference_graphs(checkpoint: Checkpoint) -> list[Graph]:
@@ -59,6 +61,25 @@ def judged_graphs(checkpoint: Checkpoint) -> dict[str, list[Graph]]:
     if dimers[0].size(0):
         groups["atoms close to each other"] = [dimers]
     return groups
+
+
+def few_types(checkpoint: Checkpoint) -> dict[str, list[Graph]]:
+    """Inputs of few types each, for files that make tables of the types that they meet.
+
+    Crystals of some choices of types, and every type beside itself.
+    """
+    names, r_max = checkpoint.type_names, float(checkpoint.r_max)
+    numbers, count = checkpoint.elements.atomic_numbers, len(checkpoint.type_names)
+    spread = [range(start, count, max(1, count // _TYPES))[:_TYPES] for start in range(_CHOICES)]
+    crystals = [made_up_crystal([names[n] for n in chosen], r_max) for chosen in spread]
+    groups = {"made-up crystals of few types": [graph_of(c, r_max, names) for c in crystals]}
+    alone = [close_dimers([numbers[n]], r_max) for n in range(count)]
+    near = [
+        (vectors, index, torch.full_like(types, number), num_local)
+        for number, (vectors, index, types, num_local) in enumerate(alone)
+        if vectors.size(0)
+    ]
+    return groups | ({"atoms close to each other": near} if near else {})
 
 
 def close_dimers(atomic_numbers: Sequence[int], r_max: float) -> Graph:

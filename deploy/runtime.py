@@ -40,6 +40,8 @@ class DeployedModel:
 
     def __init__(self, function: Callable, manifest: Manifest, *, device: str):
         self._function = function
+        self._choose = getattr(function, "choose_types", None)
+        self._chosen: frozenset[int] = frozenset()
         self.manifest = manifest
         self.device = device
         self.task = task_of_manifest(manifest)
@@ -63,6 +65,8 @@ class DeployedModel:
             # Upstream's symmetric contraction takes no atoms: ask for one, and leave it out.
             alone = self(edge_vectors, edge_index, atom_types.new_zeros(1), num_local)
             return tuple(output[:0] for output in alone)
+        if self._choose is not None:
+            self._choose_types(atom_types[edge_index.flatten()])
         outputs = self._function(
             edge_vectors.to(self.device, torch.float64),
             edge_index.to(self.device),
@@ -70,6 +74,22 @@ class DeployedModel:
             num_local.to(self.device),
         )
         return tuple(output.detach() for output in outputs)
+
+    def _choose_types(self, types: torch.Tensor) -> None:
+        """Let a file of many elements make the tables of some types, unless it has them."""
+        wanted = frozenset(types.unique().tolist())
+        if self._chosen and wanted <= self._chosen:
+            return
+        wanted = wanted or frozenset([0])  # atoms without neighbours may have any type
+        error = self._choose(sorted(wanted))
+        if not error <= 1.0:
+            raise user_error(
+                "tables of " + " ".join(self.type_names[number] for number in sorted(wanted)),
+                found=f"errors of {error:.1f} times the bound",
+                allowed="up to 1",
+                remedy="deploy with a larger --bound",
+            )
+        self._chosen = wanted
 
     def predict(self, atoms: ase.Atoms) -> dict[str, np.ndarray]:
         """Evaluate a structure, see :class:`kan_md.tasks.task.Task`.

@@ -8,14 +8,14 @@ with e3nn's helper works all the same.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from e3nn.util.jit import script
 
-from kan_md.contract import LISTS_METHOD, MANIFEST_KEY
+from kan_md.contract import CHOICE_METHOD, LISTS_METHOD, MANIFEST_KEY
 from kan_md_deploy.errors import not_compiled
 
 
@@ -43,7 +43,8 @@ def compile_torchscript(
     """
     with _deprecation_silenced():
         try:
-            kept = [name for name in (LISTS_METHOD,) if hasattr(edge_model, name)]
+            methods = (LISTS_METHOD, CHOICE_METHOD)
+            kept = [name for name in methods if hasattr(edge_model, name)]
             return torch.jit.freeze(script(edge_model.eval()), preserved_attrs=kept)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             raise not_compiled("TorchScript", error, remedy=remedy) from error
@@ -56,16 +57,35 @@ def save_torchscript(module: torch.jit.ScriptModule, path: Path, *, manifest: st
         path.write_bytes(module.save_to_buffer(_extra_files={MANIFEST_KEY: manifest}))
 
 
-def load_torchscript(path: Path, *, device: str) -> Callable:
-    """Read a compiled module onto a device, as a function that runs as it does in LAMMPS."""
-    with _deprecation_silenced():
-        module = torch.jit.load(str(path), map_location=device)
+class TorchScriptFunction:
+    """A compiled module that runs as it does in LAMMPS.
 
-    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    Args:
+        module: the module.
+
+    Attributes:
+        choose_types: makes the tables of some types, see :mod:`kan_md_deploy.chosen_types`; None
+            where the file has all that it needs.
+    """
+
+    def __init__(self, module: torch.jit.ScriptModule):
+        self._module = module
+        self.choose_types = self._choose_types if hasattr(module, CHOICE_METHOD) else None
+
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Evaluate."""
         with executor_of_lammps():
-            return module(*inputs)
+            return self._module(*inputs)
 
-    return run
+    def _choose_types(self, types: list[int]) -> float:
+        with executor_of_lammps(), torch.enable_grad():
+            return getattr(self._module, CHOICE_METHOD)(types)
+
+
+def load_torchscript(path: Path, *, device: str) -> TorchScriptFunction:
+    """Read a compiled module onto a device."""
+    with _deprecation_silenced():
+        return TorchScriptFunction(torch.jit.load(str(path), map_location=device))
 
 
 @contextmanager

@@ -39,6 +39,10 @@ LISTS_METHOD = "on_lists"
 """Method of a TorchScript file that LAMMPS may compute on its neighbour list without ``forward``.
 Files need not have it; see :mod:`kan_md_deploy.on_lists`."""
 
+CHOICE_METHOD = "choose_types"
+"""Method of a TorchScript file of many elements that makes its tables; see
+:mod:`kan_md_deploy.chosen_types`."""
+
 INPUT_FIELDS = ("edge_vectors", "edge_index", "atom_types", "num_local")
 OUTPUT_FIELDS = ("atomic_energy", "edge_forces")
 

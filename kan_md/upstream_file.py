@@ -18,9 +18,10 @@ def read_upstream_metadata(path: str | Path) -> dict[str, str]:
         path: a zip archive.
 
     Returns:
-        ``backend``, those of KEYS that are there, and of an AOTInductor package also ``device`` and
-        ``pair_style``: a Cartesian cell among its inputs is what pair_style nequip has. Empty for a
-        file of another kind.
+        ``backend``, those of KEYS that are there, of an AOTInductor package also ``device``, and
+        ``pair_style`` where it can be told: TorchScript has the code of Allegro's modules, and a
+        Cartesian cell among a package's inputs is what pair_style nequip has. Empty for a file of
+        another kind.
 
     Raises:
         zipfile.BadZipFile: no zip archive.
@@ -31,7 +32,7 @@ def read_upstream_metadata(path: str | Path) -> dict[str, str]:
         extra = {Path(name).name: name for name in names if Path(name).parent.name == "extra"}
         if extra.keys() >= _NEEDED:
             found = {key: archive.read(extra[key]).decode() for key in KEYS if key in extra}
-            return {"backend": "torchscript"} | found
+            return {"backend": "torchscript"} | found | _style_of_code(names)
         for name in names:
             if not name.endswith("_metadata.json"):
                 continue
@@ -44,3 +45,10 @@ def read_upstream_metadata(path: str | Path) -> dict[str, str]:
                     known["pair_style"] = "nequip" if of_nequip else "allegro"
                 return {"backend": "aotinductor", "device": device} | known
     return {}
+
+
+def _style_of_code(names: list[str]) -> dict[str, str]:
+    """The pair style of a TorchScript file, by the packages that its code is from."""
+    packages = {n.partition("/code/__torch__/")[2].partition("/")[0] for n in names}
+    style = next((style for style in ("allegro", "nequip") if style in packages), None)
+    return {} if style is None else {"pair_style": style}

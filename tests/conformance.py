@@ -93,6 +93,8 @@ ONE_LAYER_PER_TYPE = ONE_LAYER | {"readout": {"per_type": True, "num_basis": 5}}
 MANY_ELEMENTS = {"type_names": (*ELEMENTS, "Ag", "Ni", "Pd")}
 ONE_LAYER_RADIAL = ONE_LAYER | {"readout": {"sites": "all", "basis": "bspline"}}
 RADIAL = {"readout": {"sites": "all", "num_basis": 5, "grid_range": [-6.0, 6.0]}}
+MANY_WITHOUT_KAN = MANY_ELEMENTS | {"readout": {"kind": "mlp"}}
+MANY_CUTOFFS = MANY_ELEMENTS | {"per_edge_type_cutoff": {"Ag": 3.5, "Au": {"Ni": 3.6}}}
 ONE_LAYER_DENSITY = ONE_LAYER | DENSITIES
 ONE_LAYER_LINE = ONE_LAYER | {"readout": {"kind": "linear", "per_type": True}}
 ONE_LAYER_ROOT = ONE_LAYER | {"readout": {"kind": "finnis_sinclair", "per_type": True}}
@@ -107,6 +109,10 @@ MODELS = {
         Model("allegro", PROJECTED | ZBL, "fused_allegro", ("portable", "fused")),
     "allegro, small":
         Model("allegro", SMALL, "fused_allegro", ("AOTInductor", "AOTInductor, fused")),
+    "allegro, many elements":
+        Model("allegro", MANY_WITHOUT_KAN, "fused_allegro", ("fused", "fused, float32")),
+    "nequip, many elements":
+        Model("nequip", MANY_CUTOFFS, "fused_nequip", ("fused",)),
     "nequip": Model("nequip", {}, "fused_nequip", (*SCRIPTED, "AOTInductor, fused")),
     "nequip, repulsion": Model("nequip", ZBL, "fused_nequip", ("fused",)),
     "mace": Model("mace", {}, "fused_mace", (*SCRIPTED, "AOTInductor, fused, float32")),

@@ -25,8 +25,9 @@ from kan_md.forms.networks import Contributions
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md.ops import is_built
-from kan_md.ops.interval_tables import IntervalTable
+from kan_md.ops.interval_tables import IntervalTable, TableOfOwnRanges, locate_cells
 from kan_md.ops.tables import BoundNotReachedError
+from kan_md_deploy.chosen_types import SequenceOfChosen
 from kan_md_deploy.manifest import pair_cutoffs
 from kan_md_deploy.passes.allegro.latents import (
     LatentNetwork,
@@ -37,11 +38,14 @@ from kan_md_deploy.passes.allegro.latents import (
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.centre_factored import EDGES
 from kan_md_deploy.passes.operator_weights import ModelOnOperator, OperatorWeights
-from kan_md_deploy.passes.radial_tables import Functions, exact_functions, vanishes
+from kan_md_deploy.passes.radial_tables import FunctionsOfPair, exact_functions, vanishes
+from kan_md_deploy.passes.tables.size import MOST_IN_FILE
 
 _SUM, _PERCEPTRON, _KAN, _PROJECTED_KAN = 0, 1, 2, 3  # enum Readout in allegro_plan.h
 _KAN_NETWORK, _PROJECTED_KAN_NETWORK = 4, 5
 _MOST_L = 4
+NUM_NORMS = 2
+"""Weights behind the table that may differ by type."""
 _NEGLIGIBLE = 1e-12
 """Tensor product coefficients that small, relative to the largest, are rounding."""
 LARGEST_TABLES = {torch.float32: 4 << 30, torch.float64: 512 << 20}
@@ -63,6 +67,125 @@ class AllegroOnOperator(ModelOnOperator):
         )
         data[self._energy] = energy.unsqueeze(1)
         return data
+
+
+class AllegroOfChosen(ModelOnOperator):
+    """``kan_md::allegro`` that makes its tables when elements are chosen.
+
+    Args:
+        operator: weights but for the table's, and numbers.
+        maker: of the table.
+        columns: of the functions among the padded columns of the table.
+        num_columns: padded.
+        num_types: of the model.
+    """
+
+    is_chosen = True
+
+    def __init__(
+        self,
+        operator: OperatorWeights,
+        maker: TableOfOwnRanges,
+        columns: torch.Tensor,
+        *,
+        num_columns: int,
+        num_types: int,
+    ):
+        super().__init__(operator)
+        self.maker = maker
+        self.dtype = operator.dtype
+        self.num_columns = num_columns
+        self.num_norms: int = NUM_NORMS
+        self.register_buffer("columns", columns)
+        self.register_buffer("table", torch.zeros(0, 0, 6, num_columns, dtype=operator.dtype))
+        self.register_buffer("ends", torch.zeros(0, 0, dtype=torch.float64))
+        self.register_buffer("cells", torch.zeros(0, 0, dtype=torch.int32))
+        self.register_buffer("row_of_type", torch.full((num_types,), -1))
+        self.register_buffer("type_of_row", torch.zeros(0, dtype=torch.int64))
+
+    def choose(self, types: list[int]) -> float:
+        """See :class:`~kan_md_deploy.chosen_types.SequenceOfChosen`."""
+        if len(types) == 0:
+            self.table, self.ends, self.cells = self.table[:0], self.ends[:0], self.cells[:0]
+            return 0.0
+        pairs: list[tuple[int, int]] = []
+        kinks: list[torch.Tensor] = []
+        row_of_type = torch.full_like(self.row_of_type, -1)
+        for row, centre in enumerate(types):
+            row_of_type[centre] = row
+            for neighbour in types:
+                pairs.append((centre, neighbour))
+                kinks.append(torch.zeros(0, dtype=torch.float64))
+        ends, powers, errors = self.maker(pairs, kinks)
+        table = torch.zeros(powers.size(0), powers.size(1), 6, self.num_columns, dtype=self.dtype)
+        table[:, :, :, self.columns] = powers.to(self.dtype)
+        self.table, self.ends, self.cells = table, ends, locate_cells(ends)
+        self.row_of_type, self.type_of_row = row_of_type, torch.tensor(types)
+        return float(errors.max()) / self.maker.bound
+
+    def chosen_constants(self) -> list[torch.Tensor]:
+        """All weights: table, ends, cells, what is per type, and the rest."""
+        weights = [self.table, self.ends, self.cells]
+        for number, weight in enumerate(self.constants()):
+            of_types = number < self.num_norms and weight.numel() > 1
+            weights.append(weight[self.type_of_row] if of_types else weight)
+        return weights
+
+    def forward(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+        """Add atomic energies [num_atoms, 1] to the dict, before scale and shift.
+
+        Where there are edges, types that were not chosen are refused.
+        """
+        rows = self.row_of_type[data[self._types].view(-1)]
+        if data[self._index].size(1) == 0:
+            rows = torch.zeros_like(rows)
+        assert bool((rows >= 0).all()), "atoms of elements that were not chosen"
+        energy, _ = torch.ops.kan_md.allegro(
+            data[self._vectors],
+            data[self._index],
+            rows,
+            self.chosen_constants(),
+            self.shape,
+        )
+        data[self._energy] = energy.unsqueeze(1)
+        return data
+
+
+class _Columns(torch.nn.Module):
+    """Columns of the operator's table: what the pair gives, behind the first maps that read it.
+
+    Args:
+        functions: of the pair.
+        contributions: how they are split.
+        firsts: of each reader.
+    """
+
+    def __init__(
+        self,
+        functions: FunctionsOfPair,
+        contributions: Contributions,
+        firsts: list[torch.nn.Module],
+    ):
+        super().__init__()
+        self.functions = functions
+        self.widths: list[int] = contributions.widths
+        self.num_direct: int = contributions.num_direct
+        self.piece_of: list[int] = contributions.piece_of
+        self.firsts = torch.nn.ModuleList(copy.deepcopy(first).double() for first in firsts)
+
+    def pieces(self, lengths: torch.Tensor, centre: int, neighbour: int) -> list[torch.Tensor]:
+        """One [n, width] for each use of the columns."""
+        found = torch.split(self.functions(lengths, centre, neighbour), self.widths, dim=1)
+        result: list[torch.Tensor] = []
+        for number in range(self.num_direct):
+            result.append(found[number])
+        for number, first in enumerate(self.firsts):
+            result.append(first(found[self.piece_of[number]]))
+        return result
+
+    def forward(self, lengths: torch.Tensor, centre: int, neighbour: int) -> torch.Tensor:
+        """All of them side by side."""
+        return torch.cat(self.pieces(lengths, centre, neighbour), dim=1)
 
 
 class FusedAllegro:
@@ -88,6 +211,15 @@ class FusedAllegro:
             packed = _Packed(factored, context, cutoffs)
         except BoundNotReachedError as reason:
             return {"bound": 0.0, "skipped": str(reason)}
+        if packed.maker is not None:
+            model.model.func = SequenceOfChosen(
+                {**model.model.func.parts, EDGES: packed.of_chosen(context)}, EDGES
+            )
+            return {
+                "bound": context.bound,
+                "operator": "kan_md::allegro",
+                "tables": "made when elements are chosen",
+            }
         size = packed.weights[0].numel() * packed.weights[0].element_size()
         if size > LARGEST_TABLES[packed.dtype]:
             return {"bound": 0.0, "skipped": _too_large(size, packed.dtype)}
@@ -98,6 +230,16 @@ class FusedAllegro:
             "intervals": packed.num_intervals,
             "operator": "kan_md::allegro",
         }
+
+
+def _makes_tables(
+    factored: FactoredAllegro, latents: list[LatentNetwork], context: PassContext
+) -> bool:
+    """Whether a file makes its tables when elements are chosen: of many, and smooth functions."""
+    parts = [factored.radial, *(latent.pair for latent in latents)]
+    modules = [module for part in parts if part is not None for module in part.modules()]
+    is_smooth = not any(isinstance(module, KANLayer) for module in modules)
+    return context.num_types**2 > MOST_IN_FILE and is_smooth and not context.static_shapes
 
 
 def _too_large(size: int, dtype: torch.dtype) -> str:
@@ -113,20 +255,22 @@ class _Packed(OperatorWeights):
     def __init__(self, factored: FactoredAllegro, context: PassContext, cutoffs: tuple[float, ...]):
         super().__init__(factored.dtype, bound=context.bound)
         self.factored = factored
+        self.maker: TableOfOwnRanges | None = None
         sources = [factored.radial.contributions, *(x.contributions for x in factored.layers)]
         kind = _readout_kind(factored)
         results = [self._result(layer) for layer in factored.layers]
         latents = [latent_network(factored, n, result) for n, result in enumerate(results)]
-        table, widths, folded = self._tabulate(
-            exact_functions(factored, context), cutoffs, latents, kind
-        )
-        self.num_intervals = table.powers.size(1)
+        if _makes_tables(factored, latents, context):
+            folded, widths = False, self._make_when_chosen(context, cutoffs, latents)
+        else:
+            table, widths, folded = self._tabulate(context, cutoffs, latents, kind)
+            self.num_intervals = table.powers.size(1)
+            self.add_table(table, self._groups(widths))
         readout_width = sources[-1].widths[sources[-1].piece_of[-1]]
         if kind == _KAN_NETWORK:
             readout_width = sources[-1].functions[-1].out_features
         l_max = factored.num_irreps - 1
 
-        self.add_table(table, [*[factored.channels] * (2 * factored.num_irreps), *widths])
         for norm in (factored.environment_norm, factored.energy_norm):
             self.weights.append(norm.flatten().to(self.dtype))
         self.shape = [l_max, self.padded(factored.channels), self.padded(_scalars(sources[0]))]
@@ -155,9 +299,36 @@ class _Packed(OperatorWeights):
             if kind == _KAN_NETWORK:
                 self._add_map(layer.contributions.functions[-1])
 
+    def _groups(self, widths: list[int]) -> list[int]:
+        """Widths of the groups of columns that are padded."""
+        return [*[self.factored.channels] * (2 * self.factored.num_irreps), *widths]
+
+    def _make_when_chosen(
+        self, context: PassContext, cutoffs: tuple[float, ...], latents: list[LatentNetwork]
+    ) -> list[int]:
+        """Ready what makes the table; widths of the columns of each network."""
+        plain = [torch.nn.Identity() for _ in (*latents, None)]
+        columns = self._columns(plain)
+        square = torch.tensor(cutoffs, dtype=torch.float64).view(context.num_types, -1)
+        self.maker = TableOfOwnRanges(columns, square, bound=self.table_bound)
+        return self._widths(columns, cutoffs)
+
+    def of_chosen(self, context: PassContext) -> AllegroOfChosen:
+        """The operator without its table."""
+        groups = self._groups(self._widths(self.maker.maker.functions.functions, (1.0,)))
+        starts = torch.tensor([0, *(self.padded(width) for width in groups)]).cumsum(0)
+        columns = [s + torch.arange(w) for s, w in zip(starts.tolist(), groups, strict=False)]
+        return AllegroOfChosen(
+            self,
+            self.maker,
+            torch.cat(columns),
+            num_columns=int(starts[-1]),
+            num_types=context.num_types,
+        )
+
     def _tabulate(
         self,
-        functions: Functions,
+        context: PassContext,
         cutoffs: tuple[float, ...],
         latents: list[LatentNetwork],
         kind: int,
@@ -171,30 +342,34 @@ class _Packed(OperatorWeights):
         firsts = [latent.pair or torch.nn.Identity() for latent in latents]
         plain, readout = torch.nn.Identity(), contributions.functions[-1]
         if kind == _KAN_NETWORK:
-            return *self._table(functions, cutoffs, [*firsts, readout]), True
+            return *self._table(context, cutoffs, [*firsts, readout]), True
         if kind == _KAN:
             try:
-                return *self._table(functions, cutoffs, [*firsts, readout]), True
+                return *self._table(context, cutoffs, [*firsts, readout]), True
             except BoundNotReachedError:
                 pass  # the operator evaluates them: slower, and no approximation more
-        return *self._table(functions, cutoffs, [*firsts, plain]), False
+        return *self._table(context, cutoffs, [*firsts, plain]), False
 
     def _table(
-        self, functions: Functions, cutoffs: tuple[float, ...], firsts: list[torch.nn.Module]
+        self, context: PassContext, cutoffs: tuple[float, ...], firsts: list[torch.nn.Module]
     ) -> tuple[IntervalTable, list[int]]:
         """Table of what the pair gives, behind the first maps of the networks that read it."""
-        contributions: Contributions = self.factored.radial.contributions
-        firsts = [copy.deepcopy(first).double() for first in firsts]
+        columns = self._columns(firsts)
 
-        def columns(lengths: torch.Tensor, pair: int) -> list[torch.Tensor]:
-            pieces = torch.split(functions(lengths, pair), contributions.widths, dim=1)
-            read = zip(firsts, contributions.piece_of, strict=True)
-            return [*pieces[: contributions.num_direct], *(f(pieces[n]) for f, n in read)]
+        def of_pair(lengths: torch.Tensor, pair: int) -> torch.Tensor:
+            return columns(lengths, *divmod(pair, context.num_types))
 
+        return self.tabulate(of_pair, cutoffs), self._widths(columns, cutoffs)
+
+    def _columns(self, firsts: list[torch.nn.Module]) -> _Columns:
+        radial = self.factored.radial
+        return _Columns(FunctionsOfPair(radial), radial.contributions, firsts)
+
+    def _widths(self, columns: _Columns, cutoffs: tuple[float, ...]) -> list[int]:
         with torch.no_grad():
-            pieces = columns(torch.tensor([0.5 * cutoffs[0]], dtype=torch.float64), 0)
-        widths = [piece.size(1) for piece in pieces[contributions.num_direct :]]
-        return self.tabulate(lambda r, pair: torch.cat(columns(r, pair), 1), cutoffs), widths
+            middle = torch.tensor([0.5 * cutoffs[0]], dtype=torch.float64)
+            pieces = columns.pieces(middle, 0, 0)
+        return [piece.size(1) for piece in pieces[columns.num_direct :]]
 
     def _result(self, layer: Layer) -> torch.Tensor:
         """[out, width] float64, from a latent network's last values to all that read them."""

@@ -37,9 +37,10 @@ from kan_md_deploy.passes.message_passing.local_mace import (
 from kan_md_deploy.passes.message_passing.symmetric_contraction import polynomial_of_scalars
 from kan_md_deploy.passes.module_sequence import ModuleSequence
 from kan_md_deploy.passes.operator_weights import ModelOnOperator, OperatorWeights
+from kan_md_deploy.passes.tables.size import MOST_IN_FILE
 
 _MOST_L = 4
-_MOST_PAIRS = 16
+_MOST_PAIRS = MOST_IN_FILE
 """Beyond, tables of pairs of types no longer fit a cache: one table serves all of them."""
 _HAS_DENSITY, _IS_FACTORED = 8, 16  # beside an embedding in local_mace_plan.cpp
 _PARTS = (MACENodeEmbedding, MACEEdgeEmbedding, MACELayer, MACEReadout)
@@ -89,7 +90,7 @@ class FusedLocalMACE:
     def apply(self, model: GraphModel, context: PassContext) -> dict:
         """Replace everything up to the readout's energy by one operator."""
         parts = _parts(model)
-        unknown = _unknown_part(model, parts)
+        unknown = _unknown_part(model, parts) or _too_many_functions(parts, context)
         if unknown is not None:
             return {"bound": 0.0, "skipped": f"its operator does not know {unknown}"}
         rest = OrderedDict(
@@ -189,6 +190,14 @@ def _unknown_part(model: GraphModel, parts: dict[str, torch.nn.Module]) -> str |
         return f"the irreps {expansion}"
     embedding = read_embedding(readouts[0], _features(layer)) if len(readouts) == 1 else None
     return "this readout" if embedding is None else None
+
+
+def _too_many_functions(parts: dict[str, torch.nn.Module], context: PassContext) -> str | None:
+    """Functions of pairs of types that tables in a file are not made for."""
+    differ = hasattr(parts["edge_embedding"].radial_embedding, "distance_transform")
+    pairs = context.num_types**2
+    many = differ and pairs > MOST_IN_FILE and not context.static_shapes
+    return f"{pairs:,} pairs of elements whose distances are transformed" if many else None
 
 
 def _parts(model: GraphModel) -> dict[str, torch.nn.Module]:

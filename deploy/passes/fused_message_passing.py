@@ -12,6 +12,7 @@ from nequip.nn import GraphModel
 
 from kan_md.ops import is_built
 from kan_md.ops.tables import BoundNotReachedError
+from kan_md_deploy.chosen_types import SequenceOfChosen
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.message_passing import mace, nequip
 from kan_md_deploy.passes.module_sequence import ModuleSequence
@@ -46,8 +47,13 @@ class FusedMessagePassing:
             parts, error = self.architecture.on_operators(model, context)
         except BoundNotReachedError as reason:
             return {"bound": 0.0, "skipped": str(reason)}
-        model.model.func = ModuleSequence(parts)
-        return {"bound": error, "operator": "kan_md::convolution"}
+        report = {"bound": error, "operator": "kan_md::convolution"}
+        chosen = [name for name, part in parts.items() if getattr(part, "is_chosen", False)]
+        if not chosen:
+            model.model.func = ModuleSequence(parts)
+            return report
+        model.model.func = SequenceOfChosen(parts, chosen[0])
+        return report | {"tables": "made when elements are chosen"}
 
 
 FUSED_MACE = FusedMessagePassing("fused_mace", mace)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 from nequip.data import AtomicDataDict
@@ -16,14 +16,19 @@ from nequip.data import AtomicDataDict
 from kan_md.kan import bases
 from kan_md.kan.layer import KANLayer
 from kan_md.ops import load
-from kan_md.ops.interval_tables import IntervalTable, locate_cells, make_interval_table
+from kan_md.ops.interval_tables import (
+    IntervalTable,
+    TableOfOwnRanges,
+    locate_cells,
+    table_of,
+)
 from kan_md.ops.layout import block_of, pack_pieces
+from kan_md.ops.tables import FunctionsInList
 from kan_md_deploy.passes.tables.kan_fit import WIDEST_TAIL, fit_layer, silu_tail
 from kan_md_deploy.passes.tables.non_smooth_distances import find_non_smooth_distances
 from kan_md_deploy.passes.tables.size import check_table_size
 
 _BASES = ("bspline", "gaussian", "fourier")  # enum Basis in kan_rows.h
-_SAMPLES = 400
 _MARGIN = 16.0
 """By how much tables are better than the bound: a force is a sum of many slopes, and a few more
 intervals are cheap."""
@@ -52,6 +57,11 @@ class OperatorWeights:
         self.weights: list[torch.Tensor] = []
         self.shape: list[int] = []
         self.error = self.slope_error = 0.0
+
+    @property
+    def table_bound(self) -> float:
+        """What tables of distances are held to."""
+        return self.bound / _MARGIN
 
     def padded(self, width: int) -> int:
         """A width as the operator has it."""
@@ -119,21 +129,17 @@ class OperatorWeights:
         Raises:
             BoundNotReachedError: the bound needs too many intervals.
         """
-        places = (torch.arange(_SAMPLES, dtype=torch.float64) + 0.5) / _SAMPLES
         with torch.no_grad():
-            check_table_size(len(cutoffs), columns(cutoffs[0] * places[:1], 0).size(1))
-            largest = [columns(c * places, p).abs().amax(0) for p, c in enumerate(cutoffs)]
-        scale = torch.stack(largest).amax(0).clamp_min(1e-300)
-        scaled = [lambda r, p=p: columns(r, p) / scale for p in range(len(cutoffs))]
-        table = make_interval_table(
-            scaled,
-            cutoffs,
-            [find_non_smooth_distances(f, c) for f, c in zip(scaled, cutoffs, strict=True)],
-            bound=self.bound / _MARGIN,
-        )
+            middle = torch.tensor([0.5 * cutoffs[0]], dtype=torch.float64)
+            check_table_size(len(cutoffs), columns(middle, 0).size(1))
+        functions = [partial(columns, pair=pair) for pair in range(len(cutoffs))]
+        row = torch.tensor([list(cutoffs)], dtype=torch.float64)
+        maker = TableOfOwnRanges(FunctionsInList(functions), row, bound=self.table_bound)
+        kinks = [find_non_smooth_distances(f, c) for f, c in zip(functions, cutoffs, strict=True)]
+        table = table_of(maker, [(0, pair) for pair in range(len(cutoffs))], kinks)
         self.error = max(self.error, table.error)
         self.slope_error = max(self.slope_error, table.slope_error)
-        return replace(table, powers=table.powers * scale)
+        return table
 
 
 class Constant(torch.nn.Module):

@@ -253,23 +253,36 @@ def _factored(model: GraphModel) -> list[FactoredAllegro]:
 
 def exact_functions(factored: FactoredAllegro, context: PassContext) -> Functions:
     """The radial part in float64 as functions of length and pair of types."""
-    radial = copy.deepcopy(factored.radial).double().requires_grad_(False)
-    for module in radial.modules():
-        if hasattr(module, "_output_dtype"):  # upstream's, where it casts its results to
-            module._output_dtype = torch.float64
+    functions = FunctionsOfPair(factored.radial)
+    return lambda lengths, pair: functions(lengths, *divmod(pair, context.num_types))
 
-    def functions(lengths: torch.Tensor, pair: int) -> torch.Tensor:
-        centre, neighbour = divmod(pair, context.num_types)
-        unit = lengths.new_tensor([1.0, 0.0, 0.0])
-        count = lengths.numel()
-        data = {
-            AtomicDataDict.EDGE_VECTORS_KEY: lengths.unsqueeze(1) * unit,
-            AtomicDataDict.EDGE_INDEX_KEY: torch.tensor([[0], [1]]).repeat(1, count),
-            AtomicDataDict.ATOM_TYPE_KEY: torch.tensor([centre, neighbour]),
+
+class FunctionsOfPair(torch.nn.Module):
+    """The radial part of a factored Allegro by length and types, float64; for TorchScript, too.
+
+    Args:
+        radial: that part.
+    """
+
+    def __init__(self, radial: Radial):
+        super().__init__()
+        self.radial = copy.deepcopy(radial).double().requires_grad_(False)
+        for module in self.radial.modules():
+            if hasattr(module, "_output_dtype"):  # upstream's, where it casts its results to
+                module._output_dtype = torch.float64
+        self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
+        self._index = AtomicDataDict.EDGE_INDEX_KEY
+        self._types = AtomicDataDict.ATOM_TYPE_KEY
+
+    def forward(self, lengths: torch.Tensor, centre: int, neighbour: int) -> torch.Tensor:
+        """[n, num_functions] for lengths [n], Å."""
+        unit = torch.tensor([1.0, 0.0, 0.0], dtype=lengths.dtype)
+        data: dict[str, torch.Tensor] = {
+            self._vectors: lengths.unsqueeze(1) * unit,
+            self._index: torch.tensor([[0], [1]]).repeat(1, lengths.size(0)),
+            self._types: torch.tensor([centre, neighbour]),
         }
-        return torch.mm(radial.features(data), radial.contributions.weight)
-
-    return functions
+        return torch.mm(self.radial.features(data), self.radial.contributions.weight)
 
 
 def vanishes(functions: Functions, cutoffs: tuple[float, ...]) -> bool:

@@ -15,10 +15,16 @@ from dataclasses import dataclass
 import torch
 
 from kan_md.ops.quintics import extrapolate, hermite_powers, values_and_slopes
-from kan_md.ops.tables import BoundNotReachedError, RadialFunction, derivative, two_derivatives
+from kan_md.ops.tables import (
+    BoundNotReachedError,
+    FunctionsInList,
+    RadialFunction,
+    row_derivative,
+)
 
 _FEWEST_INTERVALS, MOST_INTERVALS = 32, 8192
-_CELLS_PER_INTERVAL = 2
+_SAMPLES = 400
+"""Distances at which the size of a function is looked for."""
 _INSIDE = 1e-9
 """Parts of the cutoff between an end and where the function is looked at: from neither side of a
 kink may the other side be seen."""
@@ -56,6 +62,191 @@ class IntervalTable:
     slope_error: float
 
 
+class IntervalTableMaker(torch.nn.Module):
+    """Cuts intervals into halves until values and slopes are within the bound.
+
+    Code for Python and, of functions without kinks, for TorchScript.
+
+    Args:
+        functions: module of lengths [n] float64, Å, type of the centre, type of the neighbour (int)
+            -> [n, num_functions] float64; zero with two derivatives at the cutoff.
+        cutoffs: [num_types, num_types] float64, Å.
+        bound: largest error of value and slope, relative to their largest size.
+        most_intervals: of one pair.
+    """
+
+    def __init__(
+        self,
+        functions: torch.nn.Module,
+        cutoffs: torch.Tensor,
+        *,
+        bound: float,
+        most_intervals: int = MOST_INTERVALS,
+    ):
+        super().__init__()
+        self.functions = functions
+        self.register_buffer("all_cutoffs", cutoffs.double())
+        self.register_buffer("tested", torch.tensor(_TESTED, dtype=torch.float64))
+        self.register_buffer("towards_cutoff", _TOWARDS_CUTOFF)
+        self.register_buffer("middle", torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64))
+        self.bound = bound
+        self.most_intervals = most_intervals
+        self.fewest_intervals: int = _FEWEST_INTERVALS
+        self.closest: float = _CLOSEST
+        self.inside: float = _INSIDE
+        self.narrow: float = _NARROW
+        self.nearest: float = NEAREST
+
+    def forward(
+        self, pairs: list[tuple[int, int]], kinks: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tables of pairs.
+
+        Args:
+            pairs: types of centre and neighbour of each table.
+            kinks: Å, one tensor per pair, distances between which its functions are smooth.
+
+        Returns:
+            Ends, powers and errors [2] of :class:`IntervalTable`. An error is infinite where the
+            bound needs too many intervals.
+        """
+        all_ends: list[torch.Tensor] = []
+        all_powers: list[torch.Tensor] = []
+        errors: list[torch.Tensor] = []
+        count = 0
+        for number, (centre, neighbour) in enumerate(pairs):
+            ends, powers, wrong = self.tabulate(centre, neighbour, kinks[number])
+            all_ends.append(ends)
+            all_powers.append(powers)
+            errors.append(wrong)
+            count = max(count, powers.size(0))
+        for number, powers in enumerate(all_powers):
+            missing, ends = count - powers.size(0), all_ends[number]
+            zeros = torch.zeros(missing, powers.size(1), powers.size(2), dtype=powers.dtype)
+            all_powers[number] = torch.cat([powers, zeros])
+            all_ends[number] = torch.cat([ends, ends[-1:].expand(missing)])
+        return torch.stack(all_ends), torch.stack(all_powers), torch.stack(errors).amax(0)
+
+    def tabulate(
+        self, centre: int, neighbour: int, kinks: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ends, powers, largest relative errors [2] of value and slope of one pair's table."""
+        cutoff = self.all_cutoffs[centre, neighbour]
+        even = cutoff * torch.arange(self.fewest_intervals + 1, dtype=torch.float64)
+        even = even / self.fewest_intervals
+        first = torch.cat([even, cutoff - even[1] * self.towards_cutoff, kinks])
+        first = first.clamp_min(0.0).clamp_max(float(cutoff)).sort()[0]
+        apart = torch.cat([torch.ones(1, dtype=torch.bool), first.diff() > self.closest * cutoff])
+        first = first[apart]
+        first[-1] = cutoff
+        low, high = first[:-1], first[1:]
+        left, right = self.ends(centre, neighbour, low, high, cutoff)
+        starts: list[torch.Tensor] = []
+        kept: list[torch.Tensor] = []
+        scales = torch.full([2], 1e-300, dtype=torch.float64)
+        errors = torch.zeros(2, dtype=torch.float64)
+        count = 0
+        while low.size(0) > 0:
+            if count + low.size(0) > self.most_intervals:
+                errors = torch.full([2], float("inf"), dtype=torch.float64)
+                starts.append(low)
+                kept.append(self.powers(left, right, high - low, cutoff))
+                break
+            powers = self.powers(left, right, high - low, cutoff)
+            wrong, sizes = self.errors(centre, neighbour, powers, low, high, cutoff)
+            scales = torch.maximum(scales, sizes)
+            wrong = wrong / scales
+            good = wrong.amax(1) <= self.bound
+            starts.append(low[good])
+            kept.append(powers[good])
+            if bool(good.any()):
+                errors = torch.maximum(errors, wrong[good].amax(0))
+            count += int(good.sum())
+            low, high, left, right = low[~good], high[~good], left[~good], right[~good]
+            middle = 0.5 * (low + high)
+            if low.size(0) > 0:
+                between = self.derivatives(centre, neighbour, middle)
+                low, high = torch.cat([low, middle]), torch.cat([middle, high])
+                left, right = torch.cat([left, between]), torch.cat([between, right])
+        all_starts = torch.cat(starts)
+        order = all_starts.argsort()
+        ends = torch.cat([all_starts[order], cutoff.view(1)])
+        return ends, torch.cat(kept)[order], errors
+
+    def derivatives(self, centre: int, neighbour: int, lengths: torch.Tensor) -> torch.Tensor:
+        """f, f', f'' at all lengths, [n, 3, num_functions]."""
+        r = lengths.clone().requires_grad_(True)
+        value = self.functions(r, centre, neighbour)
+        slope = row_derivative(value, r)
+        curvature = row_derivative(slope, r)
+        with torch.no_grad():  # a plain detach() is lost when TorchScript freezes a module
+            found = torch.stack([value, slope, curvature], dim=1)
+        return found
+
+    def ends(
+        self,
+        centre: int,
+        neighbour: int,
+        low: torch.Tensor,
+        high: torch.Tensor,
+        cutoff: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """f, f', f'' at both ends as seen from inside, [num_intervals, 3, num_functions] each."""
+        inside = torch.minimum((high - low) / 8, self.inside * cutoff)
+        # Bessel functions divide by r: the table's first end is seen from a little farther inside.
+        away = torch.cat([torch.where(low == 0.0, 2e-4 * cutoff, inside), -inside])
+        end = torch.cat([low, high])
+        value, slope, curvature = self.derivatives(centre, neighbour, end + away).unbind(1)
+        value, slope = extrapolate(value, slope, curvature, -away.unsqueeze(1))
+        found = torch.stack([value, slope, curvature], dim=1)
+        found[end == cutoff] = 0.0
+        return found[: low.size(0)], found[low.size(0) :]
+
+    def powers(
+        self, left: torch.Tensor, right: torch.Tensor, width: torch.Tensor, cutoff: torch.Tensor
+    ) -> torch.Tensor:
+        """Polynomials [num_intervals, 6, num_functions], from f, f', f'' at ends of intervals.
+
+        Quintic Hermite polynomials; on narrow intervals f, f' from the left and f'' from both
+        sides.
+        """
+        step = (width.unsqueeze(1) ** torch.arange(3)).unsqueeze(2)
+        left, right = step * left, step * right
+        powers = hermite_powers(left, right)
+        narrow = width < self.narrow * cutoff
+        powers[narrow, :3] = left[narrow] * self.middle.unsqueeze(1)
+        powers[narrow, 3] = (right[narrow, 2] - left[narrow, 2]) / 6
+        powers[narrow, 4:] = 0.0
+        return powers
+
+    def errors(
+        self,
+        centre: int,
+        neighbour: int,
+        powers: torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
+        cutoff: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Largest errors of value and slope per interval [n, 2]; largest value and slope [2]."""
+        width = (high - low).unsqueeze(1)
+        lengths = low.unsqueeze(1) + width * self.tested  # [intervals, places]
+        found, found_slope = values_and_slopes(powers, self.tested)
+        counted = (lengths > self.nearest * cutoff).unsqueeze(2)
+        r = lengths.flatten().requires_grad_(True)
+        value = self.functions(r, centre, neighbour)
+        slope = row_derivative(value, r)
+        with torch.no_grad():
+            exact = value.view_as(found) * counted
+            exact_slope = slope.view_as(found) * counted
+            wrong = (found * counted - exact).abs().amax([1, 2])
+            found_slope = found_slope / width.unsqueeze(2)
+            wrong_slope = (found_slope * counted - exact_slope).abs().amax([1, 2])
+            sizes = torch.stack([exact.abs().max(), exact_slope.abs().max()])
+            both = torch.stack([wrong, wrong_slope], dim=1)
+        return both, sizes
+
+
 def make_interval_table(
     functions: Sequence[RadialFunction],
     cutoffs: Sequence[float],
@@ -64,7 +255,7 @@ def make_interval_table(
     bound: float,
     most_intervals: int = MOST_INTERVALS,
 ) -> IntervalTable:
-    """Cut intervals into halves until values and slopes are within the bound.
+    """Tables of functions in a list.
 
     Args:
         functions: one per pair of types; zero with two derivatives at the cutoff.
@@ -76,142 +267,91 @@ def make_interval_table(
     Raises:
         BoundNotReachedError: the bound needs too many intervals.
     """
-    tables = [
-        _tabulate(function, cutoff, places, bound=bound, most_intervals=most_intervals)
-        for function, cutoff, places in zip(functions, cutoffs, kinks, strict=True)
-    ]
-    count = max(len(powers) for _, powers, _, _ in tables)
-    ends, powers = [], []
-    for own_ends, own_powers, _, _ in tables:
-        missing = count - len(own_powers)
-        ends.append(torch.cat([own_ends, own_ends[-1:].expand(missing)]))
-        powers.append(torch.cat([own_powers, own_powers.new_zeros(missing, *own_powers.shape[1:])]))
-    return IntervalTable(
-        torch.stack(ends),
-        torch.stack(powers),
-        max(error for _, _, error, _ in tables),
-        max(slope_error for _, _, _, slope_error in tables),
-    )
+    row = torch.tensor([list(cutoffs)], dtype=torch.float64)
+    listed = FunctionsInList(functions)
+    maker = IntervalTableMaker(listed, row, bound=bound, most_intervals=most_intervals)
+    return table_of(maker, [(0, n) for n in range(len(listed.list))], kinks)
 
 
-def locate_cells(ends: torch.Tensor) -> torch.Tensor:
+class TableOfOwnRanges(torch.nn.Module):
+    """Makes tables of which every function is held to its own range.
+
+    Args:
+        functions: see :class:`IntervalTableMaker`.
+        cutoffs: likewise.
+        bound: largest error of a value or slope, relative to the range of its function.
+    """
+
+    def __init__(self, functions: torch.nn.Module, cutoffs: torch.Tensor, *, bound: float):
+        super().__init__()
+        self.maker = IntervalTableMaker(_Scaled(functions), cutoffs, bound=bound)
+        places = (torch.arange(_SAMPLES, dtype=torch.float64) + 0.5) / _SAMPLES
+        self.register_buffer("places", places)
+        self.bound = bound
+        self.most_intervals: int = self.maker.most_intervals
+
+    def forward(
+        self, pairs: list[tuple[int, int]], kinks: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What :class:`IntervalTableMaker` gives."""
+        largest: list[torch.Tensor] = []
+        with torch.no_grad():
+            for centre, neighbour in pairs:
+                lengths = self.maker.all_cutoffs[centre, neighbour] * self.places
+                found = self.maker.functions.functions(lengths, centre, neighbour)
+                largest.append(found.abs().amax(0))
+            scale = torch.stack(largest).amax(0).clamp_min(1e-300)
+        self.maker.functions.scale = scale
+        ends, powers, errors = self.maker(pairs, kinks)
+        return ends, powers * scale, errors
+
+
+class _Scaled(torch.nn.Module):
+    """Functions over their sizes."""
+
+    def __init__(self, functions: torch.nn.Module):
+        super().__init__()
+        self.functions = functions
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float64))
+
+    def forward(self, lengths: torch.Tensor, centre: int, neighbour: int) -> torch.Tensor:
+        return self.functions(lengths, centre, neighbour) / self.scale
+
+
+def table_of(
+    maker: IntervalTableMaker | TableOfOwnRanges,
+    pairs: list[tuple[int, int]],
+    kinks: Sequence[torch.Tensor],
+) -> IntervalTable:
+    """Tables of pairs, within the maker's bound.
+
+    Raises:
+        BoundNotReachedError: the bound needs too many intervals.
+    """
+    with torch.enable_grad():
+        ends, powers, errors = maker(pairs, list(kinks))
+    if not errors.max() <= maker.bound:
+        most = maker.most_intervals
+        raise BoundNotReachedError(
+            f"intervals of a radial table, got {most} or more for errors of {maker.bound:.1e}; "
+            f"allowed: {most}; deploy with a larger --bound or with --portable"
+        )
+    return IntervalTable(ends, powers, *errors.tolist())
+
+
+def locate_cells(ends: torch.Tensor, cells_per_interval: int = 2) -> torch.Tensor:
     """The intervals in which equal parts of [0, cutoff] start, for a quick search.
 
     Args:
         ends: [num_pairs, num_intervals + 1] of an :class:`IntervalTable`.
+        cells_per_interval: equal parts for each interval.
 
     Returns:
         [num_pairs, num_cells] int32.
     """
     num_intervals = ends.size(1) - 1
-    num_cells = _CELLS_PER_INTERVAL * num_intervals
+    num_cells = cells_per_interval * num_intervals
     part = torch.arange(num_cells, dtype=torch.float64) / num_cells
     starts = part * ends[:, -1:]
     found = torch.searchsorted(ends, starts, right=True) - 1
     return found.clamp(0, num_intervals - 1).to(torch.int32)
-
-
-def _tabulate(
-    function: RadialFunction,
-    cutoff: float,
-    kinks: torch.Tensor,
-    *,
-    bound: float,
-    most_intervals: int,
-) -> tuple[torch.Tensor, torch.Tensor, float, float]:
-    """Ends, powers, largest relative errors of value and slope of one pair's table."""
-    even = torch.linspace(0, cutoff, _FEWEST_INTERVALS + 1, dtype=torch.float64)
-    first = torch.cat([even, cutoff - even[1] * _TOWARDS_CUTOFF, kinks])
-    first = first.clamp(0.0, cutoff).sort().values
-    apart = torch.cat([torch.tensor([True]), first.diff() > _CLOSEST * cutoff])
-    first = first[apart]
-    first[-1] = cutoff
-    low, high = first[:-1], first[1:]
-    left, right = _ends(function, low, high, cutoff)
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-    scale = slope_scale = 1e-300
-    error = slope_error = 0.0
-    count = 0
-    while True:
-        if count + len(low) > most_intervals:
-            raise BoundNotReachedError(
-                f"intervals of a radial table, got {count + len(low)} or more for errors of "
-                f"{bound:.1e}; allowed: {most_intervals}; deploy with a larger --bound or with "
-                "--portable"
-            )
-        powers = _powers(left, right, high - low, cutoff)
-        wrong, wrong_slope, size, slope_size = _errors(function, powers, low, high, cutoff)
-        scale, slope_scale = max(scale, size), max(slope_scale, slope_size)
-        wrong, wrong_slope = wrong / scale, wrong_slope / slope_scale
-        good = torch.maximum(wrong, wrong_slope) <= bound
-        kept.append((low[good], powers[good]))
-        if good.any():
-            error = max(error, wrong[good].max().item())
-            slope_error = max(slope_error, wrong_slope[good].max().item())
-        count += int(good.sum())
-        low, high, left, right = low[~good], high[~good], left[~good], right[~good]
-        if len(low) == 0:
-            break
-        middle = 0.5 * (low + high)
-        between = torch.stack(two_derivatives(function, middle), dim=1)
-        low, high = torch.cat([low, middle]), torch.cat([middle, high])
-        left, right = torch.cat([left, between]), torch.cat([between, right])
-    starts = torch.cat([start for start, _ in kept])
-    order = starts.argsort()
-    ends = torch.cat([starts[order], starts.new_tensor([cutoff])])
-    return ends, torch.cat([powers for _, powers in kept])[order], error, slope_error
-
-
-def _ends(
-    function: RadialFunction, low: torch.Tensor, high: torch.Tensor, cutoff: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """f, f', f'' at both ends as seen from inside, [num_intervals, 3, num_functions] each."""
-    inside = torch.clamp((high - low) / 8, max=_INSIDE * cutoff)
-    # Bessel functions divide by r: the table's first end is seen from a little farther inside.
-    away = torch.cat([torch.where(low == 0.0, 2e-4 * cutoff, inside), -inside])
-    end = torch.cat([low, high])
-    value, slope, curvature = two_derivatives(function, end + away)
-    away = away.unsqueeze(1)
-    value, slope = extrapolate(value, slope, curvature, -away)
-    found = torch.stack([value, slope, curvature], dim=1)
-    found[end == cutoff] = 0.0
-    return found[: len(low)], found[len(low) :]
-
-
-def _powers(
-    left: torch.Tensor, right: torch.Tensor, width: torch.Tensor, cutoff: float
-) -> torch.Tensor:
-    """Polynomials [num_intervals, 6, num_functions] of intervals, from f, f', f'' at their ends.
-
-    Quintic Hermite polynomials; on narrow intervals f, f' from the left and f'' from both sides.
-    """
-    step = (width.unsqueeze(1) ** torch.arange(3)).unsqueeze(2)
-    left, right = step * left, step * right
-    powers = hermite_powers(left, right)
-    narrow = width < _NARROW * cutoff
-    factors = torch.tensor([1.0, 1.0, 0.5], dtype=left.dtype).unsqueeze(1)
-    powers[narrow, :3] = left[narrow] * factors
-    powers[narrow, 3] = (right[narrow, 2] - left[narrow, 2]) / 6
-    powers[narrow, 4:] = 0.0
-    return powers
-
-
-def _errors(
-    function: RadialFunction,
-    powers: torch.Tensor,
-    low: torch.Tensor,
-    high: torch.Tensor,
-    cutoff: float,
-) -> tuple[torch.Tensor, torch.Tensor, float, float]:
-    """Largest errors of value and slope per interval; largest value and slope that were met."""
-    place = torch.tensor(_TESTED, dtype=torch.float64)
-    width = (high - low).unsqueeze(1)
-    lengths = low.unsqueeze(1) + width * place  # [intervals, places]
-    exact, exact_slope = derivative(function, lengths.flatten())
-    found, found_slope = values_and_slopes(powers, place)
-    found_slope = found_slope / width.unsqueeze(2)
-    counted = (lengths > NEAREST * cutoff).unsqueeze(2)
-    exact, exact_slope = (x.view_as(found) * counted for x in (exact, exact_slope))
-    wrong = (found * counted - exact).abs().amax((1, 2))
-    wrong_slope = (found_slope * counted - exact_slope).abs().amax((1, 2))
-    return wrong, wrong_slope, exact.abs().max().item(), exact_slope.abs().max().item()

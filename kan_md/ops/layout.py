@@ -90,17 +90,27 @@ def pack_table(values: torch.Tensor, spec: ConvolutionSpec) -> torch.Tensor:
     Returns:
         [num_pairs, table_size].
     """
-    num_pairs, num_knots = values.shape[:2]
-    block = block_of(values.dtype)
-    by_path = torch.split(values, [spec.channels_of(p) for p in range(len(spec.paths))], dim=3)
-    pieces = []
-    for channels, numbers in spec.groups():
-        padded = -(-channels // block) * block
-        group = values.new_zeros(num_pairs, num_knots, len(numbers), KNOT_VALUES, padded)
-        for position, number in enumerate(numbers):
-            group[:, :, position, :, :channels] = by_path[number]
-        group = group.unflatten(4, (-1, block)).permute(0, 4, 1, 2, 3, 5)
+    groups = [(channels, len(numbers)) for channels, numbers in spec.groups()]
+    return pack_groups(values, groups, block_of(values.dtype))
+
+
+def pack_groups(values: torch.Tensor, groups: list[tuple[int, int]], block: int) -> torch.Tensor:
+    """The same in terms of numbers, code for TorchScript.
+
+    Args:
+        values: as above; the paths of one group follow each other.
+        groups: channels and number of paths of each group.
+        block: channels in a cache line.
+    """
+    num_pairs, start = values.size(0), 0
+    pieces: list[torch.Tensor] = []
+    for channels, paths in groups:
+        width = channels * paths
+        group = values[:, :, :, start : start + width].unflatten(3, (paths, channels))
+        group = torch.nn.functional.pad(group, [0, -channels % block])
+        group = group.unflatten(4, (-1, block)).permute(0, 4, 1, 3, 2, 5)
         pieces.append(group.reshape(num_pairs, -1))
+        start += width
     return torch.cat(pieces, dim=1).contiguous()
 
 

@@ -11,6 +11,8 @@ what evaluates it. How pieces follow each other is what differs, and each has it
   such that φ(0) = 0 survives bit for bit, with lines as the first and the last one. Where SiLU
   bends far beyond a narrow grid, wider ones come before these lines.
 
+All of it is code for TorchScript, too: files of many elements make tables when they are loaded.
+
 Eager training (:mod:`kan_md.ops.function_sums`) keeps the basis functions, whose coefficients it
 differentiates by; ``kan_rows.h`` does where a matrix product over them is faster than any table.
 """
@@ -18,17 +20,6 @@ differentiates by; ``kan_rows.h`` does where a matrix product over them is faste
 from __future__ import annotations
 
 import torch
-
-NUM_POWERS = 6
-
-_HERMITE = [  # of f, h f', h² f'' at both ends, in powers of the place between them
-    [1.0, 0.0, 0.0, -10.0, 15.0, -6.0],
-    [0.0, 1.0, 0.0, -6.0, 8.0, -3.0],
-    [0.0, 0.0, 0.5, -1.5, 1.5, -0.5],
-    [0.0, 0.0, 0.0, 10.0, -15.0, 6.0],
-    [0.0, 0.0, 0.0, -4.0, 7.0, -3.0],
-    [0.0, 0.0, 0.0, 0.5, -1.0, 0.5],
-]
 
 
 def hermite_powers(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -42,11 +33,23 @@ def hermite_powers(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         [..., 6, n].
     """
     ends = torch.cat([left, right], dim=-2)
-    return torch.einsum("wp,...wf->...pf", torch.tensor(_HERMITE, dtype=ends.dtype), ends)
+    # Of f, h f', h² f'' at both ends, in powers of the place between them.
+    weights = torch.tensor(
+        [
+            [1.0, 0.0, 0.0, -10.0, 15.0, -6.0],
+            [0.0, 1.0, 0.0, -6.0, 8.0, -3.0],
+            [0.0, 0.0, 0.5, -1.5, 1.5, -0.5],
+            [0.0, 0.0, 0.0, 10.0, -15.0, 6.0],
+            [0.0, 0.0, 0.0, -4.0, 7.0, -3.0],
+            [0.0, 0.0, 0.0, 0.5, -1.0, 0.5],
+        ],
+        dtype=ends.dtype,
+    )
+    return torch.matmul(weights.t(), ends)
 
 
 def extrapolate(
-    value: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor, step: torch.Tensor | float
+    value: torch.Tensor, slope: torch.Tensor, curvature: torch.Tensor, step: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """F and f' a small step away, by Taylor's formula from f, f', f''."""
     return value + step * (slope + step / 2 * curvature), slope + step * curvature
@@ -61,7 +64,7 @@ def monomials(place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         [..., 6] each.
     """
-    order = torch.arange(NUM_POWERS, dtype=place.dtype)
+    order = torch.arange(6, dtype=place.dtype)
     u = place.unsqueeze(-1)
     return u**order, order * u ** (order - 1.0).clamp_min(0.0)
 
@@ -79,4 +82,4 @@ def values_and_slopes(
         [num_pieces, num_places, num_functions] each.
     """
     at, along = monomials(place)
-    return torch.einsum("tp,ipf->itf", at, powers), torch.einsum("tp,ipf->itf", along, powers)
+    return torch.matmul(at, powers), torch.matmul(along, powers)

@@ -1,8 +1,12 @@
-"""Radial functions sampled into quintic Hermite tables."""
+"""Radial functions sampled into quintic Hermite tables.
+
+A table is made in deploying, or, of a file of many elements, by the file itself when its elements
+are chosen: :class:`TableMaker` is code for Python and for TorchScript.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +23,8 @@ RadialFunction = Callable[[torch.Tensor], torch.Tensor]
 """Lengths [n] float64, Å -> functions [n, num_functions] float64, row by row."""
 
 FEWEST_KNOTS, MOST_KNOTS = 65, 4097
-_TESTED = (0.27, 0.5, 0.81)
-"""Places between two knots where errors are measured."""
+NEAREST = 0.2
+"""Å, distance below which no error counts; of short cutoffs it is a part of the cutoff."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,132 @@ class RadialTable:
     slope_error: float
 
 
+class TableMaker(torch.nn.Module):
+    """Makes tables of the functions of any pairs of types.
+
+    Args:
+        functions: module of lengths [n] float64, Å, type of the centre, type of the neighbour (int)
+            -> [n, num_functions] float64, row by row; smooth on (0, cutoff], zero with two
+            derivatives there.
+        cutoffs: [num_types, num_types] float64, Å.
+        bound: largest error of value and slope, relative to their largest size.
+        first_knots: of the first try.
+        most_knots: of one table.
+    """
+
+    def __init__(
+        self,
+        functions: torch.nn.Module,
+        cutoffs: torch.Tensor,
+        *,
+        bound: float,
+        first_knots: int = FEWEST_KNOTS,
+        most_knots: int = MOST_KNOTS,
+    ):
+        super().__init__()
+        self.functions = functions
+        self.register_buffer("all_cutoffs", cutoffs.double())
+        # Places between two knots where errors are measured.
+        self.register_buffer("tested", torch.tensor([0.27, 0.5, 0.81], dtype=torch.float64))
+        self.nearest: float = NEAREST
+        self.bound = bound
+        self.first_knots = first_knots
+        self.most_knots = most_knots
+
+    def forward(
+        self, pairs: list[tuple[int, int]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Double the number of knots until values and slopes are within the bound.
+
+        Args:
+            pairs: types of centre and neighbour of each table.
+
+        Returns:
+            Values, cutoffs and errors [2] of :class:`RadialTable`. An error is above the bound, or
+            no number, where no number of knots is enough.
+        """
+        num_knots = self.first_knots
+        values, cutoffs, errors = self.sample(pairs, num_knots)
+        while float(errors.max()) > self.bound and num_knots < self.most_knots:
+            num_knots = 2 * num_knots - 1
+            values, cutoffs, errors = self.sample(pairs, num_knots)
+        return values, cutoffs, errors
+
+    def sample(
+        self, pairs: list[tuple[int, int]], num_knots: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tables of a number of knots and their largest errors."""
+        rows: list[torch.Tensor] = []
+        cutoffs: list[torch.Tensor] = []
+        errors: list[torch.Tensor] = []
+        for centre, neighbour in pairs:
+            cutoff = self.all_cutoffs[centre, neighbour]
+            curve = self.curve(centre, neighbour, cutoff, num_knots)
+            errors.append(self.errors(centre, neighbour, cutoff, curve))
+            rows.append(curve)
+            cutoffs.append(cutoff)
+        return torch.stack(rows), torch.stack(cutoffs), torch.stack(errors).amax(0)
+
+    def curve(
+        self, centre: int, neighbour: int, cutoff: torch.Tensor, num_knots: int
+    ) -> torch.Tensor:
+        """[num_knots, 3, num_functions] of f, h f', h² f''."""
+        step = cutoff / (num_knots - 1)
+        knots = torch.arange(num_knots, dtype=torch.float64) * step
+        # Bessel functions divide by r: sample beside zero, then go there by Taylor's
+        # formula. Closer than this, cancellation spoils their second derivative.
+        knots[0] = 2e-4 * cutoff
+        r = knots.requires_grad_(True)
+        value = self.functions(r, centre, neighbour)
+        slope = row_derivative(value, r)
+        curvature = row_derivative(slope, r)
+        with torch.no_grad():  # a plain detach() is lost when TorchScript freezes a module
+            value, slope = value.clone(), slope.clone()
+            first, first_slope = extrapolate(value[0], slope[0], curvature[0], -r[0])
+            value[0], slope[0] = first, first_slope
+            curve = torch.stack([value, step * slope, step * step * curvature], dim=1)
+            curve[-1] = 0.0
+        return curve
+
+    def errors(
+        self, centre: int, neighbour: int, cutoff: torch.Tensor, curve: torch.Tensor
+    ) -> torch.Tensor:
+        """Largest relative errors of value and slope between knots, [2].
+
+        Where no two atoms are, nothing counts: Bessel functions lose digits there, and transformed
+        distances have slopes that are infinite at zero. Knots for these would cost the digits of
+        all other slopes in float32.
+        """
+        step = cutoff / (curve.size(0) - 1)
+        powers = hermite_powers(curve[:-1], curve[1:])
+        found, found_slope = values_and_slopes(powers, self.tested)
+        found, found_slope = found.flatten(0, 1), found_slope.flatten(0, 1) / step
+        lengths = (step * (torch.arange(powers.size(0)).unsqueeze(1) + self.tested)).flatten()
+        counted = lengths > torch.clamp(0.04 * cutoff, max=self.nearest)
+        found, found_slope = found[counted], found_slope[counted]
+        r = lengths[counted].requires_grad_(True)
+        value = self.functions(r, centre, neighbour)
+        exact_slope = row_derivative(value, r)
+        with torch.no_grad():
+            scale, slope_scale = value.abs().max(), exact_slope.abs().max()
+            wrong = (found - value).abs().max() / scale.clamp_min(1e-300)
+            wrong_slope = (found_slope - exact_slope).abs().max() / slope_scale.clamp_min(1e-300)
+            errors = torch.stack([wrong, wrong_slope])
+        return errors
+
+
+class FunctionsInList(torch.nn.Module):
+    """Functions from a list, by the second number."""
+
+    def __init__(self, functions: Sequence[RadialFunction]):
+        super().__init__()
+        self.list = list(functions)
+
+    def forward(self, lengths: torch.Tensor, centre: int, neighbour: int) -> torch.Tensor:
+        """The function of that number."""
+        return self.list[neighbour](lengths)
+
+
 def make_table(
     functions: list[RadialFunction],
     cutoffs: list[float],
@@ -47,101 +177,50 @@ def make_table(
     bound: float,
     most_knots: int = MOST_KNOTS,
 ) -> RadialTable:
-    """Double the number of knots until values and slopes are within the bound.
+    """Tables of functions in a list.
 
     Args:
-        functions: one per pair of types; smooth on (0, cutoff], zero with two derivatives there.
-        cutoffs: Å, one per pair.
-        bound: largest error of value and slope, relative to their largest size.
+        functions: one per table; see :class:`TableMaker`.
+        cutoffs: Å, one per table.
+        bound: see :class:`TableMaker`.
         most_knots: of one table.
 
     Raises:
         BoundNotReachedError: the bound needs too many knots.
     """
-    num_knots = FEWEST_KNOTS
-    while True:
-        table = _sample(functions, cutoffs, num_knots)
-        if max(table.error, table.slope_error) <= bound:
-            return table
-        if num_knots >= most_knots:
-            raise BoundNotReachedError(
-                f"radial tables of {num_knots} knots, got slope error {table.slope_error:.1e}; "
-                f"allowed: {bound:.1e}; deploy with --portable or a larger bound"
-            )
-        num_knots = 2 * num_knots - 1
+    row = torch.tensor([cutoffs], dtype=torch.float64)
+    maker = TableMaker(FunctionsInList(functions), row, bound=bound, most_knots=most_knots)
+    return table_of(maker, [(0, number) for number in range(len(functions))])
 
 
-def _sample(functions: list[RadialFunction], cutoffs: list[float], num_knots: int) -> RadialTable:
-    rows, error, slope_error = [], 0.0, 0.0
-    for function, cutoff in zip(functions, cutoffs, strict=True):
-        step = cutoff / (num_knots - 1)
-        knots = torch.arange(num_knots, dtype=torch.float64) * step
-        # Bessel functions divide by r: sample beside zero, then go there by Taylor's
-        # formula. Closer than this, cancellation spoils their second derivative.
-        knots[0] = 2e-4 * cutoff
-        value, slope, curvature = two_derivatives(function, knots)
-        value[0], slope[0] = extrapolate(value[0], slope[0], curvature[0], -knots[0])
-        curve = torch.stack([value, step * slope, step**2 * curvature], dim=1)  # [knots, 3, k]
-        curve[-1] = 0.0
-        rows.append(curve)
-        found = _errors(function, curve, cutoff)
-        error, slope_error = max(error, found[0]), max(slope_error, found[1])
-    values = torch.stack(rows)
-    return RadialTable(values, torch.tensor(cutoffs, dtype=torch.float64), error, slope_error)
+def table_of(maker: TableMaker, pairs: list[tuple[int, int]]) -> RadialTable:
+    """Tables of pairs, within the maker's bound.
 
-
-def _errors(function: RadialFunction, curve: torch.Tensor, cutoff: float) -> tuple[float, float]:
-    """Largest relative errors of value and slope between knots.
-
-    Bessel functions lose digits below a hundredth of the cutoff, where no two atoms are.
+    Raises:
+        BoundNotReachedError: the bound needs too many knots.
     """
-    step = cutoff / (curve.size(0) - 1)
-    place = torch.tensor(_TESTED, dtype=torch.float64)
-    powers = hermite_powers(curve[:-1], curve[1:])
-    found, found_slope = (x.flatten(0, 1) for x in values_and_slopes(powers, place))
-    found_slope = found_slope / step
-    lengths = (step * (torch.arange(len(powers)).unsqueeze(1) + place)).flatten()
-    counted = lengths > 0.01 * cutoff
-    found, found_slope = found[counted], found_slope[counted]
-    exact, exact_slope = two_derivatives(function, lengths[counted])[:2]
-    scale = exact.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
-    slope_scale = exact_slope.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
-    return (
-        float((found - exact).abs().amax() / scale),
-        float((found_slope - exact_slope).abs().amax() / slope_scale),
-    )
-
-
-def two_derivatives(
-    function: RadialFunction, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """f, f', f'' of all functions at all lengths, each [n, num_functions]."""
-
-    def slope_of(r: torch.Tensor) -> torch.Tensor:
-        return _row_derivative(function(r), r)
-
-    value = function(lengths).detach()
-    slope, curvature = derivative(slope_of, lengths)
-    return value, slope, curvature
-
-
-def derivative(
-    function: RadialFunction, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and slopes of all functions at all lengths, each [n, num_functions]."""
     with torch.enable_grad():
-        r = lengths.detach().requires_grad_(True)
-        value = function(r)
-        return value.detach(), _row_derivative(value, r).detach()
+        values, cutoffs, errors = maker(pairs)
+    table = RadialTable(values, cutoffs, *errors.tolist())
+    if not float(errors.max()) <= maker.bound:
+        raise BoundNotReachedError(
+            f"radial tables of {table.values.size(1)} knots, got slope error "
+            f"{table.slope_error:.1e}; allowed: {maker.bound:.1e}; deploy with --portable or a "
+            "larger bound"
+        )
+    return table
 
 
-def _row_derivative(value: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-    """D value[n, k] / d r[n] without a loop over k.
+def row_derivative(value: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """D value[n, k] / d r[n] without a loop over k; code for TorchScript, too.
 
     g(v) = Σ_nk v_nk value_nk has dg/dr_n = Σ_k v_nk value'_nk, which is linear in v: its derivative
     by v is what is wanted (rows do not mix).
     """
-    v = torch.ones_like(value, requires_grad=True)
-    (along,) = torch.autograd.grad(value, r, v, create_graph=True)
-    (slope,) = torch.autograd.grad(along.sum(), v, create_graph=True)
+    v = torch.ones_like(value).requires_grad_(True)
+    weights: list[torch.Tensor | None] = [v]
+    along = torch.autograd.grad([value], [r], weights, create_graph=True)[0]
+    assert along is not None  # tells TorchScript that there is one
+    slope = torch.autograd.grad([along.sum()], [v], create_graph=True)[0]
+    assert slope is not None
     return slope

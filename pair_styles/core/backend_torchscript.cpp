@@ -2,6 +2,7 @@
 
 #include "backend.h"
 #include "contract.h"
+#include "text.h"
 
 #include <torch/csrc/autograd/generated/variable_factories.h>
 #include <torch/csrc/jit/api/module.h>
@@ -76,6 +77,21 @@ class TorchScriptModel final : public CompiledModel {
       return std::make_pair(outputs.at(0).toTensor(), outputs.at(1).toTensor());
     };
     return kan_md::make_resident(forward, manifest_, device_, keep);
+  }
+
+  void choose_types(const std::vector<int> &types) override
+  {
+    const auto method = module_.find_method(std::string(contract::choice_method));
+    if (!method) return;
+    const double error = translate_torch_errors("making tables of the chosen elements", [&] {
+      c10::List<std::int64_t> chosen;
+      for (const int type : types) chosen.push_back(type);
+      return (*method)({chosen}).toDouble();
+    });
+    if (!(error <= 1.0))
+      throw Error("tables of the chosen elements must keep the bound of the file",
+                  "errors of " + text_of(error) + " times the bound", "up to 1",
+                  "deploy the model with a larger --bound");
   }
 
   std::unique_ptr<LocalPotential> make_local_potential() override

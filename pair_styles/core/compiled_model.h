@@ -61,6 +61,10 @@ class CompiledModel {
   // The same model on LAMMPS' neighbour list, where it is an operator that can do that. Throws Error.
   virtual std::unique_ptr<LocalPotential> make_local_potential() { return nullptr; }
 
+  // Readies a file of many elements for some of them, indices into type_names: it makes tables of
+  // their pairs. Other files have all that they need. Throws Error.
+  virtual void choose_types(const std::vector<int> &) {}
+
   // Number of threads that the model's operators may use.
   virtual void set_num_threads(int num_threads) = 0;
 

@@ -11,6 +11,7 @@ inline constexpr int version = 1;           // of the function
 inline constexpr int format_version = 1;    // of the manifest
 inline constexpr std::string_view manifest_key = "kan_md_manifest";
 inline constexpr std::string_view lists_method = "on_lists";
+inline constexpr std::string_view choice_method = "choose_types";
 
 // forward(edge_vectors, edge_index, atom_types, num_local)
 inline constexpr std::array<std::string_view, 4> input_fields = {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 namespace kan_md {
 
@@ -41,6 +42,13 @@ TypeTable map_types(const Manifest &manifest, const std::vector<std::string> &na
       table.min_distance_sq[i * n + j] = closest * closest;
     }
   return table;
+}
+
+std::vector<int> chosen_types(const TypeTable &types)
+{
+  std::set<int> chosen(types.model_type.begin(), types.model_type.end());
+  chosen.erase(-1);
+  return {chosen.begin(), chosen.end()};
 }
 
 bool is_mass_of(double known, double found)

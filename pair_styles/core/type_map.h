@@ -15,6 +15,9 @@ namespace kan_md {
 // unknown, or all are NULL.
 TypeTable map_types(const Manifest &manifest, const std::vector<std::string> &names, int num_types);
 
+// The model's types that atom types are mapped to, ascending.
+std::vector<int> chosen_types(const TypeTable &types);
+
 // Whether a mass is that of an element: isotopes and rounded values (H 1.0, C 12) pass, neighbours in
 // the periodic table do not. Both in u.
 bool is_mass_of(double known, double found);

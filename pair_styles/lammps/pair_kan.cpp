@@ -74,7 +74,10 @@ void PairKAN::settings(int narg, char **arg)
   std::unique_ptr<kan_md::CompiledModel> model;
   guard_together(lmp, who_, [&] {
     settings = read_settings(narg, arg);
-    if (model_ && settings.device != settings_.device) model = open_model(path_, settings.device);
+    if (model_ && settings.device != settings_.device) {
+      model = open_model(path_, settings.device);
+      model->choose_types(kan_md::chosen_types(types_));
+    }
   });
   accepted_ = true;
   ready_ = false;
@@ -149,6 +152,7 @@ void PairKAN::coeff(int narg, char **arg)
     model = open_model(path, settings_.device);
     check_model(model->manifest());
     types = kan_md::map_types(model->manifest(), {arg + 3, arg + narg}, atom->ntypes);
+    model->choose_types(kan_md::chosen_types(types));
   });
   file_ = arg[2];
   path_ = path;

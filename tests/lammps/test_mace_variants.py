@@ -22,6 +22,10 @@ NONLINEAR = "RealAgnosticResidualNonLinearInteractionBlock"
 VARIANTS = {
     "repulsion": (ZBL, {"operators": "portable"}),
     "repulsion, Agnesi": (ZBL | {"distance_transform": "Agnesi"}, {}),
+    "repulsion, Agnesi, many elements": (
+        ZBL | {"distance_transform": "Agnesi", "type_names": (*ELEMENTS, "Ag", "Ni", "Pd")},
+        {},
+    ),
     "repulsion, Soft": (ZBL | {"distance_transform": "Soft"}, {"passes": "none"}),
     "repulsion, float64": (ZBL, {"dtype": "float64"}),
     "attention": (SINGLE | {"interaction_cls": ATT}, {}),
@@ -47,7 +51,7 @@ def test_lammps_has_the_energy_and_forces_of_the_eager_model(
     engine, tiny_checkpoint, close, tmp_path
 ):
     sources = {
-        name: tiny_checkpoint("mace", type_names=ELEMENTS, **keywords)
+        name: tiny_checkpoint("mace", **{"type_names": ELEMENTS} | keywords)
         for name, (keywords, _) in VARIANTS.items()
     }
     jobs = []

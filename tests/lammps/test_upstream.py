@@ -10,6 +10,7 @@ from structures import ELEMENTS, dimer, rattled, structures
 from upstream import PAIR_CUTOFFS, aotinductor_package, build, compile_torchscript
 
 from kan_md.backbones.nequip_settings import nequip_settings
+from kan_md.benchmark.models import deployed_entry
 from kan_md.model.reference import evaluate
 
 pytestmark = pytest.mark.lammps
@@ -101,6 +102,7 @@ def test_torchscript_file_has_upstreams_numbers(
     for (style, atoms), result in zip(cases, results, strict=True):
         check(result, atoms, upstream_says(style, atoms, **CHANGES[style]))
         assert "of nequip-compile" in result.output
+        assert deployed_entry(str(scripted[style])).pair_style == style
     if ranks > 1:
         assert 0 in result.owned_by_rank
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product as product_of
 
 import torch
 from e3nn import o3
 
+from kan_md.ops.chosen_types import ConvolutionOfChosen
 from kan_md.ops.layout import ConvolutionSpec
 from kan_md.ops.modules import Convolution
-from kan_md.ops.tables import RadialFunction, make_table
+from kan_md.ops.tables import TableMaker, table_of
 from kan_md_deploy.passes.message_passing.linear_maps import channel_slices, couplings_of
-from kan_md_deploy.passes.tables.size import check_table_size
+from kan_md_deploy.passes.tables.size import MOST_IN_FILE, check_table_size
 
 TABLE_BOUND = {torch.float32: 1e-6, torch.float64: 1e-10}
 """Largest error of a table, relative to the function, that a file of this dtype can bear."""
+
+
+_MARGIN = 4.0
+"""By how much tables that are made when elements are chosen are better than the bound: a force is a
+sum of many slopes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class FusedConvolution:
         error: of the tables' slopes, relative to the largest.
     """
 
-    module: Convolution
+    module: Convolution | ConvolutionOfChosen
     irreps: list[tuple[int, o3.Irrep]]
     upstream_rows: list[torch.Tensor]
     error: float
@@ -38,22 +45,27 @@ class FusedConvolution:
 
 def fuse_convolution(
     product: o3.TensorProduct,
-    functions: list[RadialFunction],
-    cutoffs: list[float],
+    functions: torch.nn.Module,
+    cutoffs: torch.Tensor,
     *,
+    num_types: int,
     reversed_edges: bool,
     bound: float,
     dtype: torch.dtype,
+    can_choose: bool,
 ) -> FusedConvolution:
     """Fuse Σ_j TP(H_j, Y(r̂_ij), R(r_ij)) of "uvu" paths.
 
     Args:
         product: upstream's tensor product; its second argument are the spherical harmonics.
-        functions: R of each pair of types, in the order of the product's weights.
-        cutoffs: Å, one per pair.
+        functions: R of a pair of types as :class:`TableMaker` has them, in the order of the
+            product's weights.
+        cutoffs: [num_types, num_types] float64, Å; [1, 1] where one function serves all pairs.
+        num_types: number of atom types.
         reversed_edges: whether upstream's edge vectors point to the centre: Y_l(-r̂) = (-1)^l Y_l.
         bound: of the tables.
         dtype: of the model.
+        can_choose: whether the file may make its tables when elements are chosen.
     """
     irreps_in, harmonics, irreps_out = product.irreps_in1, product.irreps_in2, product.irreps_out
     order = sorted(range(len(product.instructions)), key=lambda n: product.instructions[n].i_in1)
@@ -84,17 +96,27 @@ def fuse_convolution(
         degrees.append((l1, l2, irrep.l, sign * instruction.path_weight))
 
     columns = torch.cat([weights[number] for number in order])
-    check_table_size(len(functions), len(columns))
-    table = make_table(
-        [_selected(function, columns) for function in functions], cutoffs, bound=bound
-    )
+    is_chosen = can_choose and cutoffs.numel() > MOST_IN_FILE
+    # What follows the choice of elements is not held against the whole model.
+    own_bound = bound / _MARGIN if is_chosen else bound
+    maker = TableMaker(_Selected(functions, columns), cutoffs, bound=own_bound)
     spec = ConvolutionSpec(tuple((mul, ir.l) for mul, ir in irreps_in), tuple(paths))
-    module = Convolution(spec, table, couplings=couplings_of(degrees), dtype=dtype)
+    couplings = couplings_of(degrees)
+    if is_chosen:
+        module = ConvolutionOfChosen(
+            spec, maker, num_types=num_types, couplings=couplings, dtype=dtype
+        )
+        error = own_bound
+    else:
+        check_table_size(cutoffs.numel(), len(columns))
+        table = table_of(maker, list(product_of(range(len(cutoffs)), repeat=2)))
+        module = Convolution(spec, table, couplings=couplings, dtype=dtype)
+        error = table.slope_error
     return FusedConvolution(
         module,
         list(zip(widths, kinds, strict=True)),
         [torch.cat(pieces) for pieces in rows],
-        table.slope_error,
+        error,
     )
 
 
@@ -108,5 +130,13 @@ def can_fuse(product: torch.nn.Module, *, l_max: int = 4) -> bool:
     )
 
 
-def _selected(function: RadialFunction, columns: torch.Tensor) -> RadialFunction:
-    return lambda lengths: function(lengths)[:, columns]
+class _Selected(torch.nn.Module):
+    """Some columns of functions of pairs."""
+
+    def __init__(self, functions: torch.nn.Module, columns: torch.Tensor):
+        super().__init__()
+        self.functions = functions
+        self.register_buffer("columns", columns)
+
+    def forward(self, lengths: torch.Tensor, centre: int, neighbour: int) -> torch.Tensor:
+        return self.functions(lengths, centre, neighbour)[:, self.columns]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from nequip.data import AtomicDataDict
 
+from kan_md.ops.chosen_types import ConvolutionOfChosen
 from kan_md.ops.modules import BlockLinear, Exchange, Irreps, NoExchange, TypedLinear, as_blocks
 from kan_md.tasks.potential_function import NUM_LOCAL_KEY
 from kan_md_deploy.passes.message_passing.atoms_per_layer import (
@@ -55,6 +56,7 @@ class LayerOnOperators(torch.nn.Module):
         self.update = update
         self.skip = skip
         self.after = after
+        self.is_chosen = isinstance(self.convolution, ConvolutionOfChosen)
 
     def forward(
         self,
@@ -78,6 +80,11 @@ class LayerOnOperators(torch.nn.Module):
         if self.skip is not None:
             pieces = self.skip(pieces, x, types, num_kept)
         return self.after(pieces, num_kept)
+
+    def choose(self, types: list[int]) -> float:
+        """Make the tables of some types, see :meth:`ConvolutionOfChosen.choose`."""
+        errors = torch.tensor([self.convolution.choose(types), self.update.choose(types)])
+        return float(errors.max())
 
 
 class Up(torch.nn.Module):
@@ -165,6 +172,10 @@ class NoUpdate(torch.nn.Module):
         """Give them back."""
         return pieces
 
+    def choose(self, types: list[int]) -> float:
+        """There are no tables."""
+        return 0.0
+
 
 class NothingAfter(torch.nn.Module):
     """A layer whose skip connection comes last."""
@@ -214,3 +225,10 @@ class LayersOnOperators(torch.nn.Module):
             found.append(pieces)
             x = as_blocks(pieces)
         return found
+
+    def choose(self, types: list[int]) -> float:
+        """Make the tables of some types, and say how good the worst one is."""
+        errors: list[float] = []
+        for layer in self.layers:
+            errors.append(layer.choose(types))
+        return float(torch.tensor(errors).max())  # NaN where one is

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from e3nn import o3
@@ -120,6 +121,7 @@ class MACEOnOperators(torch.nn.Module):
                     part, irreps, num_types=context.num_types, dtype=edges._dtype
                 )
         self.layers = LayersOnOperators(layers, static_shapes=context.static_shapes)
+        self.is_chosen = any(layer.is_chosen for layer in layers)
         self.readouts = torch.nn.ModuleList(r or _NoReadout() for r in readouts)
         self.error = max(errors)
         self._types = AtomicDataDict.ATOM_TYPE_KEY
@@ -140,6 +142,10 @@ class MACEOnOperators(torch.nn.Module):
             energy = energy + readout(found[number], data[self._types])[:num_last]
         data[self._energy] = torch.nn.functional.pad(energy, [0, 0, 0, num_atoms - num_last])
         return data
+
+    def choose(self, types: list[int]) -> float:
+        """See :class:`~kan_md_deploy.chosen_types.SequenceOfChosen`."""
+        return self.layers.choose(types)
 
 
 class _LayerReader:
@@ -168,6 +174,7 @@ class _LayerReader:
         self.num_types = context.num_types
         self.dtype = edges._dtype
         self.bound = min(context.bound, TABLE_BOUND[self.dtype])
+        self.can_choose = not context.static_shapes
         self.error = 0.0
 
     def read(self) -> LayerOnOperators:
@@ -183,15 +190,17 @@ class _LayerReader:
         )
 
     def _convolution(self, product: o3.TensorProduct, network: torch.nn.Module) -> FusedConvolution:
-        functions = radial_functions(network, self.edges, self.num_types)
+        functions = FunctionsOfPair(network, self.edges, self.num_types)
         cutoff = float(self.edges.radial_embedding.cutoff_fn.r_max)
         fused = fuse_convolution(
             product,
             functions,
-            [cutoff] * len(functions),
+            torch.full((functions.num_types,) * 2, cutoff, dtype=torch.float64),
+            num_types=self.num_types,
             reversed_edges=True,
             bound=self.bound,
             dtype=self.dtype,
+            can_choose=self.can_choose,
         )
         self.error = max(self.error, fused.error)
         return fused
@@ -290,6 +299,10 @@ class _ProductBasis(torch.nn.Module):
             pieces = self.by_type(as_blocks(pieces), types, num_kept)
         basis = self.polynomial(torch.cat(pieces), types, num_centres)
         return self.linear(basis.view(-1), num_kept)
+
+    def choose(self, types: list[int]) -> float:
+        """Make the tables of the density."""
+        return 0.0 if self.density is None else self.density.choose(types)
 
 
 class _TypeRows(torch.nn.Module):
@@ -463,20 +476,38 @@ def radial_functions(
 
     One function serves all pairs unless the distance is transformed by element.
     """
-    embedding = in_float64(edges.radial_embedding)
-    network = in_float64(network)
-    numbers = edges.atomic_numbers
-    one_hot = torch.eye(num_types, dtype=torch.float64)
+    functions = FunctionsOfPair(network, edges, num_types)
+    pairs = itertools.product(range(functions.num_types), repeat=2)
+    return [partial(functions, centre=i, neighbour=j) for i, j in pairs]
 
-    def of_pair(centre: int, neighbour: int) -> RadialFunction:
-        def function(lengths: torch.Tensor) -> torch.Tensor:
-            ends = one_hot[[neighbour, centre]]  # MACE's sender and receiver
-            index = torch.tensor([[0], [1]]).expand(-1, len(lengths))
-            radial, cutoff = embedding(lengths.unsqueeze(1), ends, index, numbers)
-            weights = network(radial)
-            return weights if cutoff is None else weights * cutoff
 
-        return function
+class FunctionsOfPair(torch.nn.Module):
+    """A network of the radial embedding by distance and types, float64.
 
-    count = num_types if hasattr(embedding, "distance_transform") else 1
-    return [of_pair(*pair) for pair in itertools.product(range(count), repeat=2)]
+    Args:
+        network: of the radial embedding.
+        edges: the adapter's edge embedding.
+        num_types: number of atom types.
+
+    Attributes:
+        num_types: that differ; 1 unless the distance is transformed by element.
+    """
+
+    def __init__(self, network: torch.nn.Module, edges: MACEEdgeEmbedding, num_types: int):
+        super().__init__()
+        self.embedding = in_float64(edges.radial_embedding)
+        self.network = in_float64(network)
+        self.register_buffer("numbers", edges.atomic_numbers.clone())
+        self.register_buffer("one_hot", torch.eye(num_types, dtype=torch.float64))
+        self.num_types = num_types if hasattr(self.embedding, "distance_transform") else 1
+
+    def forward(self, lengths: torch.Tensor, centre: int, neighbour: int) -> torch.Tensor:
+        """Weights [n, num_functions] of a tensor product for lengths [n], Å."""
+        # MACE's sender and receiver
+        ends = torch.stack([self.one_hot[neighbour], self.one_hot[centre]])
+        index = torch.tensor([[0], [1]]).expand(-1, lengths.size(0))
+        radial, cutoff = self.embedding(lengths.unsqueeze(1), ends, index, self.numbers)
+        weights = self.network(radial)
+        if cutoff is not None:
+            weights = weights * cutoff
+        return weights

@@ -17,7 +17,6 @@ from nequip.data import AtomicDataDict
 from nequip.nn import ConvNetLayer, GraphModel
 
 from kan_md.ops.modules import BlockLinear
-from kan_md.ops.tables import RadialFunction
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.message_passing.convolutions import (
     TABLE_BOUND,
@@ -97,10 +96,11 @@ class NequIPOnOperators(torch.nn.Module):
         attributes: torch.Tensor,
     ):
         super().__init__()
-        read = [_read_layer(layer, edges[1:], attributes, context.bound) for layer in layers]
+        read = [_read_layer(layer, edges[1:], attributes, context) for layer in layers]
         self.layers = LayersOnOperators(
             [layer for layer, _ in read], static_shapes=context.static_shapes
         )
+        self.is_chosen = any(layer.is_chosen for layer, _ in read)
         self.error = max(error for _, error in read)
         self._types = AtomicDataDict.ATOM_TYPE_KEY
         self._features = AtomicDataDict.NODE_FEATURES_KEY
@@ -117,9 +117,16 @@ class NequIPOnOperators(torch.nn.Module):
         data[self._features] = torch.nn.functional.pad(features, [0, 0, 0, missing])
         return data
 
+    def choose(self, types: list[int]) -> float:
+        """See :class:`~kan_md_deploy.chosen_types.SequenceOfChosen`."""
+        return self.layers.choose(types)
+
 
 def _read_layer(
-    layer: ConvNetLayer, lengths: list[torch.nn.Module], attributes: torch.Tensor, bound: float
+    layer: ConvNetLayer,
+    lengths: list[torch.nn.Module],
+    attributes: torch.Tensor,
+    context: PassContext,
 ) -> tuple[LayerOnOperators, float]:
     """One convolution with its gate on operators, and the largest error of a table's slope.
 
@@ -127,18 +134,20 @@ def _read_layer(
         layer: upstream's layer.
         lengths: upstream's modules that embed edge lengths.
         attributes: [num_types, features] float64, embedding of the types.
-        bound: of the radial tables.
+        context: of the pass.
     """
     conv, gate = layer.conv, layer.equivariant_nonlin
     dtype = conv.tp_scatter.model_dtype
-    functions, cutoffs = _radial_functions(conv.edge_mlp, lengths, len(attributes))
+    functions = _FunctionsOfPair(conv.edge_mlp, lengths)
     fused = fuse_convolution(
         conv.tp_scatter.tp,
         functions,
-        cutoffs,
+        functions.cutoffs(len(attributes)),
+        num_types=len(attributes),
         reversed_edges=False,
-        bound=min(bound, TABLE_BOUND[dtype]),
+        bound=min(context.bound, TABLE_BOUND[dtype]),
         dtype=dtype,
+        can_choose=not context.static_shapes,
     )
     columns = gate_columns(gate)
     operators = LayerOnOperators(
@@ -200,34 +209,40 @@ def _skip(
     return typed_skip(plain_irreps(irreps_in), maps, dtype=dtype)
 
 
-def _radial_functions(
-    network: torch.nn.Module, lengths: list[torch.nn.Module], num_types: int
-) -> tuple[list[RadialFunction], list[float]]:
-    """Weights of the tensor product by distance and cutoffs, for each pair of types.
+class _FunctionsOfPair(torch.nn.Module):
+    """Weights of the tensor product by distance and types, float64.
 
-    One function serves all pairs unless cutoffs depend on the pair.
+    Args:
+        network: of the embedded length.
+        lengths: upstream's modules that embed edge lengths; the first one divides by the cutoff.
     """
-    modules = [in_float64(module) for module in (*lengths, network)]
-    for module in modules:
-        if hasattr(module, "_output_dtype"):
-            module._output_dtype = torch.float64
-    norm, *embedding, network = modules
-    cutoffs = norm._rmax_recip.double().reciprocal().view(-1).tolist()
-    count = num_types if norm._per_edge_type else 1
 
-    def of_pair(centre: int, neighbour: int) -> RadialFunction:
-        def function(r: torch.Tensor) -> torch.Tensor:
-            pair = torch.tensor([[centre], [neighbour]]).expand(-1, len(r))
-            data = {
-                AtomicDataDict.EDGE_VECTORS_KEY: torch.zeros(len(r), 3, dtype=r.dtype),
-                AtomicDataDict.EDGE_LENGTH_KEY: r,
-                AtomicDataDict.EDGE_TYPE_KEY: pair,
-            }
-            for module in (norm, *embedding):
-                data = module(data)
-            return network(data[AtomicDataDict.EDGE_EMBEDDING_KEY])
+    def __init__(self, network: torch.nn.Module, lengths: list[torch.nn.Module]):
+        super().__init__()
+        modules = [in_float64(module) for module in (*lengths, network)]
+        for module in modules:
+            if hasattr(module, "_output_dtype"):
+                module._output_dtype = torch.float64
+        *embedding, self.network = modules
+        self.embedding = torch.nn.ModuleList(embedding)
+        self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
+        self._length = AtomicDataDict.EDGE_LENGTH_KEY
+        self._types = AtomicDataDict.EDGE_TYPE_KEY
+        self._field = AtomicDataDict.EDGE_EMBEDDING_KEY
 
-        return function
+    def cutoffs(self, num_types: int) -> torch.Tensor:
+        """[num_types, num_types] float64, Å, or [1, 1] where they do not depend on the pair."""
+        norm = self.embedding[0]
+        count = num_types if norm._per_edge_type else 1
+        return norm._rmax_recip.double().reciprocal().view(count, count)
 
-    pairs = [(centre, other) for centre in range(count) for other in range(count)]
-    return [of_pair(*pair) for pair in pairs], cutoffs
+    def forward(self, lengths: torch.Tensor, centre: int, neighbour: int) -> torch.Tensor:
+        """[n, num_functions] for lengths [n], Å."""
+        data: dict[str, torch.Tensor] = {
+            self._vectors: torch.zeros(lengths.size(0), 3, dtype=lengths.dtype),
+            self._length: lengths,
+            self._types: torch.tensor([[centre], [neighbour]]).repeat(1, lengths.size(0)),
+        }
+        for module in self.embedding:
+            data = module(data)
+        return self.network(data[self._field])

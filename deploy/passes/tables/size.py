@@ -9,6 +9,11 @@ MOST_COLUMNS = 100_000
 while tables are made."""
 
 
+MOST_IN_FILE = 16
+"""Pairs of types, those of four, that a file has tables of. Beyond, a file makes tables of the
+elements of a run when they are chosen (:mod:`kan_md.ops.chosen_types`)."""
+
+
 def check_table_size(num_pairs: int, num_functions: int) -> None:
     """Refuse tables that would take hours and all memory.
 

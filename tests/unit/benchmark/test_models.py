@@ -76,6 +76,17 @@ def test_upstream_files_need_their_pair_style(tmp_path):
     assert (found.pair_style, found.type_names, found.r_max) == ("nequip", ("H", "O"), 4.5)
 
 
+@pytest.mark.parametrize("style", ["allegro", "nequip"])
+def test_torchscript_files_of_upstream_tell_their_pair_style_by_their_code(tmp_path, style):
+    path = tmp_path / "up.nequip.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("up/extra/type_names", "H O")
+        archive.writestr("up/extra/r_max", "4.5")
+        for package in {"nequip", style}:
+            archive.writestr(f"up/code/__torch__/{package}/nn/part.py", "")
+    assert deployed_entry(str(path)).pair_style == style
+
+
 def test_aotinductor_files_of_upstream_are_known(tmp_path):
     """nequip-compile keeps what a file is in AOTInductor's own JSON."""
     path = tmp_path / "up.nequip.pt2"

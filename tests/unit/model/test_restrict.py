@@ -112,4 +112,4 @@ def test_tables_of_too_many_pairs_are_refused_with_the_remedy(tiny_checkpoint, m
     path = tiny_checkpoint("mace", type_names=NAMES, r_max=3.8, **MODELS["mace"])
     monkeypatch.setattr("kan_md_deploy.passes.tables.size.MOST_COLUMNS", 150)
     with pytest.raises(KanMdError, match=r"functions of 25 pairs; .*keep some of .*--elements"):
-        deploy(path, path.with_name("many.deployed.pth"))
+        deploy(path, path.with_name("many.deployed.pt2"), backend="aotinductor")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from ops_support import random_graph
 
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.model.checkpoint import load_checkpoint
+from kan_md.ops.interval_tables import IntervalTableMaker
 from kan_md.tasks.potential_deviation import deviation
 from kan_md.tasks.potential_function import make_edge_model
 from kan_md_deploy.judged_graphs import reference_graphs
-from kan_md_deploy.passes import operator_weights
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.fused_allegro import AllegroOnOperator
 from kan_md_deploy.passes.registry import choose_passes, run_passes
@@ -308,8 +306,7 @@ def test_what_the_operator_does_not_know_goes_the_plain_way(operators, tiny_chec
 
 
 def with_intervals(monkeypatch, most):
-    limited = partial(operator_weights.make_interval_table, most_intervals=most)
-    monkeypatch.setattr(operator_weights, "make_interval_table", limited)
+    monkeypatch.setitem(IntervalTableMaker.__init__.__kwdefaults__, "most_intervals", most)
 
 
 def test_readout_with_too_many_kinks_keeps_its_inputs(operators, tiny_checkpoint, monkeypatch):
