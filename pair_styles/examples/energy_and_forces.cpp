@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 struct Structure {
@@ -118,6 +119,8 @@ try {
     throw kan_md::Error("model", argv[1], "a potential by kan-md deploy", "give another file");
   const kan_md::Graph graph = make_graph(read_structure(argv[2]), model->manifest());
   if (!graph.num_edges) throw kan_md::Error("no two atoms are within the cutoff of the model");
+  const std::set<int> types(graph.atom_types.begin(), graph.atom_types.end());
+  model->choose_types({types.begin(), types.end()});    // what a file of many elements needs first
   const std::vector<kan_md::Array> found = model->run(graph);
   double energy = 0.0;
   std::vector<double> forces(3 * graph.num_nodes);
