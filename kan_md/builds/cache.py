@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
+import sys
 from pathlib import Path
 
 PLUGIN_NAME = "kanmdplugin.so"
@@ -26,10 +26,11 @@ def cache_dir() -> Path:
     return (Path(xdg) if xdg else Path(home) / ".cache").absolute() / "kan-md"
 
 
-def processor_key() -> str:
-    """Short name of this machine's kind of processor, for which the operators are compiled."""
-    text = platform.machine() + (_processor_flags() or platform.processor())
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def shared_dir() -> Path:
+    """Builds that belong to this Python environment and serve all its users, who may not be able to
+    write there.
+    """
+    return Path(sys.prefix) / "share" / "kan-md" / "builds"
 
 
 def is_whole(folder: Path) -> bool:
@@ -43,16 +44,16 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+def made_of(folder: Path) -> dict[str, str] | None:
+    """What the record of a build says that it was made of; None where there is none to read."""
+    try:
+        record = json.loads((folder / RECORD).read_text())["made_of"]
+    except (OSError, ValueError, KeyError, TypeError):  # absent, cut, or of another kan-md
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def file_digest(path: Path) -> str:
     """What :func:`is_whole` compares."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _processor_flags() -> str | None:
-    """Line of instruction sets of the first core; the file is long on large machines."""
-    try:
-        with Path("/proc/cpuinfo").open(errors="replace") as lines:
-            return next((line for line in lines if line.startswith(("flags", "Features"))), None)
-    except OSError:
-        return None

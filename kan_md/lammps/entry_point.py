@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from kan_md.builds.cache import PLUGIN_NAME, cache_dir
-from kan_md.builds.find import find_build
-from kan_md.builds.toolchain import find_mpi
+from kan_md.builds.cache import PLUGIN_NAME
+from kan_md.builds.find import find_build, misfit, why_none_fits
+from kan_md.builds.lammps import find_mpi
 from kan_md.errors import KanMdError
 from kan_md.lammps.ranks import KEEP_HANGUP, is_first_rank, launcher
 from kan_md.waiting import num_threads, patience
@@ -41,14 +41,21 @@ def plugin_path() -> str:
             _wait_as_the_machine_is()
         else:
             _load_mpi()
-        given = os.environ.get(_VARIABLE, "").split(":")
-        if any((Path(folder) / PLUGIN_NAME).is_file() for folder in given if folder):
+        given = [Path(folder) for folder in os.environ.get(_VARIABLE, "").split(":") if folder]
+        named = next((folder for folder in given if (folder / PLUGIN_NAME).is_file()), None)
+        if named:
+            if is_launcher and is_first_rank() and (why := misfit(named)):
+                sys.stderr.write(
+                    f"kan-md: the plug-in that {_VARIABLE} names, {named}, is for {why}, so LAMMPS "
+                    "may run without pair_style allegro, nequip and mace; unset it and run: kan-md "
+                    "build\n"
+                )
             return ""
         build = find_build()
         if is_launcher and build is None and is_first_rank():
             sys.stderr.write(
                 "kan-md: no plug-in for this environment, so LAMMPS runs without pair_style "
-                f"allegro, nequip and mace; looked in {cache_dir()}; run: kan-md build\n"
+                f"allegro, nequip and mace: {why_none_fits()}; run: kan-md build\n"
             )
         return str(build or "")
     except OSError:

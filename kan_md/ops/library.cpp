@@ -1,4 +1,5 @@
-// Registration with torch: schemas, CPU kernels, and the reverse passes as autograd functions.
+// Registration with torch: schemas, shapes, and the reverse passes as autograd functions. The kernels
+// themselves are in libraries of their own, one per level of processors, see choose_kernels.cpp.
 //
 // The reverse of each operator is an operator itself, so that a tracer (AOTInductor) sees it. There
 // is no second derivative: deployed files need forces only; training uses the plain torch modules.
@@ -364,40 +365,6 @@ TORCH_LIBRARY(kan_md, m)
   m.def("silu_along(Tensor along, Tensor grad, Tensor z) -> (Tensor, Tensor)");
   m.def("environment_harmonics(Tensor weights, Tensor field, Tensor order, Tensor first, "
         "Tensor degree, int degrees) -> Tensor");
-}
-
-TORCH_LIBRARY_IMPL(kan_md, CPU, m)
-{
-  m.impl("convolution", kan_md::ops::convolution);
-  m.impl("convolution_backward", kan_md::ops::convolution_backward);
-  m.impl("polynomial", kan_md::ops::polynomial);
-  m.impl("polynomial_backward", kan_md::ops::polynomial_backward);
-  m.impl("piecewise_sum", kan_md::ops::piecewise_sum);
-  m.impl("piecewise_values", kan_md::ops::piecewise_values);
-  m.impl("allegro", kan_md::ops::allegro);
-  m.impl("local_mace", kan_md::ops::local_mace);
-  m.impl("function_sums", kan_md::ops::function_sums);
-  m.impl("function_values", kan_md::ops::function_values);
-  m.impl("function_gradients", kan_md::ops::function_gradients);
-  m.impl("function_moments", kan_md::ops::function_moments);
-  m.impl("edge_functions", kan_md::ops::edge_functions);
-  m.impl("edge_functions_backward", kan_md::ops::edge_functions_backward);
-  m.impl("allegro_training", kan_md::ops::allegro_training);
-  m.impl("allegro_training_backward", kan_md::ops::allegro_training_backward);
-  m.impl("environment_sum", kan_md::ops::environment_sum);
-  m.impl("environment_projection", kan_md::ops::environment_projection);
-  m.impl("message_sums", kan_md::ops::message_sums);
-  m.impl("message_gradients", kan_md::ops::message_gradients);
-  m.impl("contraction", kan_md::ops::contraction);
-  m.impl("contraction_gradients", kan_md::ops::contraction_gradients);
-  m.impl("contraction_along", kan_md::ops::contraction_along);
-  m.impl("expansion", kan_md::ops::expansion);
-  m.impl("expansion_gradient", kan_md::ops::expansion_gradient);
-  m.impl("expansion_jets", kan_md::ops::expansion_jets);
-  m.impl("silu_jets", kan_md::ops::silu_jets);
-  m.impl("silu_jets_backward", kan_md::ops::silu_jets_backward);
-  m.impl("silu_along", kan_md::ops::silu_along);
-  m.impl("environment_harmonics", kan_md::ops::environment_harmonics);
 }
 
 TORCH_LIBRARY_IMPL(kan_md, Autograd, m)

@@ -11,10 +11,10 @@ import torch
 
 from kan_md.builds.cache import cache_dir
 from kan_md.builds.find import find_build
+from kan_md.builds.kernels import OPERATORS_NAME, kernels_failure, kernels_level
 from kan_md.errors import KanMdError
 from kan_md.ops import function_sums
 
-LIBRARY_NAME = "libkan_md_ops.so"
 OVERRIDE = "KAN_MD_OPS"
 """Environment variable with the path of a library to use instead of the cache's."""
 
@@ -25,7 +25,7 @@ def library_path() -> Path | None:
     if override:
         return Path(override)
     build = find_build()
-    return build / LIBRARY_NAME if build else None
+    return build / OPERATORS_NAME if build else None
 
 
 def is_built() -> bool:
@@ -38,7 +38,8 @@ def load() -> None:
     """Register the operators as ``torch.ops.kan_md``; a second call does nothing.
 
     Raises:
-        KanMdError: no library was built for this torch, or it does not load.
+        KanMdError: no library was built for this torch, it does not load, or it has no kernels for
+            this processor.
     """
     if _is_registered():
         return
@@ -53,6 +54,15 @@ def load() -> None:
             f"operator library {path} does not fit torch {torch.__version__}, got {error}; "
             "run: kan-md build --force"
         ) from error
+    failure = kernels_failure(path)
+    if failure:
+        raise KanMdError(failure)
+
+
+def level() -> str:
+    """Level of processors of the kernels in use, e.g. ``x86-64-v3``; after :func:`load`."""
+    path = library_path()
+    return kernels_level(path) if path else ""
 
 
 def require(names: Sequence[str]) -> None:
@@ -96,4 +106,8 @@ def _has_layer_kernels() -> bool:
 
 
 def _is_registered() -> bool:
-    return hasattr(torch.ops.kan_md, "convolution")
+    """Whether the operators are there, kernels included."""
+    name = "kan_md::convolution"
+    return hasattr(torch.ops.kan_md, "convolution") and bool(
+        torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+    )

@@ -33,7 +33,11 @@ c10::Device choose_device(const std::string &file_device, const DeviceRequest &r
 
 bool gpu_available();
 
-// A function of the operator library, which the file's operators have loaded; null where it has none.
+// Loads the library of kan-md's own operators, with kernels for this processor. Throws Error where there
+// is none.
+void require_operator_library();
+
+// A function of that library or of its kernels; null where there is none.
 void *find_in_operator_library(const std::string &symbol);
 
 // Whether a file has the operator kan_md::exchange.

@@ -6,35 +6,11 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
-#include <dlfcn.h>
-
 #include <string>
 
 namespace kan_md {
 
 namespace {
-
-// Operators of kan-md's own, in a library beside this one; registered with torch when it loads, at the
-// first call.
-struct OperatorLibrary {
-  void *handle = nullptr;
-  std::string failure;
-};
-
-const OperatorLibrary &operator_library()
-{
-  static const OperatorLibrary library = [] {
-    Dl_info here;
-    dladdr(reinterpret_cast<const void *>(&operator_library), &here);
-    std::string path = here.dli_fname ? here.dli_fname : "";
-    path = path.substr(0, path.find_last_of('/') + 1) + "libkan_md_ops.so";
-    OperatorLibrary found;
-    found.handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!found.handle) found.failure = dlerror();
-    return found;
-  }();
-  return library;
-}
 
 void load_operator_library(const Archive &archive, const Manifest &manifest,
                            const DeviceRequest &request)
@@ -48,9 +24,7 @@ void load_operator_library(const Archive &archive, const Manifest &manifest,
   if (!device.is_cpu())
     throw Error("operators that this file calls are for processors; device", device.str(), "cpu",
                 "deploy the model with --static-shapes, or with --device cuda");
-  if (const std::string &failure = operator_library().failure; !failure.empty())
-    throw Error("model file uses kan-md's operators, which need their library", failure, "",
-                "run kan-md build --force, or deploy the model with --portable");
+  require_operator_library();
   for (const std::string &name : manifest.operators.value_or(std::vector<std::string>()))
     if (!c10::Dispatcher::singleton().findSchema({name, ""}))
       throw Error("model file calls an operator that this build does not have", name, "",
@@ -74,11 +48,6 @@ void refuse_other_files(const Archive &archive)
 }
 
 }    // namespace
-
-void *find_in_operator_library(const std::string &symbol)
-{
-  return dlsym(operator_library().handle, symbol.c_str());
-}
 
 // Found by name where this is a library of its own.
 extern "C" CompiledModel *kan_md_open_model(const std::string &path, const DeviceRequest &request)

@@ -9,6 +9,7 @@
 
 #include "guard.h"
 #include "kanmd_checks.h"
+#include "kanmd_comm.h"
 
 #include "core/error.h"
 #include "core/memory.h"
@@ -480,7 +481,7 @@ void PairKAN::add_node_forces(const Graph &graph, const Array &forces, const Arr
 
 void PairKAN::return_ghost_forces()
 {
-  comm->reverse_comm(this, return_width_);
+  send_to_owners(comm, this, return_width_);
 }
 
 int PairKAN::pack_reverse_comm(int n, int first, double *buffer)

@@ -78,7 +78,7 @@ ROOTS = {
 def program(tmp_path_factory):
     sources = Path(str(files("kan_md_pair_styles")))
     path = tmp_path_factory.mktemp("cpp") / "test_core"
-    lammps = find_toolchain().lammps_root / "include" / "lammps"
+    lammps = find_toolchain().lammps.include
     subprocess.run(
         [
             *(find_compiler(), "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fopenmp"),

