@@ -5,6 +5,8 @@
 
 #include "kanmd_exchange.h"
 
+#include "kanmd_comm.h"
+
 #include "core/error.h"
 
 #include "atom.h"
@@ -173,7 +175,7 @@ void KanmdExchange::forward(const std::byte *own, std::int64_t num_own, std::byt
   start_rows(num_own, num_others, row_bytes);
   for (std::int64_t i = 0; i < num_own; ++i) std::memcpy(row_of(i), own + i * row_bytes, row_bytes);
   active_ = true;
-  lmp_->comm->forward_comm(pair_, stride_);
+  send_to_ghosts(lmp_->comm, pair_, stride_);
   active_ = false;
   for (std::int64_t node = num_own; node < graph_->num_nodes; ++node)
     std::memcpy(others + (node - num_own) * row_bytes, row_of(node), row_bytes);
@@ -189,7 +191,7 @@ void KanmdExchange::reverse(std::byte *own, std::int64_t num_own, const std::byt
   for (std::int64_t node = num_own; node < graph_->num_nodes; ++node)
     std::memcpy(row_of(node), others + (node - num_own) * row_bytes, row_bytes);
   active_ = true;
-  lmp_->comm->reverse_comm(pair_, stride_);
+  send_to_owners(lmp_->comm, pair_, stride_);
   active_ = false;
   for (std::int64_t i = 0; i < num_own; ++i)
     add_values(row_of(i), row_bytes, value_bytes, own + i * row_bytes);

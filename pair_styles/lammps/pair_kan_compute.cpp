@@ -261,7 +261,7 @@ void PairKAN::find_images()
 {
   identity_.resize(atom->nlocal + atom->nghost);
   for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
-  comm->forward_comm(this, 1);
+  send_to_ghosts(comm, this, 1);
   kan_md::find_same_atoms(identity_, first_image_);
 }
 
