@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kan_md.builds.find import find_build
 from kan_md.builds.kernels import CPU_VARIABLE, OPERATORS_NAME, built_levels, try_kernels
 from kan_md.errors import KanMdError
 from kan_md.ops import is_built, load
+from kan_md.ops.library import library_path
 
 ELEMENTS = ("Cu", "Au")
 MODELS = {
@@ -38,7 +38,7 @@ sums and fused multiplications are the compiler's."""
 def build():
     if not is_built():
         pytest.skip("needs the operators: kan-md build")
-    return find_build()
+    return library_path().parent
 
 
 @pytest.fixture(scope="module")
