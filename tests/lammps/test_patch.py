@@ -76,7 +76,7 @@ def test_operators_are_built_with_it_for_every_level_of_processors(tree, tmp_pat
     assert "kan-md-ops/libkan_md_ops.so" in link
     levels = set(re.findall(r"^build kan-md-ops/libkan_md_kernels-(\S+)\.so:", plan, re.MULTILINE))
     built = built_levels(build_plugin())
-    assert levels == set(built) and built
+    assert built and levels >= set(built)
     for level in levels - {platform.machine()}:
         assert f"-march={level}" in plan
     assert "core/operators_linked.cpp" in plan
