@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import ase
@@ -26,7 +27,7 @@ from kan_md.benchmark.models import Entry
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
 from kan_md.errors import KanMdError
-from kan_md.figures import COLOURS, new_figure, plain_axes, save_figure
+from kan_md.figures import COLOURS, log_axis, new_figure, plain_axes, save_figure
 from kan_md.files import write_text
 from kan_md.runs import Store
 from results.experiments.data_sets import SETS, DataSet, add_data_option, check_data
@@ -239,7 +240,7 @@ def points(one: DataSet, data: Path, output: Path) -> list[Point]:
         found.append(
             Point(
                 label=f"{KAN_MD} {name}",
-                method=f"{KAN_MD} {name.partition(',')[0]}",
+                method=f"{KAN_MD} {name}",
                 parameters=parameters,
                 errors=mean,
                 note=count,
@@ -288,8 +289,10 @@ def page(data: Path, output: Path) -> str:
         if times_path(output, one).exists():
             report = Report.from_json(times_path(output, one).read_text())
             figure = f"front-{_slug(one.name)}.png"
-            draw(found, output / figure)
-            lines += [f"![{one.name}: error against cost]({figure})", "", TIMES, ""]
+            if len({point.method for point in found if point.cost is not None}) > 1:
+                draw(found, output / figure)
+                lines += [f"![{one.name}: error against cost]({figure})", ""]
+            lines += [TIMES, ""]
             lines += [f"{report.structure}; {machine_line(report.machine)}; {report.date}.", ""]
         else:
             lines += ["The times are not measured yet.", ""]
@@ -299,20 +302,18 @@ def page(data: Path, output: Path) -> str:
 
 
 def draw(found: Sequence[Point], path: Path) -> None:
-    """Both errors over the cost, from zero; the points of a method are joined."""
+    """Both errors, from zero, over the cost in powers of ten; a ladder of sizes is joined."""
     timed = [point for point in found if point.cost is not None]
     figure = new_figure(9.0, 4.2)
     methods = list(dict.fromkeys(point.method for point in timed))
     for axis, (key, label) in zip(figure.subplots(1, len(_ERRORS)), _ERRORS.items(), strict=True):
         plain_axes(axis)
-        for colour, method in zip(COLOURS, methods, strict=False):
+        for (marker, colour), method in zip(product("os^D", COLOURS), methods, strict=False):
             mine = sorted((p for p in timed if p.method == method), key=lambda p: p.cost)
             costs = [point.cost for point in mine]
             values = [1e3 * point.errors[key] for point in mine]
-            axis.plot(costs, values, "o", color=colour, label=method)
-            if not method.startswith(KAN_MD):  # one ladder of sizes
-                axis.plot(costs, values, color=colour, linewidth=1.0)
-        axis.set_xlim(left=0.0)
+            axis.plot(costs, values, marker + "-", color=colour, label=method)
+        log_axis(axis.xaxis)
         axis.set_ylim(bottom=0.0)
         axis.set_xlabel("µs/atom/step, one thread")
         axis.set_ylabel(f"test {label}")
