@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kan_md.builds.cache import shared_dir
 from kan_md.builds.find import find_build
 from kan_md.lammps.run import lammps_environment, mpiexec
 from kan_md.waiting import PATIENT_RANKS
@@ -170,6 +171,7 @@ def test_plain_lmp_without_a_build_says_so_and_runs(tmp_path, plain):
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
         "kan-md: no plug-in for this environment, so LAMMPS runs without pair_style allegro, "
-        f"nequip and mace; looked in {tmp_path / 'empty'}; run: kan-md build"
+        f"nequip and mace: none was built, looked in {tmp_path / 'empty'} and {shared_dir()}; "
+        "run: kan-md build"
     ]
     assert not (tmp_path / "empty").exists()

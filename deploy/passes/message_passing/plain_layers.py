@@ -44,7 +44,10 @@ def exchange_between_layers(model: GraphModel, context: PassContext) -> None:
         model: changed in place.
         context: of the passes that came before.
     """
-    parts = dict(model.model.func.named_children())
+    energy = getattr(model.model, "func", None)  # a model of tensors has no forces
+    if energy is None:
+        return
+    parts = dict(energy.named_children())
     layers = [name for name, part in parts.items() if isinstance(part, _LAYERS)]
     if len(layers) < 2 or context.operators == "portable" or not is_built():
         return

@@ -144,9 +144,11 @@ def test_near_misses_get_a_suggestion():
         build("nequip", num_layer=2)
 
 
-@pytest.mark.parametrize("backbone", ["nequip", "mace"])
-def test_sites_of_other_backbones_are_refused(backbone):
-    with pytest.raises(KanMdError, match=f"sites of {backbone}, got latent; allowed: output, all"):
+@pytest.mark.parametrize(
+    ("backbone", "allowed"), [("nequip", "output, all"), ("mace", "output, radial, all")]
+)
+def test_sites_of_other_backbones_are_refused(backbone, allowed):
+    with pytest.raises(KanMdError, match=f"sites of {backbone}, got latent; allowed: {allowed}"):
         build(backbone, readout={"sites": "latent"})
 
 

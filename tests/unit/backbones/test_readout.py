@@ -83,7 +83,7 @@ def test_settings_may_be_a_kind_a_mapping_or_absent():
     ("settings", "message"),
     [
         ({"knd": "kan"}, "unknown configuration key, got readout.knd; allowed: kind, basis"),
-        ({"kind": "tree"}, "readout.kind.*got 'tree'; allowed: 'kan', 'mlp' or 'linear'"),
+        ({"kind": "tree"}, "got 'tree'; allowed: 'kan', 'mlp', 'linear' or 'finnis_sinclair'"),
         ({"basis": "wavelet"}, "readout.basis.*got 'wavelet'; allowed: 'gaussian'"),
         ({"sites": "input"}, "readout.sites.0.*got 'input'; allowed: 'output'"),
         (
