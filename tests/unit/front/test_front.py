@@ -175,7 +175,7 @@ MISTAKES = {
     "--budget, got '4 hours'; allowed: a duration is written": {"budget": "4 hours"},
     "--budget, got 0s; allowed: > 0 s": {"budget": "0s"},
     "leaves no test structures, got 0; add data.test": {"settings": ["data.split.test=0"]},
-    "remove it: weights fit one size only": {"settings": ["training.init_from=alloy.xyz"]},
+    "not a whole model.pth": {"settings": ["training.init_from=alloy.xyz"]},
     "data file not found": {"settings": ["data.train=other.xyz"]},
     "structure file must exist": {"structure": Path("missing.xyz")},
 }
@@ -189,6 +189,19 @@ def test_mistake_is_one_line_before_anything_is_made(message, folder, monkeypatc
         study.make_front(write(folder), tmp_path / "front", **arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "front").exists()
+
+
+def test_weights_of_a_model_are_no_start_of_a_ladder(folder, tiny_checkpoint, tmp_path):
+    path = tiny_checkpoint("mace", type_names=("Cu", "Au"))
+    with pytest.raises(KanMdError, match="remove it: weights fit one size only"):
+        study.make_front(
+            write(folder),
+            tmp_path / "front",
+            sizes="tiny",
+            console=NOWHERE,
+            settings=[f"training.init_from={path}"],
+        )
     assert not (tmp_path / "front").exists()
 
 
