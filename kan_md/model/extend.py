@@ -6,9 +6,9 @@ of the model as it was. An average is a place to start from, no knowledge of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from kan_md.kan.per_type import PerTypeKAN
 from kan_md.model.checkpoint import Checkpoint
 from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import evaluate
+from kan_md.model.restrict import weight_by_paths
 
 _NUM_CHECKED = 2
 _NUM_ATOMS = 12
@@ -124,31 +125,14 @@ def _copy(model: torch.nn.Module, old: torch.nn.Module, mix: torch.Tensor) -> No
     for path, module in model.named_modules():
         name = f"{path}.weight"
         if isinstance(module, (Linear, TensorProduct)) and name in parameters - taken.keys():
-            taken[name] = _mixed_instructions(module, modules[path], state[name], mix)
+            taken[name] = weight_by_paths(
+                module, modules[path], state[name], partial(_along, mix=mix)
+            )
         if isinstance(module, PerTypeKAN):
             taken |= _functions_of_new_types(path, state, mix)
     for name in parameters - taken.keys():
         taken[name] = _mixed(name, state[name], own[name].shape, mix)
     load_weights(model, {**own, **taken})
-
-
-def _mixed_instructions(
-    new: torch.nn.Module, old: torch.nn.Module, weight: torch.Tensor, mix: torch.Tensor
-) -> torch.Tensor:
-    """Weights of an e3nn map, path by path; more inputs have other normalisations."""
-    pieces, start = [], 0
-    for ours, theirs in zip(new.instructions, old.instructions, strict=True):
-        # Biases are no weights, and so are paths of a product that have none.
-        if theirs.i_in == -1 if isinstance(old, Linear) else not theirs.has_weight:
-            continue
-        size = math.prod(theirs.path_shape)
-        piece = weight[start : start + size].view(theirs.path_shape)
-        start += size
-        for axis, (large, small) in enumerate(zip(ours.path_shape, theirs.path_shape, strict=True)):
-            if large != small:
-                piece = _along(piece, axis, mix)
-        pieces.append((piece * (theirs.path_weight / ours.path_weight)).flatten())
-    return torch.cat(pieces)
 
 
 def _functions_of_new_types(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -133,13 +133,15 @@ def _copy(
 ) -> None:
     """Give the small model the weights of the large one that its types need."""
     state, sizes = whole.state_dict(), {n: v.shape for n, v in part.state_dict().items()}
-    modules = dict(whole.named_modules())
+    modules, index = dict(whole.named_modules()), torch.tensor(chosen)
     for path, module in part.named_modules():
         old = modules[path]
         if isinstance(module, (Linear, TensorProduct)) and module.weight_numel:
             name = f"{path}.weight"
             if name in state and state[name].numel():
-                state[name] = _instructions_weight(module, old, state[name], chosen)
+                state[name] = weight_by_paths(
+                    module, old, state[name], lambda piece, axis: piece.index_select(axis, index)
+                )
     for path, module in whole.named_modules():
         if isinstance(module, PerTypeKAN):
             state = _functions_of_types(f"{path}.kans.", state, chosen)
@@ -166,10 +168,25 @@ def _functions_of_types(
     return kept
 
 
-def _instructions_weight(
-    new: torch.nn.Module, old: torch.nn.Module, weight: torch.Tensor, chosen: Sequence[int]
+def weight_by_paths(
+    new: torch.nn.Module,
+    old: torch.nn.Module,
+    weight: torch.Tensor,
+    resized: Callable[[torch.Tensor, int], torch.Tensor],
 ) -> torch.Tensor:
-    """Weights of an e3nn map, path by path; fewer inputs have other normalisations."""
+    """Weights of an e3nn map for another number of types, path by path.
+
+    A path of another number of inputs has another normalisation, which is taken out.
+
+    Args:
+        new: the map with the wanted sizes.
+        old: the map whose weights these are.
+        weight: [weight_numel] of ``old``.
+        resized: a path's weights with the new size along an axis.
+
+    Returns:
+        [weight_numel] of ``new``.
+    """
     pieces, start = [], 0
     for mine, theirs in zip(new.instructions, old.instructions, strict=True):
         # Biases are no weights, and so are paths of a product that have none.
@@ -180,7 +197,7 @@ def _instructions_weight(
         start += size
         for axis, (small, large) in enumerate(zip(mine.path_shape, theirs.path_shape, strict=True)):
             if small != large:
-                piece = piece.index_select(axis, torch.tensor(chosen))
+                piece = resized(piece, axis)
         pieces.append((piece * (theirs.path_weight / mine.path_weight)).flatten())
     return torch.cat(pieces)
 
