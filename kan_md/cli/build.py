@@ -32,17 +32,28 @@ def build(
             "it is installed in. The variable KAN_MD_LAMMPS does the same for every command."
         ),
     ] = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="native|all|NAMES",
+            help="Levels of processors to compile operators for, beside those that are built: "
+            "native is this machine's, all is every one of its architecture (a cluster of "
+            "several kinds of nodes). Default: the variable KAN_MD_LEVELS, else native, "
+            "with --shared all.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compile pair_style allegro, nequip and mace for this torch and this LAMMPS, once.
 
-    After it plain `lmp -in in.lammps` knows them, on every machine that sees the build: operators
-    are compiled for several levels of processors.
+    After it plain `lmp -in in.lammps` knows them, on every machine that sees the build and whose
+    processor has a level that operators were compiled for.
 
-    Example: kan-md build
+    Example: kan-md build; for a cluster of several kinds of nodes: kan-md build --levels all
     """
     from kan_md.builds.description import describe
     from kan_md.builds.lammps import LAMMPS_VARIABLE
+    from kan_md.builds.levels import ALL, LEVELS_VARIABLE, NATIVE
     from kan_md.builds.toolchain import find_toolchain, missing_cuda_headers
     from kan_md.lammps.build import build_plugin
 
@@ -52,9 +63,11 @@ def build(
     missing = missing_cuda_headers(toolchain)
     if missing:
         typer.echo(f"note: {missing}", err=True)
+    levels = levels or os.environ.get(LEVELS_VARIABLE) or (ALL if shared else NATIVE)
     console = Console(stderr=True)
     if not console.is_terminal:
-        folder = build_plugin(force=force, shared=shared)  # says in a line what it does
+        # says in a line what it does
+        folder = build_plugin(force=force, shared=shared, levels=levels)
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
         with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
@@ -62,6 +75,7 @@ def build(
             folder = build_plugin(
                 force=force,
                 shared=shared,
+                levels=levels,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
             bar.update(task, total=1, completed=1)

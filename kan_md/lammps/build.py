@@ -10,18 +10,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from kan_md.builds.cache import RECORD, cache_dir, file_digest, is_whole, shared_dir
 from kan_md.builds.find import (
+    build_dirs,
     build_name,
     depends_on,
-    find_whole,
     operator_sources,
     plugin_sources,
 )
+from kan_md.builds.kernels import built_levels, kernels_name
+from kan_md.builds.levels import asked_levels, in_order, native_levels
 from kan_md.builds.settings import cmake_settings
 from kan_md.builds.toolchain import Toolchain, find_compiler, find_program, find_toolchain
 from kan_md.children import child
@@ -34,7 +36,11 @@ Progress = Callable[[int, int], None]
 
 
 def build_plugin(
-    *, force: bool = False, shared: bool = False, progress: Progress | None = None
+    *,
+    force: bool = False,
+    shared: bool = False,
+    levels: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Compile the plug-in unless there is one that fits this environment.
 
@@ -42,29 +48,40 @@ def build_plugin(
         force: compile even where this very build is there.
         shared: put it beside the Python environment, for all its users, instead of into the user's
             cache.
+        levels: of processors that it must have kernels for: ``native``, ``all``, or names. What is
+            there keeps its own beside them. Where neither this nor ``KAN_MD_LEVELS`` says so, a
+            build of any will do, and a new one is for this processor's.
         progress: told while compiling; without it a line on stderr says what takes so long.
 
     Returns:
         Directory that holds ``kanmdplugin.so``; a ``LAMMPS_PLUGIN_PATH``.
 
     Raises:
-        KanMdError: a compiler, CMake or a package is missing, compiling failed, or the folder
-            cannot be written.
+        KanMdError: a compiler, CMake or a package is missing, compiling failed, a level is unknown,
+            or the folder cannot be written.
     """
     toolchain = find_toolchain()
     name = build_name(toolchain)
     root = shared_dir() if shared else cache_dir()
+    asked = asked_levels(levels)
 
     def found() -> Path | None:
         if force:
             return None
-        return (root / name if is_whole(root / name) else None) if shared else find_whole(name)
+        folders = [root] if shared else build_dirs()
+        return next((path / name for path in folders if _serves(path / name, asked)), None)
 
     try:
         folder = found()
         if folder is None:
             with _locked(root):
-                folder = found() or _build(toolchain, root / name, force=force, progress=progress)
+                folder = found() or _build(
+                    toolchain,
+                    root / name,
+                    levels=in_order([*(asked or native_levels()), *built_levels(root / name)]),
+                    force=force,
+                    progress=progress,
+                )
     except OSError as error:
         raise user_error(
             f"the {'environment' if shared else 'cache'} must be writable",
@@ -77,7 +94,18 @@ def build_plugin(
     return folder
 
 
-def _build(toolchain: Toolchain, target: Path, *, force: bool, progress: Progress | None) -> Path:
+def _serves(folder: Path, levels: Sequence[str]) -> bool:
+    return is_whole(folder) and set(built_levels(folder)).issuperset(levels)
+
+
+def _build(
+    toolchain: Toolchain,
+    target: Path,
+    *,
+    levels: Sequence[str],
+    force: bool,
+    progress: Progress | None,
+) -> Path:
     """Compile in a work folder that is kept, so that changed sources alone compile again."""
     compiler = find_compiler()
     parts = depends_on(toolchain)
@@ -90,17 +118,26 @@ def _build(toolchain: Toolchain, target: Path, *, force: bool, progress: Progres
     if progress is None:
         _say(
             f"compiling the LAMMPS plug-in for torch {toolchain.torch_version} and LAMMPS "
-            f"{toolchain.lammps.version}, once, which takes a few minutes, into {target}"
+            f"{toolchain.lammps.version}, operators for {', '.join(levels)}, once, which takes a "
+            f"few minutes, into {target}"
         )
-    libraries = _compile(toolchain, work, compiler, progress)
+    libraries = _compile(toolchain, work, compiler, levels, progress)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
         new = Path(folder) / "lib"
-        shutil.copytree(libraries, new)
+        new.mkdir()
+        for path in _libraries(libraries, levels):
+            shutil.copy2(path, new)
         write_record(new, parts | {"compiler": compiler})
         if target.exists():
             target.rename(Path(folder) / "old")
         new.rename(target)
     return target
+
+
+def _libraries(folder: Path, levels: Sequence[str]) -> list[Path]:
+    """Files of a build; the work folder may have kernels of levels that are no longer wanted."""
+    others = {kernels_name(level) for level in built_levels(folder)} - {*map(kernels_name, levels)}
+    return [path for path in folder.iterdir() if path.is_file() and path.name not in others]
 
 
 def write_record(folder: Path, made_of: Mapping[str, str]) -> None:
@@ -113,11 +150,17 @@ def write_record(folder: Path, made_of: Mapping[str, str]) -> None:
     write_text(folder / RECORD, json.dumps(record, indent=1))
 
 
-def _compile(toolchain: Toolchain, work: Path, compiler: str, progress: Progress | None) -> Path:
+def _compile(
+    toolchain: Toolchain,
+    work: Path,
+    compiler: str,
+    levels: Sequence[str],
+    progress: Progress | None,
+) -> Path:
     """Run CMake and Ninja in ``work``; returns the folder of the libraries."""
     environment = os.environ | {"NINJA_STATUS": "[%f/%t] "}
     log = work / "build.log"
-    _call(_configure_command(toolchain, work, compiler), environment, log, None)
+    _call(_configure_command(toolchain, work, compiler, levels), environment, log, None)
     _call([find_program("cmake"), "--build", str(work)], environment, log, progress)
     return work / "lib"
 
@@ -142,12 +185,14 @@ def _say(line: str) -> None:
         sys.stderr.flush()
 
 
-def _configure_command(toolchain: Toolchain, build: Path, compiler: str) -> list[str]:
+def _configure_command(
+    toolchain: Toolchain, build: Path, compiler: str, levels: Sequence[str]
+) -> list[str]:
     settings = {
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_CXX_COMPILER": compiler,
         "CMAKE_MAKE_PROGRAM": find_program("ninja"),
-    } | cmake_settings(toolchain)
+    } | cmake_settings(toolchain, levels)
     options = [f"-D{key}={value}" for key, value in settings.items()]
     return [
         find_program("cmake"),

@@ -58,8 +58,9 @@ std::string choose_level(std::string &failure)
   std::string names;
   for (const std::string &level : levels) names += (names.empty() ? "" : ", ") + level;
   if (levels.empty()) {
-    failure = "the processor must be of one of the levels " KAN_MD_LEVELS
-              ", got an older one; deploy models with --portable, which need no operators";
+    failure = "operators must be built for this processor, got those for " KAN_MD_LEVELS
+              ", which is newer; run: kan-md build --levels all; or deploy models with --portable, "
+              "which need no operators";
     return "";
   }
   const char *const wanted = std::getenv("KAN_MD_CPU");

@@ -255,7 +255,7 @@ def test_cuda_headers_of_another_version_are_passed_over(cuda, tmp_path, monkeyp
 def test_all_folders_of_cuda_reach_cmake(cuda, tmp_path):
     root = cuda("12.6", cuda_runtime=runtime(12060), cuda_nvcc=CRT)
     found = replace(toolchain.find_toolchain(), cuda_include=toolchain.find_cuda_headers(root))
-    command = build_module._configure_command(found, tmp_path, "c++")
+    command = build_module._configure_command(found, tmp_path, "c++", ["x86-64-v3"])
     (option,) = [word for word in command if word.startswith("-DKAN_MD_CUDA_INCLUDE=")]
     assert option.partition("=")[2].split(";") == list(map(str, found.cuda_include))
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kan_md.builds import find
+from kan_md.builds import find, levels
 from kan_md.builds.cache import PLUGIN_NAME, RECORD, cache_dir, is_whole, shared_dir
 from kan_md.builds.kernels import OPERATORS_NAME as OPERATORS
+from kan_md.builds.kernels import built_levels, kernels_name
 from kan_md.builds.lammps import Lammps
 from kan_md.builds.toolchain import Toolchain
 from kan_md.errors import KanMdError
@@ -56,12 +57,13 @@ def compiled(tmp_path, monkeypatch):
     """The cache is empty, and compiling writes down for whom; returns the list of compilations."""
     monkeypatch.setenv("KAN_MD_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(library.OVERRIDE, raising=False)
+    monkeypatch.delenv(levels.LEVELS_VARIABLE, raising=False)
     done = []
 
-    def compile(toolchain, work, compiler, progress):
+    def compile(toolchain, work, compiler, levels, progress):
         folder = work / "lib"
         folder.mkdir(exist_ok=True)
-        for name in (PLUGIN_NAME, OPERATORS):
+        for name in (PLUGIN_NAME, OPERATORS, *map(kernels_name, levels)):
             (folder / name).write_text(f"{name} for {toolchain}")
         done.append(toolchain)
         return folder
@@ -138,9 +140,8 @@ def test_another_c_library_and_kind_of_processor_have_builds_of_their_own(
     folders.append(build_plugin())
     monkeypatch.setattr(find.platform, "machine", lambda: "aarch64")
     folders.append(build_plugin())
-    monkeypatch.setenv(find.LEVELS_VARIABLE, "aarch64")  # of fewer levels, while kernels change
-    folders.append(build_plugin())
-    assert len(set(folders)) == 4
+    assert len(set(folders)) == 3
+    assert built_levels(folders[2]) == ["aarch64"]
 
 
 def test_a_build_serves_processors_with_other_flags(environments, monkeypatch):
@@ -155,6 +156,39 @@ def test_a_build_serves_processors_with_other_flags(environments, monkeypatch):
     real = Path.open
     monkeypatch.setattr(Path, "open", refuse)
     assert find.find_build() == folder
+
+
+def test_a_build_has_this_processors_level_and_those_that_are_asked_for_are_added(
+    environments, monkeypatch, compiled
+):
+    environments("one").activate()
+    monkeypatch.setattr(build, "native_levels", lambda: ("x86-64-v3",))
+    folder = build_plugin()
+    assert built_levels(folder) == ["x86-64-v3"]
+    assert build_plugin(levels="x86-64-v2") == folder
+    assert built_levels(folder) == ["x86-64-v2", "x86-64-v3"]
+    assert build_plugin(levels="all") == find.find_build() == folder
+    assert built_levels(folder) == sorted(levels.X86_64)
+    for asked in ("x86-64-v3 x86-64-v2", "all", None):
+        assert build_plugin(levels=asked) == folder
+    assert len(compiled) == 3
+
+
+def test_the_variable_asks_for_levels_wherever_a_build_is_made(environments, monkeypatch):
+    environments("one").activate()
+    monkeypatch.setenv(levels.LEVELS_VARIABLE, "x86-64-v2,x86-64-v4")
+    assert built_levels(build_plugin()) == ["x86-64-v2", "x86-64-v4"]
+    assert built_levels(build_plugin(levels="x86-64-v3")) == sorted(levels.X86_64)
+
+
+def test_kernels_left_in_the_work_folder_are_no_part_of_a_build(environments, monkeypatch):
+    environments("one").activate()
+    folder = build_plugin(levels="x86-64-v2")
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    assert build_plugin(levels="x86-64-v3") == folder
+    assert built_levels(folder) == ["x86-64-v3"]
 
 
 def test_a_shared_build_is_found_by_whoever_has_none(environments, tmp_path, monkeypatch, compiled):

@@ -28,6 +28,7 @@ def shared_library(path, *needs):
 def installed(tmp_path, monkeypatch):
     """Installs a LAMMPS that is only a shape: ``installed(version, mpi)``; returns its prefix."""
     compiler = find_compiler()
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)  # which ldd follows, as a loader does
     monkeypatch.setattr(lammps.shutil, "which", lambda name: None)  # no mpicxx of this machine
     monkeypatch.setenv("CXX", compiler)
 
@@ -74,6 +75,18 @@ def test_the_mpi_is_that_which_the_library_loads_with_headers_of_its_kind(mpi, i
     assert found.mpi_library == prefix / "lib" / mpi
     assert found.uses_open_mpi == (mpi == OPEN_MPI)
     assert (found.mpi_include / "mpi.h").read_text() == HEADERS[mpi]
+
+
+def test_the_mpi_is_that_of_the_loaders_path_where_there_is_one(installed, tmp_path, monkeypatch):
+    """Modules of a cluster set it, and LAMMPS then runs with that MPI."""
+    prefix = installed()
+    module = shared_library(tmp_path / "module" / "lib" / MPICH)
+    (tmp_path / "module" / "include").mkdir()
+    (tmp_path / "module" / "include" / "mpi.h").write_text(HEADERS[MPICH] + "// of the module")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(module.parent))
+    found = find_named_lammps(prefix)
+    assert found.mpi_library == module
+    assert found.mpi_include == tmp_path / "module" / "include"
 
 
 def test_headers_of_another_mpi_will_not_do(installed):
