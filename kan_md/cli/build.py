@@ -46,10 +46,12 @@ def build(
 ) -> None:
     """Compile pair_style allegro, nequip and mace for this torch and this LAMMPS, once.
 
-    After it plain `lmp -in in.lammps` knows them, on every machine that sees the build and whose
-    processor has a level that operators were compiled for.
+    After it plain `lmp -in in.lammps` knows them, on every machine that sees the
+    build and has a processor of a level that operators were compiled for.
 
-    Example: kan-md build; for a cluster of several kinds of nodes: kan-md build --levels all
+    Example: kan-md build
+
+    For a cluster of several kinds of nodes: kan-md build --levels all
     """
     from kan_md.builds.description import describe
     from kan_md.builds.lammps import LAMMPS_VARIABLE
