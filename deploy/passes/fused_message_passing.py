@@ -47,7 +47,7 @@ class FusedMessagePassing:
             parts, error = self.architecture.on_operators(model, context)
         except BoundNotReachedError as reason:
             return {"bound": 0.0, "skipped": str(reason)}
-        report = {"bound": error, "operator": "kan_md::convolution"}
+        report = {"bound": error, "operator": "kan_md::messages_of_first"}
         chosen = [name for name, part in parts.items() if getattr(part, "is_chosen", False)]
         if not chosen:
             model.model.func = ModuleSequence(parts)

@@ -81,17 +81,18 @@ class ConvolutionOfChosen(torch.nn.Module):
         edge_index: torch.Tensor,
         atom_types: torch.Tensor,
         num_centres: torch.Tensor,
+        centre_types: torch.Tensor,
     ) -> torch.Tensor:
-        """Blocked features of the neighbours -> blocked messages of the centres.
+        """Blocked features of the neighbours -> blocked messages of the first atoms.
 
-        Messages of all but the first ``num_centres`` [1] are zero. Where there are edges, types
-        that were not chosen are refused.
+        As :class:`kan_md.ops.modules.Convolution` gives them. Where there are edges, types that
+        were not chosen are refused.
         """
         rows = self.row_of_type[atom_types]
         if edge_index.size(1) == 0:
             rows = torch.zeros_like(rows)
         assert bool((rows >= 0).all()), "atoms of elements that were not chosen"
-        return torch.ops.kan_md.convolution(
+        return torch.ops.kan_md.messages_of_first(
             edge_vectors,
             x,
             edge_index,
@@ -103,4 +104,5 @@ class ConvolutionOfChosen(torch.nn.Module):
             self.paths,
             self.num_knots,
             num_centres,
+            centre_types,
         )

@@ -69,22 +69,28 @@ template <typename T> struct Inputs {
   const ConvolutionPlan &plan;
   const CentreRanges &ranges;
   const EdgeTerms<T> &edges;
-  const T *packed;    // per group and block: [num_atoms, 2l+1, block]
+  const T *x, *packed;
   const T *table;
-  int64_t num_atoms;
+  int64_t num_atoms, num_rows;    // atoms; the first of these have rows in the output
 
-  const T *features(const Group &group, int64_t block) const
+  // [num_atoms, 2l+1] rows of one block of channels in something of the layout of x, or in something
+  // of the layout of packed: for each packed group and block [num_atoms, 2l+1, block].
+  template <typename Value>
+  Value *rows(const Group &group, int64_t block, Value *of_x, Value *of_packed) const
   {
-    return packed + packed_at(group, block);
+    if (!group.is_packed) return of_x + num_atoms * group.in_offset + block * Simd<T>::kBlock;
+    return of_packed +
+           (group.packed_offset + block * (2 * group.l1 + 1)) * num_atoms * Simd<T>::kBlock;
   }
-  int64_t packed_at(const Group &group, int64_t block) const
+  // From one row to the next.
+  static int64_t stride(const Group &group)
   {
-    return (group.packed_offset + block * (2 * group.l1 + 1)) * num_atoms * Simd<T>::kBlock;
+    return group.is_packed ? Simd<T>::kBlock : group.channels;
   }
   // Row m3 = 0 of an atom in the output of a path, and the distance to the next row.
   int64_t out_at(const Path &path, int64_t i) const
   {
-    return num_atoms * plan.out_offsets[path.output] +
+    return num_rows * plan.out_offsets[path.output] +
            i * (2 * path.l3 + 1) * plan.out_channels[path.output] + path.out_channel;
   }
   int64_t out_stride(const Path &path) const { return plan.out_channels[path.output]; }
@@ -95,6 +101,14 @@ template <typename T> struct Inputs {
            (block * plan.num_knots + edges.knot.get()[e]) * row_size;
   }
 };
+
+// Copies of the packed groups' features of the atoms [begin, end).
+template <typename T> void pack_part(const Inputs<T> &in, int64_t begin, int64_t end, T *packed)
+{
+  for (const Group &group : in.plan.groups)
+    for (int64_t b = 0; group.is_packed && b < group.num_blocks; ++b)
+      pack_block<T>(group, in.x, in.num_atoms, b, begin, end, in.rows(group, b, packed, packed));
+}
 
 template <typename T> int64_t row_size_of(const Group &group)
 {
@@ -108,7 +122,7 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
   constexpr int kBlock = Simd<T>::kBlock;
   const int64_t row_size = row_size_of<T>(group), from = block * kBlock;
   const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
-  const T *features = in.features(group, block);
+  const T *features = in.rows(group, block, in.x, in.packed);
   const int num_harmonics = in.edges.num_harmonics;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t first = in.ranges.first[i], count = in.ranges.first[i + 1] - first;
@@ -123,7 +137,7 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
         radial_of_path<T>(count, rows.data(), p * kKnotValues * kBlock, row_size,
                           in.edges.weights.get() + first * kSplineWeights, radial);
         forward_kernel<T>(path.l1, path.l2)(
-            count, radial, features, in.edges.neighbour.get() + first,
+            count, radial, features, in.stride(group), in.edges.neighbour.get() + first,
             in.edges.harmonics.get() + first * num_harmonics + path.l2 * path.l2, num_harmonics,
             phi);
         for (const Coupling &c : path.couplings) {
@@ -148,8 +162,8 @@ void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64
   constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
   const int64_t row_size = row_size_of<T>(group), from = block * kBlock;
   const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
-  const int64_t stride = (2 * group.l1 + 1) * kBlock;
-  const T *features = in.features(group, block);
+  const int64_t row_stride = in.stride(group), stride = (2 * group.l1 + 1) * row_stride;
+  const T *features = in.rows(group, block, in.x, in.packed);
   const int num_harmonics = in.edges.num_harmonics;
   const size_t num_paths = group.paths.size();
   kernels.resize(num_paths);
@@ -183,8 +197,8 @@ void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64
         const Path &path = group.paths[p];
         const T *low = row + p * kKnotValues * kBlock;
         const int lm = path.l2 * path.l2;
-        kernels[p](w, s, low, low + row_size, features + j * stride, y + lm,
-                   phi_grad + path.source_offset * kBlock, feature_grad + j * stride,
+        kernels[p](w, s, low, low + row_size, features + j * stride, feature_grad + j * stride,
+                   row_stride, y + lm, phi_grad + path.source_offset * kBlock,
                    harmonics_grad + lm * kLanes, radial_grad);
       }
       edge_radial_grad[e] += sum<T>(load(radial_grad));
@@ -204,15 +218,18 @@ int64_t edges_of_first(const at::Tensor &edge_index, int64_t num_centres)
 // Contiguous copies of what the kernels read by pointer, without the edges that are left out.
 struct Arguments {
   at::Tensor edge_vectors, x, edge_index, atom_types, table, cutoffs;
-  int64_t num_all_edges;
+  int64_t num_all_edges, num_rows;    // edges of all centres; atoms with messages
   Arguments(const at::Tensor &edge_vectors_, const at::Tensor &x_, const at::Tensor &edge_index_,
             const at::Tensor &atom_types_, const at::Tensor &table_, const at::Tensor &cutoffs_,
-            const std::optional<at::Tensor> &num_centres) :
+            const std::optional<at::Tensor> &num_centres, int64_t num_rows_) :
       edge_vectors(edge_vectors_.contiguous()), x(x_.contiguous()),
       edge_index(edge_index_.contiguous()), atom_types(atom_types_.contiguous()),
-      table(table_.contiguous()), cutoffs(cutoffs_.contiguous()), num_all_edges(edge_index.size(1))
+      table(table_.contiguous()), cutoffs(cutoffs_.contiguous()), num_all_edges(edge_index.size(1)),
+      num_rows(num_rows_)
   {
-    const int64_t count = num_computed(num_centres, atom_types.numel());
+    TORCH_CHECK(num_rows <= atom_types.numel(), "kan_md::convolution: messages of up to ",
+                atom_types.numel(), " atoms, got ", num_rows);
+    const int64_t count = num_computed(num_centres, num_rows);
     // Also where all atoms of this layer are computed: the list goes on to those of earlier layers.
     if (num_centres)
       edge_index = edge_index.narrow(1, 0, edges_of_first(edge_index, count)).contiguous();
@@ -227,18 +244,19 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
   const int64_t num_pairs = arg.table.size(0);
   const int64_t num_types = checked_num_types(arg.atom_types, num_pairs);
   const int num_threads = at::get_num_threads();
-  const CentreRanges ranges(arg.edge_index, num_atoms, num_threads);
+  const CentreRanges ranges(arg.edge_index, num_atoms, num_threads, arg.num_rows);
   EdgeTerms<T> edges(num_edges, plan.l_max, false);
   Scratch<T> packed(plan.packed_rows * num_atoms * kBlock);
-  at::Tensor out = at::empty({num_atoms * plan.out_dim}, arg.x.options());
-  const Inputs<T> in{plan, ranges, edges, packed.get(), arg.table.const_data_ptr<T>(), num_atoms};
+  at::Tensor out = at::empty({arg.num_rows * plan.out_dim}, arg.x.options());
+  const T *x = arg.x.const_data_ptr<T>();
+  const Inputs<T> in{plan,      ranges,      edges, x, packed.get(), arg.table.const_data_ptr<T>(),
+                     num_atoms, arg.num_rows};
   int64_t most_neighbours = 0;
-  for (int64_t i = 0; i < num_atoms; ++i)
+  for (int64_t i = 0; i < arg.num_rows; ++i)
     most_neighbours = std::max(most_neighbours, ranges.first[i + 1] - ranges.first[i]);
 
   const int64_t *index = arg.edge_index.const_data_ptr<int64_t>();
   const R *vectors = arg.edge_vectors.const_data_ptr<R>();
-  const T *x = arg.x.const_data_ptr<T>();
   T *out_data = out.mutable_data_ptr<T>();
   const auto prepare = [&](int thread, int threads) {
     // The runtime may grant fewer threads than there are parts.
@@ -247,9 +265,7 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
       edges.fill(vectors, index, index + num_edges, arg.atom_types.const_data_ptr<int64_t>(),
                  arg.cutoffs.const_data_ptr<double>(), num_pairs, num_types, plan.num_knots,
                  ranges.first[begin], ranges.first[end]);
-      for (const Group &group : plan.groups)
-        for (int64_t b = 0; b < group.num_blocks; ++b)
-          pack_block<T>(group, x, num_atoms, b, begin, end, packed.get() + in.packed_at(group, b));
+      pack_part(in, num_atoms * k / num_threads, num_atoms * (k + 1) / num_threads, packed.get());
     }
   };
   const auto convolve = [&](int thread, int threads) {
@@ -265,29 +281,53 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
   return out;
 }
 
-// Sum of the threads' feature gradients, back in the layout of x.
+// Gradients by the features, a copy for each thread: the first one of the groups that are not packed
+// is the result.
+template <typename T> struct FeatureGradients {
+  T *x_grad;    // [num_atoms * in_dim]
+  int64_t size, packed_size;
+  Scratch<T> copies, packed;    // [threads - 1, size], [threads, packed_size]
+
+  FeatureGradients(T *x_grad_, int64_t size_, int64_t packed_size_, int num_threads) :
+      x_grad(x_grad_), size(size_), packed_size(packed_size_), copies(size * (num_threads - 1)),
+      packed(packed_size * num_threads)
+  {
+  }
+  T *of(int thread) const { return thread == 0 ? x_grad : copies.get() + (thread - 1) * size; }
+  T *packed_of(int thread) const { return packed.get() + thread * packed_size; }
+  void clear(int thread) const
+  {
+    std::fill_n(of(thread), size, T(0));
+    std::fill_n(packed_of(thread), packed_size, T(0));
+  }
+};
+
+// Sum of the threads' gradients of the atoms [begin, end), in the layout of x.
 template <typename T>
-void unpack_gradient(const Inputs<T> &in, const T *gradients, int64_t gradient_size,
-                     int num_threads, int64_t begin, int64_t end, T *x_grad)
+void add_gradients(const Inputs<T> &in, const FeatureGradients<T> &gradients, int num_threads,
+                   int64_t begin, int64_t end)
 {
   constexpr int kBlock = Simd<T>::kBlock;
-  for (const Group &group : in.plan.groups)
-    for (int64_t b = 0; b < group.num_blocks; ++b) {
-      const int64_t rows = 2 * group.l1 + 1, from = b * kBlock;
-      const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
-      for (int64_t i = begin; i < end; ++i)
-        for (int64_t m = 0; m < rows; ++m) {
-          const T *source = gradients + in.packed_at(group, b) + (i * rows + m) * kBlock;
-          T *target =
-              x_grad + in.num_atoms * group.in_offset + (i * rows + m) * group.channels + from;
-          for (int64_t k = 0; k < width; ++k) {
-            T total = source[k];
-            for (int thread = 1; thread < num_threads; ++thread)
-              total += source[thread * gradient_size + k];
-            target[k] = total;
-          }
+  for (const Group &group : in.plan.groups) {
+    const int64_t rows = 2 * group.l1 + 1;
+    T *const target = gradients.x_grad + in.num_atoms * group.in_offset;
+    for (int thread = 1; !group.is_packed && thread < num_threads; ++thread) {
+      const T *const copy = gradients.of(thread) + in.num_atoms * group.in_offset;
+      for (int64_t k = begin * rows * group.channels; k < end * rows * group.channels; ++k)
+        target[k] += copy[k];
+    }
+    for (int64_t b = 0; group.is_packed && b < group.num_blocks; ++b) {
+      const int64_t width = std::min<int64_t>(kBlock, group.channels - b * kBlock);
+      const T *const source = in.rows(group, b, gradients.packed_of(0), gradients.packed_of(0));
+      for (int64_t row = begin * rows; row < end * rows; ++row)
+        for (int64_t k = 0; k < width; ++k) {
+          T total = source[row * kBlock + k];
+          for (int thread = 1; thread < num_threads; ++thread)
+            total += source[thread * gradients.packed_size + row * kBlock + k];
+          target[row * group.channels + b * kBlock + k] = total;
         }
     }
+  }
 }
 
 template <typename T, typename R>
@@ -299,20 +339,22 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
   const int64_t num_pairs = arg.table.size(0);
   const int64_t num_types = checked_num_types(arg.atom_types, num_pairs);
   const int num_threads = at::get_num_threads();
-  const CentreRanges ranges(arg.edge_index, num_atoms, num_threads);
+  const CentreRanges ranges(arg.edge_index, num_atoms, num_threads, arg.num_rows);
   EdgeTerms<T> edges(num_edges, plan.l_max, true);
   const int64_t packed_size = plan.packed_rows * num_atoms * kBlock;
-  Scratch<T> packed(packed_size), feature_grads(packed_size * num_threads);
+  Scratch<T> packed(packed_size);
   Scratch<T> harmonics_grad(num_edges * edges.num_harmonics), radial_grad(num_edges);
-  at::Tensor vector_grad = at::empty_like(arg.edge_vectors), x_grad = at::zeros_like(arg.x);
+  at::Tensor vector_grad = at::empty_like(arg.edge_vectors), x_grad = at::empty_like(arg.x);
   vector_grad.narrow(0, num_edges, arg.num_all_edges - num_edges).zero_();
-  const Inputs<T> in{plan, ranges, edges, packed.get(), arg.table.const_data_ptr<T>(), num_atoms};
+  const T *x = arg.x.const_data_ptr<T>(), *upstream = out_grad.const_data_ptr<T>();
+  const Inputs<T> in{plan,      ranges,      edges, x, packed.get(), arg.table.const_data_ptr<T>(),
+                     num_atoms, arg.num_rows};
+  const FeatureGradients<T> x_grads(x_grad.mutable_data_ptr<T>(), x_grad.numel(), packed_size,
+                                    num_threads);
 
   const int64_t *index = arg.edge_index.const_data_ptr<int64_t>();
   const R *vectors = arg.edge_vectors.const_data_ptr<R>();
-  const T *x = arg.x.const_data_ptr<T>(), *upstream = out_grad.const_data_ptr<T>();
   R *vector_grad_data = vector_grad.mutable_data_ptr<R>();
-  T *x_grad_data = x_grad.mutable_data_ptr<T>();
   const auto prepare = [&](int thread, int threads) {
     for (int k = thread; k < num_threads; k += threads) {
       const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
@@ -320,10 +362,8 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
       edges.fill(vectors, index, index + num_edges, arg.atom_types.const_data_ptr<int64_t>(),
                  arg.cutoffs.const_data_ptr<double>(), num_pairs, num_types, plan.num_knots, first,
                  last);
-      for (const Group &group : plan.groups)
-        for (int64_t b = 0; b < group.num_blocks; ++b)
-          pack_block<T>(group, x, num_atoms, b, begin, end, packed.get() + in.packed_at(group, b));
-      std::fill_n(feature_grads.get() + k * packed_size, packed_size, T(0));
+      pack_part(in, num_atoms * k / num_threads, num_atoms * (k + 1) / num_threads, packed.get());
+      x_grads.clear(k);
       std::fill(harmonics_grad.get() + first * edges.num_harmonics,
                 harmonics_grad.get() + last * edges.num_harmonics, T(0));
       std::fill(radial_grad.get() + first, radial_grad.get() + last, T(0));
@@ -338,18 +378,18 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
       for (const Group &group : plan.groups)
         for (int64_t b = 0; b < group.num_blocks; ++b)
           reverse_block<T>(in, group, b, begin, end, kernels, upstream, phi_grad.get(),
-                           feature_grads.get() + k * packed_size + in.packed_at(group, b),
+                           in.rows(group, b, x_grads.of(k), x_grads.packed_of(k)),
                            harmonics_lanes.get(), harmonics_grad.get(), radial_grad.get());
       gradient_for<T, R>(plan.l_max, vectors, harmonics_grad.get(), radial_grad.get(),
                          ranges.first[begin], ranges.first[end], vector_grad_data);
     }
   };
-  const auto unpack = [&](int thread, int threads) {
+  const auto add_up = [&](int thread, int threads) {
     for (int k = thread; k < num_threads; k += threads)
-      unpack_gradient<T>(in, feature_grads.get(), packed_size, num_threads, ranges.part[k],
-                         ranges.part[k + 1], x_grad_data);
+      add_gradients<T>(in, x_grads, num_threads, num_atoms * k / num_threads,
+                       num_atoms * (k + 1) / num_threads);
   };
-  in_parallel(num_threads, prepare, differentiate, unpack);
+  in_parallel(num_threads, prepare, differentiate, add_up);
   return {vector_grad, x_grad};
 }
 
@@ -364,6 +404,23 @@ Result dispatch(at::ScalarType feature_type, at::ScalarType vector_type, const C
   return vector_type == at::kFloat ? call(double{}, float{}) : call(double{}, double{});
 }
 
+// Messages of the first `num_rows` atoms.
+at::Tensor convolve(const at::Tensor &edge_vectors, const at::Tensor &x,
+                    const at::Tensor &edge_index, const at::Tensor &atom_types,
+                    const at::Tensor &table, const at::Tensor &cutoffs, const at::Tensor &couplings,
+                    c10::IntArrayRef irreps_in, c10::IntArrayRef paths, int64_t num_knots,
+                    const std::optional<at::Tensor> &num_centres, int64_t num_rows)
+{
+  const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
+                             kBlockBytes / x.element_size());
+  check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
+  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs, num_centres,
+                      num_rows);
+  return dispatch<at::Tensor>(x.scalar_type(), edge_vectors.scalar_type(), [&](auto t, auto r) {
+    return forward<decltype(t), decltype(r)>(arg, plan);
+  });
+}
+
 }    // namespace
 
 at::Tensor convolution(const at::Tensor &edge_vectors, const at::Tensor &x,
@@ -373,13 +430,19 @@ at::Tensor convolution(const at::Tensor &edge_vectors, const at::Tensor &x,
                        c10::IntArrayRef paths, int64_t num_knots,
                        const std::optional<at::Tensor> &num_centres)
 {
-  const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
-                             kBlockBytes / x.element_size());
-  check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
-  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs, num_centres);
-  return dispatch<at::Tensor>(x.scalar_type(), edge_vectors.scalar_type(), [&](auto t, auto r) {
-    return forward<decltype(t), decltype(r)>(arg, plan);
-  });
+  return convolve(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings, irreps_in,
+                  paths, num_knots, num_centres, atom_types.numel());
+}
+
+at::Tensor messages_of_first(const at::Tensor &edge_vectors, const at::Tensor &x,
+                             const at::Tensor &edge_index, const at::Tensor &atom_types,
+                             const at::Tensor &table, const at::Tensor &cutoffs,
+                             const at::Tensor &couplings, c10::IntArrayRef irreps_in,
+                             c10::IntArrayRef paths, int64_t num_knots,
+                             const at::Tensor &num_centres, const at::Tensor &centre_types)
+{
+  return convolve(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings, irreps_in,
+                  paths, num_knots, num_centres, centre_types.numel());
 }
 
 std::tuple<at::Tensor, at::Tensor> convolution_backward(
@@ -391,11 +454,13 @@ std::tuple<at::Tensor, at::Tensor> convolution_backward(
   const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
                              kBlockBytes / x.element_size());
   check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
-  TORCH_CHECK(out_grad.dim() == 1 && out_grad.numel() == atom_types.numel() * plan.out_dim &&
-                  out_grad.scalar_type() == x.scalar_type(),
-              "kan_md::convolution_backward: out_grad must be [", atom_types.numel(), " * ",
+  const int64_t num_rows = plan.out_dim > 0 ? out_grad.numel() / plan.out_dim : 0;
+  TORCH_CHECK(out_grad.dim() == 1 && out_grad.numel() == num_rows * plan.out_dim &&
+                  num_rows <= atom_types.numel() && out_grad.scalar_type() == x.scalar_type(),
+              "kan_md::convolution_backward: out_grad must be [up to ", atom_types.numel(), " * ",
               plan.out_dim, "], got ", out_grad.sizes());
-  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs, num_centres);
+  const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs, num_centres,
+                      num_rows);
   const at::Tensor upstream = out_grad.contiguous();
   return dispatch<std::tuple<at::Tensor, at::Tensor>>(
       x.scalar_type(), edge_vectors.scalar_type(),

@@ -43,13 +43,14 @@ inline void radial_of_path(int64_t num_edges, const T *const *rows, int64_t path
 
 template <typename T>
 using ForwardKernel = void (*)(int64_t num_edges, const T *radial, const T *features,
-                               const int32_t *neighbour, const T *harmonics, int harmonics_stride,
-                               T *phi);
+                               int64_t row_stride, const int32_t *neighbour, const T *harmonics,
+                               int harmonics_stride, T *phi);
 
-// harmonics points at this path's l2 of the first edge; phi: [2 l1 + 1, 2 l2 + 1, block].
+// features: [atom, 2 l1 + 1] rows of a block, row_stride apart; harmonics points at this path's l2 of
+// the first edge; phi: [2 l1 + 1, 2 l2 + 1, block].
 template <typename T, int L1, int L2>
-void forward_path(int64_t num_edges, const T *radial, const T *features, const int32_t *neighbour,
-                  const T *harmonics, int harmonics_stride, T *phi)
+void forward_path(int64_t num_edges, const T *radial, const T *features, int64_t row_stride,
+                  const int32_t *neighbour, const T *harmonics, int harmonics_stride, T *phi)
 {
   constexpr int N1 = 2 * L1 + 1, N2 = 2 * L2 + 1;
   constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
@@ -58,7 +59,7 @@ void forward_path(int64_t num_edges, const T *radial, const T *features, const i
       const int at = v * kLanes;
       Vec<T> total[N2] = {};
       for (int64_t e = 0; e < num_edges; ++e) {
-        const T *h = features + (static_cast<int64_t>(neighbour[e]) * N1 + m1) * kBlock + at;
+        const T *h = features + (static_cast<int64_t>(neighbour[e]) * N1 + m1) * row_stride + at;
         const Vec<T> rh = load(radial + e * kBlock + at) * load(h);
         const T *y = harmonics + e * harmonics_stride;
 #pragma GCC unroll 9
@@ -71,15 +72,16 @@ void forward_path(int64_t num_edges, const T *radial, const T *features, const i
 
 template <typename T>
 using ReverseKernel = void (*)(const T *weights, const T *slopes, const T *low, const T *high,
-                               const T *feature, const T *harmonics, const T *phi_grad,
-                               T *feature_grad, T *harmonics_grad, T *radial_grad);
+                               const T *feature, T *feature_grad, int64_t row_stride,
+                               const T *harmonics, const T *phi_grad, T *harmonics_grad,
+                               T *radial_grad);
 
-// One edge. feature, feature_grad: [2 l1 + 1, block]; harmonics: [2 l2 + 1];
+// One edge. feature, feature_grad: 2 l1 + 1 rows of a block, row_stride apart; harmonics: [2 l2 + 1];
 // harmonics_grad: [2 l2 + 1, lanes] and radial_grad: [lanes] still have to be summed over lanes.
 template <typename T, int L1, int L2>
 void reverse_path(const T *weights, const T *slopes, const T *low, const T *high, const T *feature,
-                  const T *harmonics, const T *phi_grad, T *feature_grad, T *harmonics_grad,
-                  T *radial_grad)
+                  T *feature_grad, int64_t row_stride, const T *harmonics, const T *phi_grad,
+                  T *harmonics_grad, T *radial_grad)
 {
   constexpr int N1 = 2 * L1 + 1, N2 = 2 * L2 + 1;
   constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
@@ -93,7 +95,7 @@ void reverse_path(const T *weights, const T *slopes, const T *low, const T *high
     Vec<T> along{};
 #pragma GCC unroll 1
     for (int m1 = 0; m1 < N1; ++m1) {
-      const Vec<T> h = load(feature + m1 * kBlock + at);
+      const Vec<T> h = load(feature + m1 * row_stride + at);
       const Vec<T> rh = r * h;
       Vec<T> q{};
 #pragma GCC unroll 9
@@ -103,7 +105,7 @@ void reverse_path(const T *weights, const T *slopes, const T *low, const T *high
         y_grad[m2] += rh * d;
       }
       along += h * q;
-      T *g = feature_grad + m1 * kBlock + at;
+      T *g = feature_grad + m1 * row_stride + at;
       store(g, load(g) + r * q);
     }
 #pragma GCC unroll 9

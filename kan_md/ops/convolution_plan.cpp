@@ -66,6 +66,7 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
       group.l1 = l1;
       group.channels = irreps_in[2 * input];
       group.num_blocks = blocks(group.channels, block);
+      group.is_packed = group.channels % block != 0;
       group.in_offset = offsets[input];
       groups.push_back(std::move(group));
       previous = input;
@@ -83,7 +84,7 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
   for (Group &group : groups) {
     group.packed_offset = packed_rows;
     group.table_offset = table_size;
-    packed_rows += group.num_blocks * (2 * group.l1 + 1);
+    if (group.is_packed) packed_rows += group.num_blocks * (2 * group.l1 + 1);
     table_size += group.num_blocks * num_knots * static_cast<int64_t>(group.paths.size()) *
                   kKnotValues * block;
     max_sources = std::max(max_sources, group.num_sources);

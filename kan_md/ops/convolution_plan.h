@@ -30,6 +30,7 @@ struct Group {
   int64_t channels;
   int64_t num_blocks;
   int64_t in_offset;        // numbers per atom before the irreps in the input
+  bool is_packed;           // channels do not fill blocks: kernels read a copy where they do
   int64_t packed_offset;    // first block row of the irreps in packed input, in units of blocks
   int64_t table_offset;     // first element of the group in one pair's table
   int num_sources;          // uncontracted rows, sum of (2 l1 + 1)(2 l2 + 1)
@@ -43,7 +44,7 @@ struct ConvolutionPlan {
   int max_sources = 0, max_targets = 0, max_paths = 0, max_rows = 0;
   int64_t in_dim = 0, out_dim = 0;                   // numbers per atom
   std::vector<int64_t> out_channels, out_offsets;    // of each output irreps
-  int64_t packed_rows = 0;                           // block rows of one packed atom
+  int64_t packed_rows = 0;                           // block rows of one atom's packed irreps
   int64_t table_size = 0;                            // elements of one pair's table
   int64_t num_knots = 0;
 

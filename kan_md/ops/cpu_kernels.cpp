@@ -7,6 +7,7 @@
 TORCH_LIBRARY_IMPL(kan_md, CPU, m)
 {
   m.impl("convolution", kan_md::ops::convolution);
+  m.impl("messages_of_first", kan_md::ops::messages_of_first);
   m.impl("convolution_backward", kan_md::ops::convolution_backward);
   m.impl("polynomial", kan_md::ops::polynomial);
   m.impl("polynomial_backward", kan_md::ops::polynomial_backward);

@@ -14,12 +14,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full_like.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <numeric>
+#include <vector>
 
 namespace kan_md::ops {
 namespace {
@@ -40,33 +40,20 @@ template <typename T> struct Blocks {
   int64_t num_rows;
 };
 
-// Rows [count, width] of the nodes [first, first + count) and back.
-template <typename T>
-void to_rows(Blocks<const T> blocks, c10::IntArrayRef sizes, int64_t first, int64_t count, T *rows)
-{
-  const int64_t width = width_of(sizes);
-  int64_t at = 0;
-  for (const int64_t size : sizes) {
-    const T *const block = blocks.data + blocks.num_rows * at + first * size;
-    for (int64_t i = 0; i < count; ++i)
-      std::copy(block + i * size, block + (i + 1) * size, rows + i * width + at);
-    at += size;
+// The same in the words of core/exchange.h.
+class BlocksInBytes {
+ public:
+  BlocksInBytes(int64_t num_rows, c10::IntArrayRef sizes, int64_t value_bytes) :
+      bytes_(sizes.vec()), blocks_{num_rows, bytes_.data(), static_cast<int>(sizes.size())}
+  {
+    for (int64_t &bytes : bytes_) bytes *= value_bytes;
   }
-}
+  const kan_md_blocks *get() const { return &blocks_; }
 
-template <typename T>
-void to_blocks(const T *rows, c10::IntArrayRef sizes, int64_t first, int64_t count,
-               Blocks<T> blocks)
-{
-  const int64_t width = width_of(sizes);
-  int64_t at = 0;
-  for (const int64_t size : sizes) {
-    T *const block = blocks.data + blocks.num_rows * at + first * size;
-    for (int64_t i = 0; i < count; ++i)
-      std::copy(rows + i * width + at, rows + i * width + at + size, block + i * size);
-    at += size;
-  }
-}
+ private:
+  std::vector<int64_t> bytes_;
+  kan_md_blocks blocks_;
+};
 
 // The first `count` nodes of blocks of two lengths.
 template <typename T>
@@ -77,6 +64,17 @@ void copy_first(Blocks<const T> from, c10::IntArrayRef sizes, int64_t count, Blo
     const T *const block = from.data + from.num_rows * at;
     std::copy(block, block + count * size, to.data + to.num_rows * at);
     at += size;
+  }
+}
+
+// Zeros for the nodes after the first `count`.
+template <typename T> void clear_rest(Blocks<T> blocks, c10::IntArrayRef sizes, int64_t count)
+{
+  int64_t at = 0;
+  for (const int64_t size : sizes) {
+    at += size;
+    T *const end = blocks.data + blocks.num_rows * at;
+    std::fill(end - (blocks.num_rows - count) * size, end, T(0));
   }
 }
 
@@ -108,20 +106,15 @@ at::Tensor exchange(const at::Tensor &x, c10::IntArrayRef sizes, const at::Tenso
 {
   const Counts counts = count_nodes(x, sizes, num_local, atom_types.numel());
   if (!current) return x.clone();
-  const int64_t width = width_of(sizes), num_others = counts.out - counts.own;
+  const int64_t width = width_of(sizes);
   const at::Tensor out = at::empty({counts.out * width}, x.options());
-  const at::Tensor own = at::empty({counts.own, width}, x.options());
-  const at::Tensor others = at::zeros({num_others, width}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "kan_md::exchange", [&] {
     const Blocks<const scalar_t> from{x.const_data_ptr<scalar_t>(), counts.in};
     const Blocks<scalar_t> to{out.mutable_data_ptr<scalar_t>(), counts.out};
-    to_rows(from, sizes, 0, counts.own, own.mutable_data_ptr<scalar_t>());
-    const int failed = current->forward(current->context, own.const_data_ptr(), counts.own,
-                                        others.mutable_data_ptr(), num_others,
-                                        width * static_cast<int64_t>(sizeof(scalar_t)));
-    TORCH_CHECK(!failed, "kan_md::exchange: features of other ranks' atoms did not arrive");
     copy_first(from, sizes, counts.own, to);
-    to_blocks(others.const_data_ptr<scalar_t>(), sizes, counts.own, num_others, to);
+    const BlocksInBytes blocks(counts.out, sizes, sizeof(scalar_t));
+    const int failed = current->forward(current->context, to.data, blocks.get(), counts.own);
+    TORCH_CHECK(!failed, "kan_md::exchange: features of other ranks' atoms did not arrive");
   });
   return out;
 }
@@ -134,20 +127,17 @@ at::Tensor exchange_backward(const at::Tensor &out_grad, c10::IntArrayRef sizes,
   const Counts counts =
       count_nodes(x, sizes, num_local, grad.numel() / std::max<int64_t>(width, 1));
   if (!current) return grad.clone();
-  const int64_t num_others = counts.out - counts.own;
-  const at::Tensor in_grad = at::zeros({counts.in * width}, grad.options());
-  const at::Tensor own = at::empty({counts.own, width}, grad.options());
-  const at::Tensor others = at::empty({num_others, width}, grad.options());
+  const at::Tensor in_grad = at::empty({counts.in * width}, grad.options());
   AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "kan_md::exchange_backward", [&] {
     const Blocks<const scalar_t> from{grad.const_data_ptr<scalar_t>(), counts.out};
-    to_rows(from, sizes, 0, counts.own, own.mutable_data_ptr<scalar_t>());
-    to_rows(from, sizes, counts.own, num_others, others.mutable_data_ptr<scalar_t>());
-    const int failed = current->reverse(
-        current->context, own.mutable_data_ptr(), counts.own, others.const_data_ptr(), num_others,
-        width * static_cast<int64_t>(sizeof(scalar_t)), sizeof(scalar_t));
+    const Blocks<scalar_t> to{in_grad.mutable_data_ptr<scalar_t>(), counts.in};
+    copy_first(from, sizes, counts.own, to);
+    clear_rest(to, sizes, counts.own);
+    const BlocksInBytes blocks(counts.out, sizes, sizeof(scalar_t));
+    const BlocksInBytes own_blocks(counts.in, sizes, sizeof(scalar_t));
+    const int failed = current->reverse(current->context, from.data, blocks.get(), to.data,
+                                        own_blocks.get(), counts.own, sizeof(scalar_t));
     TORCH_CHECK(!failed, "kan_md::exchange: gradients of other ranks did not arrive");
-    to_blocks(own.const_data_ptr<scalar_t>(), sizes, 0, counts.own,
-              Blocks<scalar_t>{in_grad.mutable_data_ptr<scalar_t>(), counts.in});
   });
   return in_grad;
 }

@@ -43,17 +43,23 @@ class Convolution : public torch::autograd::Function<Convolution> {
                             const at::Tensor &atom_types, const at::Tensor &table,
                             const at::Tensor &cutoffs, const at::Tensor &couplings,
                             std::vector<int64_t> irreps_in, std::vector<int64_t> paths,
-                            int64_t num_knots, const std::optional<at::Tensor> &num_centres)
+                            int64_t num_knots, const std::optional<at::Tensor> &num_centres,
+                            const std::optional<at::Tensor> &centre_types)
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    static const auto op = operator_handle<decltype(convolution)>("kan_md::convolution");
+    static const auto all = operator_handle<decltype(convolution)>("kan_md::convolution");
+    static const auto first =
+        operator_handle<decltype(messages_of_first)>("kan_md::messages_of_first");
     ctx->save_for_backward({edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings,
                             num_centres.value_or(at::Tensor())});
     ctx->saved_data["irreps_in"] = irreps_in;
     ctx->saved_data["paths"] = paths;
     ctx->saved_data["num_knots"] = num_knots;
-    return op.call(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings, irreps_in,
-                   paths, num_knots, num_centres);
+    if (centre_types)
+      return first.call(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings,
+                        irreps_in, paths, num_knots, *num_centres, *centre_types);
+    return all.call(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings, irreps_in,
+                    paths, num_knots, num_centres);
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list grads)
@@ -65,7 +71,7 @@ class Convolution : public torch::autograd::Function<Convolution> {
         op.call(grads[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6],
                 ctx->saved_data["irreps_in"].toIntVector(), ctx->saved_data["paths"].toIntVector(),
                 ctx->saved_data["num_knots"].toInt(), as_optional(s[7]));
-    variable_list result(11);
+    variable_list result(12);
     result[0] = vector_grad;
     result[1] = x_grad;
     return result;
@@ -187,7 +193,19 @@ at::Tensor convolution_autograd(const at::Tensor &edge_vectors, const at::Tensor
                                 const std::optional<at::Tensor> &num_centres)
 {
   return Convolution::apply(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings,
-                            irreps_in.vec(), paths.vec(), num_knots, num_centres);
+                            irreps_in.vec(), paths.vec(), num_knots, num_centres, std::nullopt);
+}
+
+at::Tensor messages_of_first_autograd(const at::Tensor &edge_vectors, const at::Tensor &x,
+                                      const at::Tensor &edge_index, const at::Tensor &atom_types,
+                                      const at::Tensor &table, const at::Tensor &cutoffs,
+                                      const at::Tensor &couplings, c10::IntArrayRef irreps_in,
+                                      c10::IntArrayRef paths, int64_t num_knots,
+                                      const at::Tensor &num_centres, const at::Tensor &centre_types)
+{
+  return Convolution::apply(edge_vectors, x, edge_index, atom_types, table, cutoffs, couplings,
+                            irreps_in.vec(), paths.vec(), num_knots, std::optional(num_centres),
+                            std::optional(centre_types));
 }
 
 at::Tensor polynomial_autograd(const at::Tensor &a, const at::Tensor &atom_types,
@@ -255,6 +273,15 @@ at::Tensor convolution_meta(const at::Tensor &, const at::Tensor &x, const at::T
   return at::empty_symint({atom_types.sym_numel() * out_dim_of(irreps_in, paths)}, x.options());
 }
 
+at::Tensor messages_of_first_meta(const at::Tensor &, const at::Tensor &x, const at::Tensor &,
+                                  const at::Tensor &, const at::Tensor &, const at::Tensor &,
+                                  const at::Tensor &, c10::IntArrayRef irreps_in,
+                                  c10::IntArrayRef paths, int64_t, const at::Tensor &,
+                                  const at::Tensor &centre_types)
+{
+  return at::empty_symint({centre_types.sym_numel() * out_dim_of(irreps_in, paths)}, x.options());
+}
+
 std::tuple<at::Tensor, at::Tensor>
 convolution_backward_meta(const at::Tensor &, const at::Tensor &edge_vectors, const at::Tensor &x,
                           const at::Tensor &, const at::Tensor &, const at::Tensor &,
@@ -303,6 +330,9 @@ TORCH_LIBRARY(kan_md, m)
   m.def("convolution(Tensor edge_vectors, Tensor x, Tensor edge_index, Tensor atom_types, "
         "Tensor table, Tensor cutoffs, Tensor couplings, int[] irreps_in, int[] paths, "
         "int num_knots, Tensor? num_centres=None) -> Tensor");
+  m.def("messages_of_first(Tensor edge_vectors, Tensor x, Tensor edge_index, Tensor atom_types, "
+        "Tensor table, Tensor cutoffs, Tensor couplings, int[] irreps_in, int[] paths, "
+        "int num_knots, Tensor num_centres, Tensor centre_types) -> Tensor");
   m.def("convolution_backward(Tensor out_grad, Tensor edge_vectors, Tensor x, Tensor edge_index, "
         "Tensor atom_types, Tensor table, Tensor cutoffs, Tensor couplings, int[] irreps_in, "
         "int[] paths, int num_knots, Tensor? num_centres=None) -> (Tensor, Tensor)");
@@ -370,6 +400,7 @@ TORCH_LIBRARY(kan_md, m)
 TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
 {
   m.impl("convolution", kan_md::ops::convolution_autograd);
+  m.impl("messages_of_first", kan_md::ops::messages_of_first_autograd);
   m.impl("polynomial", kan_md::ops::polynomial_autograd);
   m.impl("piecewise_sum", kan_md::ops::piecewise_sum_autograd);
   m.impl("piecewise_values", kan_md::ops::piecewise_values_autograd);
@@ -380,6 +411,7 @@ TORCH_LIBRARY_IMPL(kan_md, Autograd, m)
 TORCH_LIBRARY_IMPL(kan_md, Meta, m)
 {
   m.impl("convolution", kan_md::ops::convolution_meta);
+  m.impl("messages_of_first", kan_md::ops::messages_of_first_meta);
   m.impl("convolution_backward", kan_md::ops::convolution_backward_meta);
   m.impl("polynomial", kan_md::ops::polynomial_meta);
   m.impl("polynomial_backward", kan_md::ops::polynomial_backward_meta);

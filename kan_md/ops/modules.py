@@ -39,6 +39,7 @@ class BlockLinear(torch.nn.Module):
     ):
         super().__init__()
         self.sizes: list[int] = [channels * (2 * degree + 1) for channels, degree in irreps_in]
+        self.sizes_out: list[int] = [w.size(1) * (2 * irreps_in[i][1] + 1) for i, w in maps]
         self.inputs: list[int] = [number for number, _ in maps]
         self.matrices = torch.nn.ModuleList(_Matrix(w.to(dtype).contiguous()) for _, w in maps)
 
@@ -99,7 +100,7 @@ def as_blocks(pieces: list[torch.Tensor]) -> torch.Tensor:
 
 
 class Convolution(torch.nn.Module):
-    """``kan_md::convolution`` with its constants.
+    """``kan_md::messages_of_first`` with its constants.
 
     Args:
         spec: irreps and paths.
@@ -132,12 +133,14 @@ class Convolution(torch.nn.Module):
         edge_index: torch.Tensor,
         atom_types: torch.Tensor,
         num_centres: torch.Tensor,
+        centre_types: torch.Tensor,
     ) -> torch.Tensor:
-        """Blocked features of the neighbours -> blocked messages of the centres.
+        """Blocked features of the neighbours -> blocked messages of the first atoms.
 
-        Messages of all but the first ``num_centres`` [1] are zero.
+        These are as many as ``centre_types`` has entries; messages of all but the first
+        ``num_centres`` [1] are zero.
         """
-        return torch.ops.kan_md.convolution(
+        return torch.ops.kan_md.messages_of_first(
             edge_vectors,
             x,
             edge_index,
@@ -149,6 +152,7 @@ class Convolution(torch.nn.Module):
             self.paths,
             self.num_knots,
             num_centres,
+            centre_types,
         )
 
     def _apply(self, fn, recurse: bool = True):
@@ -174,9 +178,13 @@ class Exchange(torch.nn.Module):
         self.width: int = sum(sizes)
 
     def forward(
-        self, x: torch.Tensor, num_local: torch.Tensor, atom_types: torch.Tensor
+        self,
+        x: torch.Tensor,
+        types: torch.Tensor,
+        num_local: torch.Tensor,
+        atom_types: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blocked features of the first atoms -> those of all, and their types.
+        """Blocked features of the first atoms, and ``types`` -> those of all, and their types.
 
         Where nothing is exchanged both are those of the first atoms.
         """
@@ -188,10 +196,14 @@ class NoExchange(torch.nn.Module):
     """Before a layer whose input every rank knows."""
 
     def forward(
-        self, x: torch.Tensor, num_local: torch.Tensor, atom_types: torch.Tensor
+        self,
+        x: torch.Tensor,
+        types: torch.Tensor,
+        num_local: torch.Tensor,
+        atom_types: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the features back, with the types of all atoms."""
-        return x, atom_types
+        """Give features and types back."""
+        return x, types
 
 
 class PolynomialOfComponents(torch.nn.Module):

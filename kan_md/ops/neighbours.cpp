@@ -7,30 +7,31 @@
 
 namespace kan_md::ops {
 
-CentreRanges::CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int num_threads) :
-    first(num_atoms + 1, 0), part(num_threads + 1, num_atoms)
+CentreRanges::CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int num_threads,
+                           int64_t num_centres) :
+    first(num_centres + 1, 0), part(num_threads + 1, num_centres)
 {
   const int64_t num_edges = edge_index.size(1);
   const int64_t *centre = edge_index.const_data_ptr<int64_t>();
   const int64_t *neighbour = centre + num_edges;
   int64_t previous = 0;
   for (int64_t e = 0; e < num_edges; ++e) {
-    TORCH_CHECK(centre[e] >= previous && centre[e] < num_atoms,
-                "kan_md: edge_index must be sorted by centre and name atoms below ", num_atoms,
+    TORCH_CHECK(centre[e] >= previous && centre[e] < num_centres,
+                "kan_md: edge_index must be sorted by centre and name atoms below ", num_centres,
                 ", got centre ", centre[e], " after ", previous, " at edge ", e);
     TORCH_CHECK(neighbour[e] >= 0 && neighbour[e] < num_atoms, "kan_md: edge ", e,
                 " names neighbour ", neighbour[e], ", there are ", num_atoms, " atoms");
     previous = centre[e];
     ++first[previous + 1];
   }
-  for (int64_t i = 0; i < num_atoms; ++i) first[i + 1] += first[i];
+  for (int64_t i = 0; i < num_centres; ++i) first[i + 1] += first[i];
 
   // Threads get whole centres and about the same number of edges each.
   part[0] = 0;
   for (int k = 1; k < num_threads; ++k) {
     const int64_t share = num_edges * k / num_threads;
     part[k] = std::lower_bound(first.begin(), first.end(), share) - first.begin();
-    part[k] = std::min(std::max(part[k], part[k - 1]), num_atoms);
+    part[k] = std::min(std::max(part[k], part[k - 1]), num_centres);
   }
 }
 

@@ -23,12 +23,18 @@ template <typename T> struct Scratch {
   T *get() const { return data.get(); }
 };
 
-// Edges of centre i are [first[i], first[i+1]); part[k] is the first centre of thread k.
+// Edges of centre i are [first[i], first[i+1]); part[k] is the first centre of thread k. Centres are
+// the first atoms, all of them unless said otherwise.
 struct CentreRanges {
   std::vector<int64_t> first;
   std::vector<int64_t> part;
 
-  CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int num_threads);
+  CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int num_threads) :
+      CentreRanges(edge_index, num_atoms, num_threads, num_atoms)
+  {
+  }
+  CentreRanges(const at::Tensor &edge_index, int64_t num_atoms, int num_threads,
+               int64_t num_centres);
 };
 
 // How many of the first atoms an operator computes: what the tensor [1] int64 says, else all.

@@ -29,7 +29,17 @@ at::Tensor convolution(const at::Tensor &edge_vectors, const at::Tensor &x,
                        c10::IntArrayRef paths, int64_t num_knots,
                        const std::optional<at::Tensor> &num_centres);
 
-// (dE/d edge_vectors, dE/dx) of the above.
+// The same with messages of the first atoms alone, as many as there are entries of centre_types:
+// for each output irreps a block [num_rows, 2 l3 + 1, channels of its paths]. Edges of the others are
+// left out.
+at::Tensor messages_of_first(const at::Tensor &edge_vectors, const at::Tensor &x,
+                             const at::Tensor &edge_index, const at::Tensor &atom_types,
+                             const at::Tensor &table, const at::Tensor &cutoffs,
+                             const at::Tensor &couplings, c10::IntArrayRef irreps_in,
+                             c10::IntArrayRef paths, int64_t num_knots,
+                             const at::Tensor &num_centres, const at::Tensor &centre_types);
+
+// (dE/d edge_vectors, dE/dx) of both, by out_grad of all or of the first atoms' messages.
 std::tuple<at::Tensor, at::Tensor> convolution_backward(
     const at::Tensor &out_grad, const at::Tensor &edge_vectors, const at::Tensor &x,
     const at::Tensor &edge_index, const at::Tensor &atom_types, const at::Tensor &table,

@@ -3,7 +3,8 @@
    This file is distributed under the GNU General Public License, version 2 or later.
 ------------------------------------------------------------------------- */
 
-// Features of ghosts from the ranks that own them, by LAMMPS' communication of a pair style.
+// Features of ghosts from the ranks that own them: one message to each rank that has ghosts of this
+// one's atoms, with a row for each atom that it needs, however many images of it there are.
 
 #ifndef LMP_KANMD_EXCHANGE_H
 #define LMP_KANMD_EXCHANGE_H
@@ -11,57 +12,65 @@
 #include "core/compiled_model.h"
 #include "core/exchange.h"
 
+#include <mpi.h>
+
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <vector>
 
 namespace LAMMPS_NS {
 
-// What a model exchanges in one evaluation.
-struct ExchangeNeeds {
-  int count = 0;      // exchanges forward, and as many back
-  int doubles = 0;    // per atom, of the widest one
-};
-
 class KanmdExchange {
  public:
-  // `pair` hands LAMMPS' packing on to this.
-  KanmdExchange(class LAMMPS *lmp, class Pair *pair);
+  explicit KanmdExchange(class LAMMPS *lmp);
 
-  // Tries the model on a pair of atoms. Throws kan_md::Error.
-  static ExchangeNeeds needs_of(kan_md::CompiledModel &model);
+  // How often a model exchanges in one evaluation, forward, and as often back: it is tried on a pair
+  // of atoms. Throws kan_md::Error.
+  static int count_of(kan_md::CompiledModel &model);
 
-  // Runs a model that exchanges. All ranks together, also one without atoms. Throws kan_md::Error.
+  // Whose ghosts there are, for `identities` [num_all] of core/same_atoms.h. All ranks together, for
+  // each new neighbour list.
+  void find_partners(const std::vector<std::int64_t> &identities);
+
+  // Runs a model that exchanges `count` times. All ranks together, also one without atoms. Throws
+  // kan_md::Error.
   std::vector<kan_md::Array> run(kan_md::CompiledModel &model, const kan_md::Graph &graph,
-                                 const ExchangeNeeds &needs);
-
-  // Whether what LAMMPS packs and unpacks is this.
-  bool is_active() const { return active_; }
-  int pack_forward(int n, const int *atoms, double *buffer) const;
-  void unpack_forward(int n, int first, const double *buffer);
-  int pack_reverse(int n, int first, double *buffer) const;
-  void unpack_reverse(int n, const int *atoms, const double *buffer);
+                                 int count);
 
   double memory_usage() const;
 
  private:
-  void forward(const std::byte *own, std::int64_t num_own, std::byte *others,
-               std::int64_t num_others, std::int64_t row_bytes);
-  void reverse(std::byte *own, std::int64_t num_own, const std::byte *others,
-               std::int64_t num_others, std::int64_t row_bytes, int value_bytes);
-  void start_rows(std::int64_t num_own, std::int64_t num_others, std::int64_t row_bytes);
-  std::byte *row_of(std::int64_t node);
+  // A rank, and those nodes whose rows go to it or come from it: a part of `nodes` of their side.
+  struct Partner {
+    int rank;
+    int most;    // nodes that its neighbour list may ask for
+    int begin, count;
+  };
+  // What goes one way: nodes by partner, and the rows of all of them, partner by partner.
+  struct Side {
+    std::vector<Partner> partners;
+    std::vector<int> nodes;
+    std::vector<std::byte> rows;
+  };
+
+  void ask_for_rows();
+  void transfer(Side &from, Side &to, std::int64_t row_bytes);
+  void forward(std::byte *features, const kan_md::kan_md_blocks &blocks, std::int64_t num_own);
+  void reverse(const std::byte *gradients, const kan_md::kan_md_blocks &blocks, std::byte *own,
+               const kan_md::kan_md_blocks &own_blocks, std::int64_t num_own, int value_bytes);
+  void check_nodes(const kan_md::kan_md_blocks &blocks, std::int64_t num_own) const;
   template <typename Body> int guarded(Body &&body);
 
   class LAMMPS *lmp_;
-  class Pair *pair_;
   kan_md::kan_md_exchange functions_;
   const kan_md::Graph *graph_;
-  bool active_;
-  int stride_;                  // doubles per atom, of the present exchange
-  int value_bytes_;             // of the gradients that come back
-  std::vector<double> rows_;    // [num_all][stride_], values of the model's own type
-  int forwards_, reverses_;     // in the present run
+  std::vector<std::int64_t> identities_;    // [num_all]
+  Side owners_, askers_;                    // of this rank's ghosts; ranks with ghosts of its atoms
+  std::vector<int> atoms_;           // of nodes that are asked for, as their owners number them
+  std::vector<int> node_of_atom_;    // [num_local atoms], or -1
+  std::vector<MPI_Request> requests_;
+  int forwards_, reverses_;    // in the present run
   std::exception_ptr failure_;
 };
 

@@ -37,7 +37,7 @@ using kan_md::text_of;
 
 PairKAN::PairKAN(LAMMPS *lmp, const char *style) :
     Pair(lmp), style_(style), who_("pair_style " + style_), accepted_(false), ready_(false),
-    local_rank_(KanmdNode(world).rank()), local_compared_(false), exchange_(lmp, this),
+    local_rank_(KanmdNode(world).rank()), local_compared_(false), exchange_(lmp), num_exchanges_(0),
     return_width_(0), lists_seen_(-1), start_reported_(false), cuda_peak_allocated_(0.0),
     cuda_peak_reserved_(0.0), close_edges_(0), warned_of_close_(false), warned_of_virial_(false),
     warned_of_bonds_(false)
@@ -253,7 +253,7 @@ void PairKAN::init_style()
 // Ghosts' features come from their owners or are computed, which is chosen by the keyword halo.
 Layout PairKAN::layout_on_many_ranks(Layout layout)
 {
-  needs_ = {};
+  num_exchanges_ = 0;
   const bool exchanges =
       layout == Layout::HALO &&
       (settings_.halo == "exchange" || (settings_.halo == "auto" && model_->can_exchange()));
@@ -262,23 +262,8 @@ Layout PairKAN::layout_on_many_ranks(Layout layout)
                         "one without the operator kan_md::exchange", "",
                         "deploy the model again, not --portable, or write: pair_style " + style_ +
                             " halo recompute");
-  if (exchanges) needs_ = KanmdExchange::needs_of(*model_);
-  size_communication(needs_.doubles);
+  if (exchanges) num_exchanges_ = KanmdExchange::count_of(*model_);
   return exchanges ? Layout::EXCHANGE : layout;
-}
-
-// LAMMPS makes its buffers for the widest of all pair styles before a run: what a hybrid style has
-// read of its styles was said before they knew their models.
-void PairKAN::size_communication(int exchanged)
-{
-  comm_forward = std::max(1, exchanged);    // identities, features
-  comm_reverse = exchanged;
-  comm_reverse_off = std::max(18, exchanged);    // force and per-atom virials, features
-  if (Pair *const all = force->pair; all && all != this) {
-    all->comm_forward = std::max(all->comm_forward, comm_forward);
-    all->comm_reverse = std::max(all->comm_reverse, comm_reverse);
-    all->comm_reverse_off = std::max(all->comm_reverse_off, comm_reverse_off);
-  }
 }
 
 // A strictly local model that can computes on LAMMPS' own list.

@@ -65,7 +65,6 @@ class PairKAN : public Pair {
   void check_model(const kan_md::Manifest &manifest) const;
   void prepare_local();
   kan_md::Layout layout_on_many_ranks(kan_md::Layout layout);
-  void size_communication(int exchanged);
   void check_masses() const;
   void check_special_bonds();
   void request_ghosts();
@@ -125,7 +124,7 @@ class PairKAN : public Pair {
   bool local_compared_;                                // with model_
   std::unique_ptr<kan_md::GraphBuilder> builder_;
   KanmdExchange exchange_;
-  ExchangeNeeds needs_;    // of the model in layout EXCHANGE
+  int num_exchanges_;    // of the model in layout EXCHANGE, forward
   kan_md::TypeTable types_;
   kan_md::Graph list_;             // that resident_ holds; edges are pairs of the neighbour list
   std::vector<int> list_types_;    // [num_all] LAMMPS types of its atoms

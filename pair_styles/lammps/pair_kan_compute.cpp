@@ -263,18 +263,17 @@ void PairKAN::find_images()
   for (int i = 0; i < atom->nlocal; ++i) identity_[i] = kan_md::identity_of(comm->me, i);
   send_to_ghosts(comm, this, 1);
   kan_md::find_same_atoms(identity_, first_image_);
+  if (builder_->layout() == Layout::EXCHANGE) exchange_.find_partners(identity_);
 }
 
 int PairKAN::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)
 {
-  if (exchange_.is_active()) return exchange_.pack_forward(n, atoms, buffer);
   for (int k = 0; k < n; ++k) buffer[k] = ubuf(identity_[atoms[k]]).d;
   return n;
 }
 
 void PairKAN::unpack_forward_comm(int n, int first, double *buffer)
 {
-  if (exchange_.is_active()) return exchange_.unpack_forward(n, first, buffer);
   for (int k = 0; k < n; ++k) identity_[first + k] = ubuf(buffer[k]).i;
 }
 
@@ -310,7 +309,7 @@ void PairKAN::evaluate(const Graph &graph)
 std::vector<Array> PairKAN::run_model(const Graph &graph)
 {
   if (builder_->layout() != Layout::EXCHANGE) return model_->run(graph);
-  return exchange_.run(*model_, graph, needs_);
+  return exchange_.run(*model_, graph, num_exchanges_);
 }
 
 // Atoms that neigh_modify exclude takes out of all their pairs, as fix gcmc does with one that it
@@ -486,7 +485,6 @@ void PairKAN::return_ghost_forces()
 
 int PairKAN::pack_reverse_comm(int n, int first, double *buffer)
 {
-  if (exchange_.is_active()) return exchange_.pack_reverse(n, first, buffer);
   const double *const from = ghost_return_.data() + static_cast<std::size_t>(first) * return_width_;
   std::copy(from, from + static_cast<std::size_t>(n) * return_width_, buffer);
   return n * return_width_;
@@ -495,7 +493,6 @@ int PairKAN::pack_reverse_comm(int n, int first, double *buffer)
 // A ghost of a ghost passes on what it receives: rows of ghosts collect, rows of owned atoms arrive.
 void PairKAN::unpack_reverse_comm(int n, int *atoms, double *buffer)
 {
-  if (exchange_.is_active()) return exchange_.unpack_reverse(n, atoms, buffer);
   for (int k = 0; k < n; ++k, buffer += return_width_) {
     const int i = atoms[k];
     if (i >= atom->nlocal) {

@@ -31,9 +31,10 @@ class LayerOnOperators(torch.nn.Module):
 
     Args:
         up: features, types, number of atoms -> blocked features of the neighbours.
+        exchange: of these between ranks.
         convolution: of these.
         down: linear maps of the messages.
-        update: pieces, edge vectors, edge index, types of all atoms, number of centres [1], number
+        update: pieces, edge vectors, edge index, types of neighbours, number of centres [1], types
             of kept rows -> pieces.
         skip: the connection from the layer's input, or None.
         after: pieces, number of kept rows -> pieces.
@@ -42,6 +43,7 @@ class LayerOnOperators(torch.nn.Module):
     def __init__(
         self,
         up: torch.nn.Module,
+        exchange: torch.nn.Module,
         convolution: FusedConvolution,
         down: BlockLinear,
         *,
@@ -51,6 +53,7 @@ class LayerOnOperators(torch.nn.Module):
     ):
         super().__init__()
         self.up = up
+        self.exchange = exchange
         self.convolution = convolution.module
         self.down = down
         self.update = update
@@ -64,19 +67,31 @@ class LayerOnOperators(torch.nn.Module):
         x: torch.Tensor,
         index: torch.Tensor,
         types: torch.Tensor,
+        of_all: torch.Tensor,
+        num_local: torch.Tensor,
         num_centres: torch.Tensor,
         num_kept: int,
     ) -> list[torch.Tensor]:
         """Blocked features -> one [num_kept * (2l+1), channels] per irreps.
 
         Rows beyond the first ``num_centres`` [1] atoms are without meaning.
+
+        Args:
+            vectors: [num_edges, 3] Å.
+            x: blocked features of the first atoms.
+            index: [2, num_edges].
+            types: of the atoms that ``x`` is of.
+            of_all: types of all atoms.
+            num_local: [1] number of local atoms.
+            num_centres: [1] number of atoms to compute.
+            num_kept: number of atoms that keep their rows.
         """
-        num_atoms = types.size(0)
-        neighbours = self.up(x, types, num_atoms)
-        messages = self.convolution(vectors, neighbours, index, types, num_centres)
-        messages = rows_of_first(messages, self.down.sizes, num_atoms, num_kept)
+        neighbours = self.up(x, types, types.size(0))
+        neighbours, neighbour_types = self.exchange(neighbours, types, num_local, of_all)
+        kept = types[:num_kept]
+        messages = self.convolution(vectors, neighbours, index, neighbour_types, num_centres, kept)
         pieces = self.down(messages, num_kept)
-        pieces = self.update(pieces, vectors, index, types, num_centres, num_kept)
+        pieces = self.update(pieces, vectors, index, neighbour_types, num_centres, kept)
         if self.skip is not None:
             pieces = self.skip(pieces, x, types, num_kept)
         return self.after(pieces, num_kept)
@@ -93,10 +108,16 @@ class Up(torch.nn.Module):
     def __init__(self, linear: BlockLinear):
         super().__init__()
         self.linear = linear
+        self.sizes: list[int] = linear.sizes_out
 
     def forward(self, x: torch.Tensor, types: torch.Tensor, num_atoms: int) -> torch.Tensor:
         """Blocked features -> blocked features."""
         return as_blocks(self.linear(x, num_atoms))
+
+
+def exchange_behind(up: torch.nn.Module, *, is_first: bool) -> torch.nn.Module:
+    """What brings ghosts' features of the neighbours to a layer: the first one's are known."""
+    return NoExchange() if is_first else Exchange(up.sizes)
 
 
 class TypeFeatures(torch.nn.Module):
@@ -167,7 +188,7 @@ class NoUpdate(torch.nn.Module):
         index: torch.Tensor,
         types: torch.Tensor,
         num_centres: torch.Tensor,
-        num_kept: int,
+        kept: torch.Tensor,
     ) -> list[torch.Tensor]:
         """Give them back."""
         return pieces
@@ -196,10 +217,6 @@ class LayersOnOperators(torch.nn.Module):
     def __init__(self, layers: list[LayerOnOperators], *, static_shapes: bool):
         super().__init__()
         self.layers = torch.nn.ModuleList(layers)
-        self.exchanges = torch.nn.ModuleList(
-            Exchange(layer.up.linear.sizes) if number else NoExchange()
-            for number, layer in enumerate(layers)
-        )
         self.rows = kept_rows(static_shapes=static_shapes)
         self._vectors = AtomicDataDict.EDGE_VECTORS_KEY
         self._index = AtomicDataDict.EDGE_INDEX_KEY
@@ -217,13 +234,13 @@ class LayersOnOperators(torch.nn.Module):
         vectors, index, num_local = data[self._vectors], data[self._index], data[self._num_local]
         centres = centres_per_layer(index, num_local, len(self.layers))
         found: list[list[torch.Tensor]] = []
-        for layer, exchange in zip(self.layers, self.exchanges):  # noqa: B905 - TorchScript
-            x, types = exchange(x, num_local, of_all)
+        types = of_all
+        for layer in self.layers:
             num_centres = centres.pop(0)
             num_kept = self.rows(num_centres, types.size(0))
-            pieces = layer(vectors, x, index, types, num_centres, num_kept)
+            pieces = layer(vectors, x, index, types, of_all, num_local, num_centres, num_kept)
             found.append(pieces)
-            x = as_blocks(pieces)
+            x, types = as_blocks(pieces), types[:num_kept]
         return found
 
     def choose(self, types: list[int]) -> float:

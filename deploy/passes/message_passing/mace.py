@@ -45,6 +45,7 @@ from kan_md_deploy.passes.message_passing.layers import (
     Skip,
     TypeFeatures,
     Up,
+    exchange_behind,
     typed_skip,
 )
 from kan_md_deploy.passes.message_passing.linear_maps import (
@@ -180,8 +181,10 @@ class _LayerReader:
     def read(self) -> LayerOnOperators:
         """The layer on operators."""
         convolution = self._convolution(self.interaction.conv_tp, self.interaction.conv_tp_weights)
+        up = self._up()
         return LayerOnOperators(
-            self._up(),
+            up,
+            exchange_behind(up, is_first=self.embedding is not None),
             convolution,
             _mid_linear(self.interaction, convolution, dtype=self.dtype),
             update=self._update(),
@@ -281,12 +284,13 @@ class _ProductBasis(torch.nn.Module):
         index: torch.Tensor,
         types: torch.Tensor,
         num_centres: torch.Tensor,
-        num_kept: int,
+        kept: torch.Tensor,
     ) -> list[torch.Tensor]:
         """One [num_kept * (2l+1), channels] per irreps -> the same of the layer's output."""
+        num_kept = kept.size(0)
         if self.density is not None:
             ones = torch.ones(types.size(0), dtype=pieces[0].dtype, device=pieces[0].device)
-            density = self.density(vectors, ones, index, types, num_centres)[:num_kept]
+            density = self.density(vectors, ones, index, types, num_centres, kept)
             factor = (1.0 + density).reciprocal().view(-1, 1, 1)
             pieces = [
                 (piece.view(num_kept, self.components[number], piece.size(1)) * factor).view(
@@ -294,10 +298,9 @@ class _ProductBasis(torch.nn.Module):
                 )
                 for number, piece in enumerate(pieces)
             ]
-        types = types[:num_kept]
         if self.by_type is not None:
-            pieces = self.by_type(as_blocks(pieces), types, num_kept)
-        basis = self.polynomial(torch.cat(pieces), types, num_centres)
+            pieces = self.by_type(as_blocks(pieces), kept, num_kept)
+        basis = self.polynomial(torch.cat(pieces), kept, num_centres)
         return self.linear(basis.view(-1), num_kept)
 
     def choose(self, types: list[int]) -> float:

@@ -31,6 +31,7 @@ from kan_md_deploy.passes.message_passing.layers import (
     NoUpdate,
     Skip,
     Up,
+    exchange_behind,
     typed_skip,
 )
 from kan_md_deploy.passes.message_passing.linear_maps import (
@@ -96,7 +97,10 @@ class NequIPOnOperators(torch.nn.Module):
         attributes: torch.Tensor,
     ):
         super().__init__()
-        read = [_read_layer(layer, edges[1:], attributes, context) for layer in layers]
+        read = [
+            _read_layer(layer, edges[1:], attributes, context, is_first=not number)
+            for number, layer in enumerate(layers)
+        ]
         self.layers = LayersOnOperators(
             [layer for layer, _ in read], static_shapes=context.static_shapes
         )
@@ -127,6 +131,8 @@ def _read_layer(
     lengths: list[torch.nn.Module],
     attributes: torch.Tensor,
     context: PassContext,
+    *,
+    is_first: bool,
 ) -> tuple[LayerOnOperators, float]:
     """One convolution with its gate on operators, and the largest error of a table's slope.
 
@@ -135,6 +141,7 @@ def _read_layer(
         lengths: upstream's modules that embed edge lengths.
         attributes: [num_types, features] float64, embedding of the types.
         context: of the pass.
+        is_first: whether its input is known of all atoms.
     """
     conv, gate = layer.conv, layer.equivariant_nonlin
     dtype = conv.tp_scatter.model_dtype
@@ -150,8 +157,10 @@ def _read_layer(
         can_choose=not context.static_shapes,
     )
     columns = gate_columns(gate)
+    up = _up(conv, dtype=dtype)
     operators = LayerOnOperators(
-        _up(conv, dtype=dtype),
+        up,
+        exchange_behind(up, is_first=is_first),
         fused,
         _down(conv, fused, columns, dtype=dtype),
         update=NoUpdate(),

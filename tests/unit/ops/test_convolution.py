@@ -130,6 +130,44 @@ def test_only_the_first_centres_are_computed(operators, dtype, num_centres):
     assert not found[1][left_out].any()
 
 
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(("num_rows", "num_centres"), [(4, 4), (4, 2), (0, 0), (7, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_first_messages_are_the_first_of_all(operators, dtype, num_rows, num_centres, name):
+    """Neighbours may be atoms without messages; gradients go to them all the same."""
+    spec = SPECS[name]
+    args = arguments(spec, random_graph(7, 60), dtype, num_pairs=4)
+    centres, first = torch.tensor([num_centres]), args[3][:num_rows]
+
+    def first_of_all(*args):
+        sizes = [7 * channels * (2 * degree + 1) for channels, degree in spec.irreps_out]
+        blocks = torch.split(plain_operators.convolution(*args), sizes)
+        return torch.cat([block.view(7, -1)[:num_rows].flatten() for block in blocks])
+
+    weight, expected = value_and_gradients(first_of_all, (*args, centres))
+    found = value_and_gradients(operators.messages_of_first, (*args, centres, first), weight)[1]
+    assert_equal(found, expected, dtype)
+    if num_centres:
+        assert found[2].view(-1).count_nonzero() > 0
+
+
+def test_messages_of_more_atoms_than_there_are_are_refused(operators):
+    args = arguments(MACE_LIKE, random_graph(4, 10), torch.float64, num_pairs=1)
+    with pytest.raises(RuntimeError, match="messages of up to 4 atoms, got 5"):
+        operators.messages_of_first(*args, torch.tensor([1]), torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="num_centres must be 0 to 2, got 3"):
+        operators.messages_of_first(*args, torch.tensor([3]), args[3][:2])
+
+
+def test_tracers_see_what_the_first_messages_are(operators):
+    args = arguments(NEQUIP_LIKE, random_graph(5, 40), torch.float64, num_pairs=4)
+    first = (torch.tensor([2]), args[3][:3])
+    args = (args[0].requires_grad_(True), args[1].requires_grad_(True), *args[2:])
+    torch.library.opcheck(operators.messages_of_first.default, (*args, *first))
+    out = operators.messages_of_first(*args, *first)
+    check_reverse(operators.convolution_backward, (out.detach(), *args, first[0]))
+
+
 def test_more_centres_than_atoms_are_refused(operators):
     args = arguments(MACE_LIKE, random_graph(4, 10), torch.float64, num_pairs=1)
     with pytest.raises(RuntimeError, match="num_centres must be 0 to 4, got 5"):
@@ -149,8 +187,9 @@ def test_tracers_see_what_the_operator_does(operators, dtype, rest):
     check_reverse(operators.convolution_backward, (out.detach(), *args))
 
 
-def test_thread_count_does_not_matter(operators):
-    args = arguments(MACE_LIKE, random_graph(11, 150), torch.float64, num_pairs=1)
+@pytest.mark.parametrize("spec", [NEQUIP_LIKE, MACE_LIKE], ids=["packed", "as it is"])
+def test_thread_count_does_not_matter(operators, spec):
+    args = arguments(spec, random_graph(11, 150), torch.float64, num_pairs=1)
     before = torch.get_num_threads()
     weight, expected = value_and_gradients(operators.convolution, args)
     try:

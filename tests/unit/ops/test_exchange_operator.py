@@ -19,11 +19,24 @@ from kan_md.ops.modules import Exchange
 
 SIZES = [2, 9, 3]  # scalars, vectors, scalars
 WIDTH = sum(SIZES)
-VERSION = 1
+VERSION = 2
 Pointer, Long = ctypes.c_void_p, ctypes.c_int64
-Forward = ctypes.CFUNCTYPE(ctypes.c_int, Pointer, Pointer, Long, Pointer, Long, Long)
-Reverse = ctypes.CFUNCTYPE(ctypes.c_int, Pointer, Pointer, Long, Pointer, Long, Long, ctypes.c_int)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+class Blocks(ctypes.Structure):
+    _fields_ = (
+        ("num_rows", Long),
+        ("block_bytes", ctypes.POINTER(Long)),
+        ("num_blocks", ctypes.c_int),
+    )
+
+
+AnyBlocks = ctypes.POINTER(Blocks)
+Forward = ctypes.CFUNCTYPE(ctypes.c_int, Pointer, Pointer, AnyBlocks, Long)
+Reverse = ctypes.CFUNCTYPE(
+    ctypes.c_int, Pointer, Pointer, AnyBlocks, Pointer, AnyBlocks, Long, ctypes.c_int
+)
 
 
 class Functions(ctypes.Structure):
@@ -35,11 +48,21 @@ class Functions(ctypes.Structure):
     )
 
 
-def array_at(address: int | None, rows: int, dtype: torch.dtype) -> np.ndarray:
-    kind = ctypes.c_float if dtype == torch.float32 else ctypes.c_double
-    if not rows:
-        return np.zeros((0, WIDTH))
-    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), (rows, WIDTH))
+def blocks_at(address: int | None, blocks: Blocks, dtype: torch.dtype) -> list[np.ndarray]:
+    """Views of the blocks at an address, [num_rows, size] each."""
+    kind, bytes_each = (ctypes.c_float, 4) if dtype == torch.float32 else (ctypes.c_double, 8)
+    sizes = [blocks.block_bytes[b] // bytes_each for b in range(blocks.num_blocks)]
+    assert sizes == SIZES
+    views, start = [], 0
+    for size in sizes:
+        shape = (blocks.num_rows, size)
+        view = np.zeros(shape)
+        if blocks.num_rows:
+            begin = ctypes.cast(address + start * bytes_each, ctypes.POINTER(kind))
+            view = np.ctypeslib.as_array(begin, shape)
+        views.append(view)
+        start += blocks.num_rows * size
+    return views
 
 
 class Ranks:
@@ -51,19 +74,21 @@ class Ranks:
         self.returned: list[np.ndarray] = []
         self.functions = Functions(VERSION, None, Forward(self._forward), Reverse(self._reverse))
 
-    def _forward(self, _, own, num_own, others, num_others, row_bytes):
-        assert row_bytes == WIDTH * torch.finfo(self.dtype).bits // 8
-        self.sent.append(array_at(own, num_own, self.dtype).copy())
-        rows = array_at(others, num_others, self.dtype)
-        assert not rows.any()
-        rows[:] = 100.0 + np.arange(num_others * WIDTH).reshape(-1, WIDTH)
+    def _forward(self, _, features, blocks, num_own):
+        views = blocks_at(features, blocks.contents, self.dtype)
+        self.sent.append(np.concatenate([view[:num_own] for view in views], axis=1))
+        num_others = blocks.contents.num_rows - num_own
+        rows = 100.0 + np.arange(num_others * WIDTH).reshape(-1, WIDTH)
+        for view, part in zip(views, np.split(rows, np.cumsum(SIZES)[:-1], axis=1), strict=True):
+            view[num_own:] = part
         return 0
 
-    def _reverse(self, _, own, num_own, others, num_others, row_bytes, value_bytes):
-        assert row_bytes == WIDTH * value_bytes
-        self.returned.append(array_at(others, num_others, self.dtype).copy())
-        rows = array_at(own, num_own, self.dtype)
-        rows += 10.0
+    def _reverse(self, _, gradients, blocks, own, own_blocks, num_own, value_bytes):
+        assert value_bytes == torch.finfo(self.dtype).bits // 8
+        views = blocks_at(gradients, blocks.contents, self.dtype)
+        self.returned.append(np.concatenate([view[num_own:] for view in views], axis=1))
+        for view in blocks_at(own, own_blocks.contents, self.dtype):
+            view[:num_own] += 10.0
         return 0
 
 
@@ -114,7 +139,7 @@ def test_features_go_out_and_gradients_come_home(operators, num_local, num_given
     with exchanging(ranks.functions):
         local = torch.tensor([num_local])
         assert operators.exchanging(local).tolist() == [1]
-        out, out_types = Exchange(SIZES)(blocked(rows), local, types)
+        out, out_types = Exchange(SIZES)(blocked(rows), types[:num_given], local, types)
         (gradient,) = torch.autograd.grad((out * blocked(weight)).sum(), rows)
     others = num_atoms - num_local
     received = 100.0 + torch.arange(others * WIDTH, dtype=dtype).view(others, WIDTH)

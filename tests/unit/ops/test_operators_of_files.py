@@ -13,8 +13,8 @@ from kan_md_deploy.judged_graphs import reference_graphs
 
 CALLED = {
     "allegro": {"kan_md::allegro"},
-    "nequip": {"kan_md::convolution", "kan_md::piecewise_sum"},
-    "mace": {"kan_md::convolution", "kan_md::piecewise_sum", "kan_md::polynomial"},
+    "nequip": {"kan_md::messages_of_first", "kan_md::piecewise_sum"},
+    "mace": {"kan_md::messages_of_first", "kan_md::piecewise_sum", "kan_md::polynomial"},
 }
 
 
