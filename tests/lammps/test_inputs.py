@@ -23,6 +23,7 @@ SHORT = {
     "slab.in": {"steps": 3},
     "dimer.in": {"points": 5, "r_max": 4.0},
     "restart.in": {"steps": 4},
+    "melting.in": {"across": 3, "along": 6, "prepare": 4, "steps": 20, "every": 10, "save": 10},
 }
 OWN_TESTS = ("sio2_infrared",)  # inputs that need a model of another kind
 
