@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -53,33 +54,8 @@ def compile_model(
     with nequip_settings():
         exact = checkpoint.build("float64")
         description, reference = describe_model(checkpoint, exact, task), task.edge_model(exact)
-        model = checkpoint.build(options.dtype)
-        context = PassContext(
-            static_shapes=options.static_shapes,
-            num_types=len(checkpoint.type_names),
-            r_max=float(checkpoint.r_max),
-            bound=options.bound,
-            graphs=tuple(_measured(checkpoint, graphs)),
-            operators=options.operators,
-            task=task,
-        )
-        manifest = Manifest(
-            kan_md_version=version("kan-md"),
-            torch_version=torch.__version__,
-            kind=task.kind,
-            backend=options.backend,
-            device=options.device.split(":")[0],
-            dtype=options.dtype,
-            passes=run_passes(model, options.passes, context),
-            num_reference_frames=len(graphs),
-            static_shapes=options.static_shapes,
-            tf32=options.tf32,
-            threads=_baked_threads(options),
-            model_sha256=sha256_of(model_path),
-            **description,
-        )
-        exchange_between_layers(model, context)
-        edge_model = with_choice(with_lists(task.edge_model(model))).to(options.device)
+        edge_model, manifest = rewritten_model(checkpoint, options, description, graphs)
+        manifest = replace(manifest, model_sha256=sha256_of(model_path))
         groups = _judged(edge_model, checkpoint)
         same = options.dtype == "float64"
         eager = reference if same else task.edge_model(checkpoint.build(options.dtype))
@@ -103,6 +79,47 @@ def compile_model(
         return task.with_errors(manifest, next(iter(found.values())))
 
     write_judged(temporary, write, manifest, judge)
+
+
+def rewritten_model(
+    checkpoint: Checkpoint, options: Options, description: dict[str, Any], graphs: list[Graph]
+) -> tuple[torch.nn.Module, Manifest]:
+    """The model after the passes, as the function that is compiled, and what is known of it.
+
+    Args:
+        checkpoint: of the trained model.
+        options: what it is to become.
+        description: of :func:`kan_md_deploy.manifest.describe_model`.
+        graphs: of the reference frames.
+    """
+    task = task_of_checkpoint(checkpoint)
+    model = checkpoint.build(options.dtype)
+    context = PassContext(
+        static_shapes=options.static_shapes,
+        num_types=len(checkpoint.type_names),
+        r_max=float(checkpoint.r_max),
+        bound=options.bound,
+        graphs=tuple(_measured(checkpoint, graphs)),
+        operators=options.operators,
+        task=task,
+    )
+    manifest = Manifest(
+        kan_md_version=version("kan-md"),
+        torch_version=torch.__version__,
+        kind=task.kind,
+        backend=options.backend,
+        device=options.device.split(":")[0],
+        dtype=options.dtype,
+        passes=run_passes(model, options.passes, context),
+        num_reference_frames=len(graphs),
+        static_shapes=options.static_shapes,
+        tf32=options.tf32,
+        threads=_baked_threads(options),
+        **description,
+    )
+    exchange_between_layers(model, context)
+    edge_model = with_choice(with_lists(task.edge_model(model))).to(options.device)
+    return edge_model, manifest
 
 
 def _measured(checkpoint: Checkpoint, graphs: list[Graph]) -> list[Graph]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import ase
@@ -36,6 +37,7 @@ class DeployedModel:
         task: what the model predicts.
         type_names: elements that it knows.
         r_max: cutoff, Å.
+        edges: finds the edges of a structure, see :class:`kan_md.evaluate.models.Model`.
     """
 
     def __init__(self, function: Callable, manifest: Manifest, *, device: str):
@@ -47,6 +49,7 @@ class DeployedModel:
         self.task = task_of_manifest(manifest)
         self.type_names = tuple(manifest.type_names)
         self.r_max = float(manifest.r_max)
+        self.edges = partial(edge_graph, r_max=self.r_max, type_names=self.type_names)
 
     def __call__(
         self,
@@ -98,7 +101,7 @@ class DeployedModel:
             KanMdError: an element is unknown, or there is no cell where one is needed.
         """
         self.task.check_structure(atoms)
-        graph = (*edge_graph(atoms, self.r_max, self.type_names), torch.tensor([len(atoms)]))
+        graph = (*self.edges(atoms), torch.tensor([len(atoms)]))
         return self.task.read(self(*graph), graph, atoms)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
@@ -14,10 +14,15 @@ from kan_md.waiting import let_threads_of_torch_wait
 
 let_threads_of_torch_wait()  # before the next line loads torch
 
-from kan_md.evaluate.models import load_model  # noqa: E402
+from kan_md.errors import KanMdError, user_error  # noqa: E402
+from kan_md.evaluate.models import Model, TrainedModel, load_model  # noqa: E402
 from kan_md.model.cells import has_volume  # noqa: E402
 from kan_md.model.checkpoint import load_checkpoint  # noqa: E402
+from kan_md.model.kept_edges import KeptEdges  # noqa: E402
 from kan_md.solve.uncertainty import Uncertainty  # noqa: E402
+
+Form = Literal["compiled", "exact"]
+FORMS: tuple[str, ...] = get_args(Form)
 
 
 class KANCalculator(Calculator):
@@ -27,17 +32,30 @@ class KANCalculator(Calculator):
 
         atoms.calc = KANCalculator("model.pth")
 
+    A model.pth of up to four elements is compiled as `kan-md deploy` compiles it, in a second or
+    three when the calculator is made: networks of the length become tables and KANs piecewise
+    polynomials, to 1e-6 of a function's range in float32 and 1e-10 in float64, and the whole is
+    refused unless it is within 1e-5 (float32) or 1e-9 (float64) of the largest force and of the
+    largest energy of an atom on the reference frames. It then runs as fast as the deployed file.
+    ``form="exact"`` evaluates the networks themselves, to the rounding of the dtype, in two to four
+    times the time; so does a model that cannot be compiled.
+
     Args:
         path: model.pth or deployed file.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``; a model.pth is evaluated exactly on the latter.
         dtype: ``float32`` or ``float64`` for a model.pth; what it was trained in where None.
+        form: ``compiled`` or ``exact``, of a model.pth.
         uncertainty: also the standard deviations of :mod:`kan_md.solve.uncertainty`, as results
             ``energy_std`` (eV/atom) and ``forces_std`` ([num_atoms], eV/Å); of a model.pth that
             `kan-md refit` has written.
 
+    Attributes:
+        form: ``compiled`` or ``exact``.
+        reason: of a model.pth, why that one, with the error found on the reference frames.
+
     Raises:
-        KanMdError: the file cannot be used, or (at a calculation) a structure has an element that
-            the model does not know.
+        KanMdError: the file cannot be used, an unknown form, or (at a calculation) a structure has
+            an element that the model does not know.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -54,12 +72,41 @@ class KANCalculator(Calculator):
         *,
         device: str = "cpu",
         dtype: str | None = None,
+        form: Form = "compiled",
         uncertainty: bool = False,
         **calculator_arguments: object,
     ) -> None:
         super().__init__(**calculator_arguments)
-        self.model = load_model(path, kind="potential", device=device, dtype=dtype)
+        if form not in FORMS:
+            raise user_error(
+                "form of KANCalculator",
+                found=repr(form),
+                allowed=", ".join(FORMS),
+                remedy="leave form out",
+            )
+        self.model: Model = load_model(path, kind="potential", device=device, dtype=dtype)
+        self.form, self.reason = self._choose_form(form, device)
+        self.model.edges = KeptEdges(self.model.r_max, self.model.type_names)
         self.uncertainty = Uncertainty(load_checkpoint(path)) if uncertainty else None
+
+    def _choose_form(self, wanted: Form, device: str) -> tuple[Form, str]:
+        """Compile a trained model where that is wanted and can be done."""
+        if not isinstance(self.model, TrainedModel):
+            return "compiled", "a deployed file"
+        if wanted == "exact":
+            return "exact", "as asked for"
+        if device != "cpu":
+            return "exact", "on a GPU"
+        try:
+            compiled = self.model.compiled()
+        except KanMdError as error:  # the exact form is there, and slower
+            return "exact", str(error)
+        self.model = compiled.model
+        found = compiled.found
+        return "compiled", (
+            f"forces of the reference frames within {found.force:.1e} of the largest one, energies "
+            f"within {found.energy:.1e} eV/atom"
+        )
 
     def calculate(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,12 +18,13 @@ from kan_md.forms.choice import prefers_vectors, with_fixed_weights
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.model.device import check_device
 from kan_md.model.file_kind import DEPLOYED, recognise
-from kan_md.model.graph import edge_graph
+from kan_md.model.graph import EdgeGraph, edge_graph
 from kan_md.ops import is_built, operators_in_layers
 from kan_md.tasks.choose import task_of_checkpoint
 from kan_md.tasks.task import Task, refuse_other_kind
 
 if TYPE_CHECKING:
+    from kan_md_deploy.in_memory import InMemory
     from kan_md_deploy.runtime import DeployedModel
 
 
@@ -32,11 +35,14 @@ class Model(Protocol):
         task: what that is.
         type_names: element symbols that it knows.
         r_max: cutoff, Å.
+        edges: finds the edges of a structure for a function of edge vectors. Whoever follows one
+            structure may put a :class:`kan_md.model.kept_edges.KeptEdges` there.
     """
 
     task: Task
     type_names: tuple[str, ...]
     r_max: float
+    edges: Callable[[Atoms], EdgeGraph]
 
     def predict(self, atoms: Atoms) -> dict[str, np.ndarray]:
         """Evaluate a structure, see :class:`kan_md.tasks.task.Task`."""
@@ -65,6 +71,8 @@ class TrainedModel:
         refuse_other_kind(path, self.task, kind)
         self.type_names = tuple(checkpoint.type_names)
         self.r_max = float(checkpoint.r_max)
+        self._checkpoint, self._dtype = checkpoint, dtype or checkpoint.dtype
+        self.edges = partial(edge_graph, r_max=self.r_max, type_names=self.type_names)
         self._device, model = device, checkpoint.build(dtype).to(device)
         self._model = with_fixed_weights(model)
         self._of_vectors = self.task.edge_model(self._model) if prefers_vectors(model) else None
@@ -75,10 +83,15 @@ class TrainedModel:
         with self._kernels():
             if self._of_vectors is None:
                 return self.task.predict(self._model, atoms, r_max=self.r_max)
-            edges = edge_graph(atoms, self.r_max, self.type_names)
-            graph = (*edges, torch.tensor([len(atoms)]))
+            graph = (*self.edges(atoms), torch.tensor([len(atoms)]))
             outputs = self._of_vectors(*(tensor.to(self._device) for tensor in graph))
             return self.task.read(outputs, graph, atoms)
+
+    def compiled(self) -> InMemory:
+        """See :func:`kan_md_deploy.in_memory.compile_in_memory`; of a potential on a processor."""
+        from kan_md_deploy.in_memory import compile_in_memory
+
+        return compile_in_memory(self._checkpoint, self._model, dtype=self._dtype)
 
 
 def is_deployed(path: str | Path) -> bool:

@@ -8,6 +8,8 @@ from ase.calculators.calculator import PropertyNotImplementedError
 
 from kan_md import KANCalculator
 from kan_md.errors import KanMdError
+from kan_md.model.checkpoint import load_checkpoint
+from kan_md.model.reference import evaluate
 
 VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
 
@@ -110,3 +112,68 @@ def test_unusable_file_is_one_line(tmp_path, content, found):
     with pytest.raises(KanMdError, match=found) as error:
         KANCalculator(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("backbone", ["allegro", "nequip", "mace"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
+def test_compiled_model_is_upstreams_own(tiny_checkpoint, alloy_frames, backbone, dtype, tolerance):
+    """Tolerances are those of the docstring; upstream's modules are evaluated in float64."""
+    path = tiny_checkpoint(backbone, type_names=("Cu", "Au"), r_max=3.5)
+    upstream = load_checkpoint(path).build("float64")
+    calculator = KANCalculator(path, dtype=dtype)
+    assert calculator.form == "compiled", calculator.reason
+    assert "of the largest one" in calculator.reason
+    for frame in alloy_frames:
+        expected = evaluate(upstream, frame)
+        atoms = frame.copy()
+        atoms.calc = calculator
+        alone = np.where(atoms.symbols == "Cu", -1.0, -2.0)
+        binding = expected["atomic_energy"].numpy().ravel() - alone
+        forces = expected["forces"].numpy()
+        np.testing.assert_allclose(
+            atoms.get_potential_energies() - alone, binding, atol=tolerance * abs(binding).max()
+        )
+        np.testing.assert_allclose(
+            atoms.get_forces(), forces, atol=tolerance * np.linalg.norm(forces, axis=1).max()
+        )
+        stress = -expected["virial"].numpy()[tuple(zip(*VOIGT, strict=True))]
+        np.testing.assert_allclose(
+            atoms.get_stress() * atoms.get_volume(), stress, atol=tolerance * abs(stress).max()
+        )
+
+
+def test_exact_form_evaluates_the_networks(tiny_checkpoint, alloy_frames):
+    path = tiny_checkpoint("allegro", type_names=("Cu", "Au"), r_max=3.5)
+    calculator = KANCalculator(path, form="exact")
+    assert (calculator.form, calculator.reason) == ("exact", "as asked for")
+    atoms = alloy_frames[0].copy()
+    atoms.calc = calculator
+    expected = evaluate(load_checkpoint(path).build("float64"), atoms)["forces"].numpy()
+    np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-12 * abs(expected).max())
+
+
+def test_model_that_cannot_be_compiled_is_evaluated_as_it_is(tiny_checkpoint, alloy_frames):
+    names = ("Cu", "Au", "Ag", "Pd", "Pt")  # more than tables are made for
+    path = tiny_checkpoint("allegro", type_names=names, r_max=3.5)
+    calculator = KANCalculator(path)
+    assert calculator.form == "exact"
+    assert "got 5; allowed: up to 4" in calculator.reason
+    atoms = alloy_frames[0].copy()
+    atoms.calc = calculator
+    expected = evaluate(load_checkpoint(path).build("float64"), atoms)["forces"].numpy()
+    np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-12 * abs(expected).max())
+
+
+def test_unknown_form_is_said(tiny_checkpoint):
+    path = tiny_checkpoint("allegro", type_names=("Cu", "Au"), r_max=3.5)
+    with pytest.raises(KanMdError, match="got 'fast'; allowed: compiled, exact"):
+        KANCalculator(path, form="fast")
+
+
+def test_calculator_keeps_its_neighbours(crystal):
+    forces = crystal.get_forces()
+    for _ in range(3):
+        crystal.rattle(0.01, seed=1)
+        crystal.get_forces()
+    assert crystal.calc.model.edges.num_made == 1
+    assert not np.allclose(crystal.get_forces(), forces)
