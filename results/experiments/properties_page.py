@@ -212,8 +212,9 @@ _ABOUT = {
     "Ag": "Silver in many structures, 16 to 64 atoms, PBE "
     f"({_PARTS} frames in blocks): many crystal structures, strained and disordered. Four of the "
     "501 frames are fcc crystals of 24 atoms.",
-    "Ag_u3": "A potential of the embedded-atom method that LAMMPS ships: the check of this page, and "
-    "a teacher whose own properties are known. Models learn from 71 atoms of fcc silver with a vacancy at 300 to 1,200 K and small strains "
+    "Ag_u3": "A potential of the embedded-atom method that LAMMPS ships: the check of this page, "
+    "and a teacher whose own properties are known. Models learn from 71 atoms of fcc silver with a "
+    "vacancy at 300 to 1,200 K and small strains "
     "(`kan-md data ag-vacancy`; 150 train, 40 val, 50 test): crystals and vacancies are in these "
     "data, surfaces and large compressions are not. Models that are not in the table were not "
     "trained yet.",
@@ -230,7 +231,8 @@ _READING = (
     "- The check holds: Ag_u3 gets its published lattice and elastic constants, vacancy and "
     "surfaces from the same script to a hundredth. So a deviation of a model is the model's.",
     "- PBE is not experiment: its crystal is larger and softer, and its surfaces cost too little "
-    "(Patra et al., arXiv:1702.08515). Models of PBE are to be held against PBE. No PBE values of elastic constants, "
+    "(Patra et al., arXiv:1702.08515). Models of PBE are to be held against PBE. No PBE values of "
+    "elastic constants, "
     "vacancy, surfaces, phonons and melting were at hand with a source, so there the rows show "
     "how far the readouts agree with each other, not which one is right.",
     "- The models extrapolate. The first-principles set has four frames of the fcc crystal, none "
