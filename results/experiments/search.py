@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 
@@ -89,6 +90,23 @@ RATES = [  # whether the learning rate is what one readout wins by
     for lr in (0.01, 0.001)
     for label, readout in (("KAN", KAN), ("MLP 16", MLP), ("linear", LINEAR))
 ]
+# The size of the densities: grids are fitted to any, weights start at one.
+SCALED, OTHER_SCALES = (
+    [
+        Row(
+            label=f"{label}, divided by {norm}",
+            model={**MACE, "avg_num_neighbors": norm},
+            readout=readout,
+        )
+        for label, readout in (
+            ("KAN", KAN),
+            ("MLP 16", MLP),
+            ("square root", ROOT),
+            ("linear", LINEAR),
+        )
+    ]
+    for norm in (2, 6)
+)
 LONGER = [  # and whether the number of epochs is
     Row(label=f"{label}, {3 * EPOCHS} epochs", model=MACE, readout=readout, epochs=3 * EPOCHS)
     for label, readout in (("KAN", KAN), ("linear", LINEAR), ("MLP 16", MLP))
@@ -107,13 +125,26 @@ ALLEGROS = [
     Row(label="Allegro, MLP", model=ALLEGRO, readout={"kind": "mlp"}),
     Row(label="Allegro, KAN", model=ALLEGRO, readout={"kind": "kan", "basis": "gaussian"}),
 ]
-ROWS = [*READOUTS, *ASSUMED, *PER_ELEMENT, *FIXED, *RATES, *LONGER, *ADAMW, *ALLEGROS]
+ROWS = [
+    *READOUTS,
+    *ASSUMED,
+    *PER_ELEMENT,
+    *FIXED,
+    *SCALED,
+    *OTHER_SCALES,
+    *RATES,
+    *LONGER,
+    *ADAMW,
+    *ALLEGROS,
+]
 # What differs in the readout alone comes first, on the two sets that differ most; a wave is done on
 # all of its sets before the next seed of the same wave, and every prefix compares like with like.
 WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
     (("Ag",), [*READOUTS, *ASSUMED], SEEDS),
     (("HfO2",), [*READOUTS, *ASSUMED, *PER_ELEMENT], SEEDS),
-    (("Ag",), RATES, (1,)),
+    (("Ag", "HfO2"), SCALED, SEEDS),
+    (("Ag", "HfO2"), OTHER_SCALES, (1,)),
+    (("Ag", "HfO2"), RATES, (1,)),
     (("Ag", "HfO2"), ADAMW, (1,)),
     (("Ag", "HfO2", "Si"), FIXED, (1,)),
     (("Ag", "HfO2"), ALLEGROS, SEEDS),
@@ -188,13 +219,19 @@ def page(found: Found, *, command: str) -> str:
         "a cosine schedule, batches of 2, averaged weights and the balanced loss; the model is the "
         "one of the best validation epoch. MAE ± standard error over seeds; the columns with "
         "`against` are paired by seed. The best MLP is chosen by validation among all rows of "
-        f"{EPOCHS} epochs, learning rates included. Where a cell has no ±, there is one seed, and "
-        "nothing follows from a small difference.",
+        f"{EPOCHS} epochs, scales and learning rates included. Where a cell has no ±, there is one "
+        "seed, and nothing follows from a small difference.",
         "",
         f"{len(done)} of {len(list(cases()))} runs are there. `square root` is a line and "
         "Finnis and Sinclair's square root of each scalar, as the atomic cluster expansion assumes "
         "it (`readout.kind: finnis_sinclair`). A linear map per element has no functions that a "
         "shared one has not, since the products before it have weights of each element.",
+        "",
+        "`divided by N` is `model.avg_num_neighbors: N`, what the sums over neighbours are divided "
+        "by. Other rows have their mean number, as mace-torch has it, which makes the densities "
+        "that a readout gets as small as 0.01. Weights that start at one see a line there, while "
+        "grids are fitted to inputs of any size: what a KAN is ahead by in the rows without "
+        "`divided by` is this first of all, and a readout is to be judged by its best scale.",
         "",
         "![test errors](search.png)",
         "",
@@ -248,19 +285,19 @@ def table(found: Found, one: str) -> list[list[str]]:
 
 
 def best_mlp(found: Found, one: str) -> str | None:
-    """The MLP of a set with the smallest force error on validation, of those with most seeds."""
+    """The MLP of a set with the smallest mean force error on validation."""
     values = {
         row.label: by_seed(found, row.label, one, "forces_mae", "val")
         for row in ROWS
         if row.readout["kind"] == "mlp"
-        and row.model is MACE
+        and row.model["backbone"] == "mace"
         and row.epochs == EPOCHS
         and row not in ADAMW
     }
     values = {label: errors for label, errors in values.items() if errors}
     if not values:
         return None
-    return min(values, key=lambda name: (-len(values[name]), sum(values[name].values())))
+    return min(values, key=lambda name: fmean(values[name].values()))
 
 
 def _change(found: Found, one: str, row: str, other: str | None, key: str) -> str:
