@@ -61,6 +61,22 @@ def _check_plain(kan: torch.nn.Module) -> None:
         )
 
 
+def check_fittable(kan: torch.nn.Module) -> None:
+    """Refuse a readout that is not linear in its weights.
+
+    Raises:
+        KanMdError: the KAN has hidden layers, or is one of combinations or of each type.
+    """
+    _check_plain(kan)
+    if len(kan.layers) != 1:
+        raise user_error(
+            "a KAN readout with hidden layers cannot be fitted by least squares",
+            found=f"widths {kan.widths}",
+            allowed="hidden: []",
+            remedy="leave readout.hidden empty",
+        )
+
+
 @torch.no_grad()
 def fit_readout(
     kan: KAN, features: torch.Tensor, targets: torch.Tensor, *, generator: torch.Generator
@@ -81,14 +97,7 @@ def fit_readout(
         KanMdError: the KAN has hidden layers, so that the problem is not linear, or is one of
             combinations or of each type.
     """
-    _check_plain(kan)
-    if len(kan.layers) != 1:
-        raise user_error(
-            "a KAN readout with hidden layers cannot be fitted by least squares",
-            found=f"widths {kan.widths}",
-            allowed="hidden: []",
-            remedy="leave readout.hidden empty",
-        )
+    check_fittable(kan)
     (layer,) = kan.layers
     order = torch.randperm(len(features), generator=generator)
     tenth = len(order) // 10

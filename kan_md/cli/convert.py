@@ -74,7 +74,6 @@ def convert(
 
     Example: kan-md convert best.ckpt -o model.pth
     """
-    from kan_md.data import read_frames
     from kan_md.errors import user_error
     from kan_md.files import check_writable
     from kan_md.model.checkpoint import save_checkpoint
@@ -94,13 +93,18 @@ def convert(
     target = output or model.with_name(name).with_suffix(ending)
     if model.is_file():  # else the converter says so
         check_writable(target, overwrite=overwrite)
+    structures = ()
+    if data:
+        from kan_md.data import read_frames
+
+        structures = read_frames(data)
     with Console(stderr=True).status("converting"):
         result = convert_model(
             model,
             trust=trust,
             head=head,
             readout={"kind": "kan", **shape} if readout == "kan" else None,
-            structures=read_frames(data) if data else (),
+            structures=structures,
             model_dtype=dtype,
             elements=elements,
         )

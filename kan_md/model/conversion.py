@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ase
 import numpy as np
 import torch
+from nequip.nn import PerTypeScaleShift
+from nequip.nn.graph_model import GraphModel
 
+from kan_md.backbones.build import build_model, sites_of
 from kan_md.backbones.readout import ReadoutConfig, parse_readout
-from kan_md.backbones.readout_fit import ReadoutFit
+from kan_md.backbones.readout_fit import ReadoutFit, check_fittable
 from kan_md.backbones.readout_report import describe_readouts
 from kan_md.errors import KanMdError, user_error
 from kan_md.model.checkpoint import Checkpoint
 from kan_md.model.random_structures import random_structures
+from kan_md.model.readout_exchange import ROWS_PER_WEIGHT, Exchange, exchange_readouts
 from kan_md.model.reference import evaluate, make_reference_frames
 
 ENERGY_TOLERANCE = 1e-6
@@ -25,10 +30,6 @@ ENERGY_TOLERANCE = 1e-6
 FORCE_TOLERANCE = 1e-6
 """The same for forces, eV/Å."""
 
-NUM_SAMPLES = 8
-"""Structures to compare on where none are given."""
-ROWS_PER_WEIGHT = 4
-"""Rows of features to fit each weight of a readout to."""
 _NUM_REFERENCE_FRAMES = 3
 _NUM_CRYSTALS = 2
 _REPEATS = (1, 1, 2)
@@ -66,9 +67,9 @@ class Conversion:
 
 
 def made_up_structures(type_names: Sequence[str], *, rng: np.random.Generator) -> list[ase.Atoms]:
-    """Structures to compare on: a few crystals, and clusters that have all elements together.
+    """Structures to compare on: two crystals, and as many clusters as hold all elements.
 
-    Crystals are small: atoms of a long cutoff have a hundred neighbours each, and every one of them
+    All are small: atoms of a long cutoff have a hundred neighbours each, and every one of them
     costs a model of many channels milliseconds.
 
     Args:
@@ -76,7 +77,8 @@ def made_up_structures(type_names: Sequence[str], *, rng: np.random.Generator) -
         rng: source of everything random.
     """
     crystals = random_structures(type_names, _NUM_CRYSTALS, rng=rng, repeats=_REPEATS)
-    large = random_structures(type_names, NUM_SAMPLES - _NUM_CRYSTALS, rng=rng)
+    num_clusters = math.ceil(len(type_names) / _CLUSTER_SIZE)
+    large = random_structures(type_names, num_clusters, rng=rng)
     symbols = itertools.cycle(type_names)
     clusters = []
     for crystal in large:
@@ -148,26 +150,153 @@ def compare(
     return max(energies), max(forces)
 
 
-def make_checkpoint(
-    path: Path,
-    backbone: str,
-    model: torch.nn.Module,
+@dataclass(frozen=True)
+class Compared:
+    """A converted model that has upstream's readouts, and how far it is from the original.
+
+    Attributes:
+        path: of the original.
+        backbone: architecture.
+        model: the converted model, float64.
+        arguments: that build it.
+        dtype: that the original was trained in.
+        copy_weights: gives a model with other readouts the weights of the original.
+        frames: structures that were compared.
+        energy_error: see :class:`Conversion`, as the following.
+        force_error: likewise.
+        compared_with: likewise.
+        weights: likewise.
+        note: likewise.
+        made_with: versions of the programs that wrote the original, where the file has them.
+    """
+
+    path: Path
+    backbone: str
+    model: GraphModel
+    arguments: Mapping[str, object]
+    dtype: str
+    copy_weights: Callable[[GraphModel], None]
+    frames: Sequence[ase.Atoms]
+    energy_error: float
+    force_error: float
+    compared_with: str
+    weights: str = ""
+    note: str = ""
+    made_with: Mapping[str, str] | None = None
+
+
+def finish(
+    compared: Compared,
+    config: ReadoutConfig,
+    *,
+    structures: Sequence[ase.Atoms],
+    elements: Sequence[str],
+    model_dtype: str | None,
+    rng: np.random.Generator,
+) -> Conversion:
+    """Put KANs in on request, and make what goes into model.pth.
+
+    The KAN in place of a readout is fitted to it by least squares, on the features of atoms; KANs
+    beside readouts that stay start as the zero function.
+
+    Args:
+        compared: the model with upstream's readouts.
+        config: the readout that it is to have, see :func:`wanted_readout`.
+        structures: to fit to, all of them; as many as needed are made up where there are none.
+        elements: of structures that are made up.
+        model_dtype: dtype to train and deploy in; the original's where ``None``.
+        rng: source of everything random.
+
+    Raises:
+        KanMdError: the readout cannot be fitted.
+    """
+    model, arguments = compared.model, dict(compared.arguments)
+    fit, change = None, None
+    if config.kind == "kan":
+        model = build_model(compared.backbone, **arguments | {"readout": config}).eval()
+        compared.copy_weights(model)
+        done = _take_over(
+            model, compared, structures or _endless_structures(elements, rng=rng), rng=rng
+        )
+        fit = [exchange.fit for exchange in done if exchange.fit is not None][-1]
+        if any(exchange.offset for exchange in done):
+            arguments["per_type_energy_shifts"] = _shifts_by_type(model)
+        change = energy_change(model, compared.model, compared.frames)
+    arguments |= {
+        "model_dtype": model_dtype or compared.dtype,
+        "readout": config.model_dump(mode="json"),
+    }
+    made_with = {} if compared.made_with is None else {"made_with": dict(compared.made_with)}
+    return Conversion(
+        checkpoint=_make_checkpoint(
+            compared,
+            model,
+            arguments,
+            energy_error=compared.energy_error,
+            readout_energy_error=change,
+            **made_with,
+        ),
+        energy_error=compared.energy_error,
+        force_error=compared.force_error,
+        fit=fit,
+        readout_energy_error=change,
+        num_structures=len(compared.frames),
+        compared_with=compared.compared_with,
+        weights=compared.weights,
+        note=compared.note,
+    )
+
+
+def _endless_structures(
+    type_names: Sequence[str], *, rng: np.random.Generator
+) -> Iterator[ase.Atoms]:
+    while True:
+        yield from random_structures(type_names, 1, rng=rng)
+
+
+def _take_over(
+    model: GraphModel,
+    compared: Compared,
+    structures: Iterable[ase.Atoms],
+    *,
+    rng: np.random.Generator,
+) -> list[Exchange]:
+    """Fit the KANs of a model to the readouts of the model that was compared."""
+    for slot in sites_of(model, compared.backbone)["output"]:
+        check_fittable(slot.function)
+    return exchange_readouts(
+        model,
+        compared.model,
+        structures,
+        backbone=compared.backbone,
+        generator=torch.Generator().manual_seed(int(rng.integers(2**62))),
+        rows_per_weight=math.inf if isinstance(structures, Sequence) else ROWS_PER_WEIGHT,
+    )
+
+
+def _shifts_by_type(model: GraphModel) -> dict[str, float]:
+    """Reference energies that a model adds, eV."""
+    (module,) = (m for m in model.modules() if isinstance(m, PerTypeScaleShift))
+    return dict(zip(model.type_names, module.shifts.flatten().tolist(), strict=True))
+
+
+def _make_checkpoint(
+    compared: Compared,
+    model: GraphModel,
     arguments: Mapping[str, object],
-    frames: Sequence[ase.Atoms],
     **summary: object,
 ) -> Checkpoint:
     """What goes into model.pth.
 
     Args:
-        path: of the original.
-        backbone: architecture.
-        model: the converted model, float64.
+        compared: tells of the original.
+        model: the converted model, float64, with the readouts that it is to have.
         arguments: that build it, with the dtype that it is to have.
-        frames: structures to keep for judging deployed files.
         **summary: of the conversion.
     """
+    path = compared.path
     checkpoint = Checkpoint(
-        backbone=backbone,
+        backbone=compared.backbone,
         config={"model": dict(arguments)},
         type_names=list(arguments["type_names"]),
         r_max=float(arguments["r_max"]),
@@ -176,12 +305,14 @@ def make_checkpoint(
             "converted_from": path.name,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             **summary,
-            "readouts": describe_readouts(model, backbone),
+            "readouts": describe_readouts(model, compared.backbone),
         },
     )
-    final = checkpoint.build()
-    checkpoint.state_dict = final.state_dict()  # rounded to the model's dtype
-    checkpoint.reference_frames = make_reference_frames(final, frames[:_NUM_REFERENCE_FRAMES])
+    if arguments["model_dtype"] != "float64":
+        model = checkpoint.build()
+        checkpoint.state_dict = model.state_dict()  # rounded to the model's dtype
+    frames = compared.frames[:_NUM_REFERENCE_FRAMES]
+    checkpoint.reference_frames = make_reference_frames(model, frames)
     return checkpoint
 
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import ase
-import numpy as np
 
 from kan_md.backbones.readout import ReadoutConfig
 from kan_md.errors import user_error
-from kan_md.model.conversion import Conversion, made_up_structures
+from kan_md.model.conversion import Conversion
 from kan_md.model.file_kind import recognise
-from kan_md.model.random_structures import random_structures
 from kan_md.model.restrict import parse_elements, restrict
 
-_NUM_FITTED = 32
 _OF_NEQUIP = ("nequip_checkpoint", "nequip_package")
 
 
@@ -49,13 +45,16 @@ def convert_model(
         KanMdError: the file cannot be converted, or the converted model has other energies.
     """
     chosen = parse_elements(elements)
-    if chosen and not structures:
-        rng = np.random.default_rng(seed)
-        to_fit = readout is not None  # a fit needs many atoms
-        make = partial(random_structures, count=_NUM_FITTED) if to_fit else made_up_structures
-        structures = make(chosen, rng=rng)
-    given = {"readout": readout, "structures": structures, "model_dtype": model_dtype, "seed": seed}
-    result = _convert(path, trust=trust, head=head, **given)
+    result = _convert(
+        path,
+        trust=trust,
+        head=head,
+        readout=readout,
+        structures=structures,
+        elements=chosen,
+        model_dtype=model_dtype,
+        seed=seed,
+    )
     result.checkpoint.training_summary["dtype_chosen"] = model_dtype is not None
     if chosen is None:
         return result

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,30 +16,24 @@ import torch
 from e3nn.nn import Activation
 from e3nn.o3 import SphericalHarmonics
 from e3nn.util.codegen import CodeGenMixin
-from nequip.data import AtomicDataDict
 
 from kan_md.backbones.build import build_model, discontinuity
 from kan_md.backbones.mace import import_mace
-from kan_md.backbones.mace_modules import MACEReadout
 from kan_md.backbones.mace_weights import build_arguments_of, copy_weights, readout_kind_of
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.backbones.readout import ReadoutConfig
-from kan_md.backbones.readout_fit import ReadoutFit, clear_readout, fit_readout
 from kan_md.errors import user_error
 from kan_md.model.conversion import (
-    ROWS_PER_WEIGHT,
+    Compared,
     Conversion,
     Upstream,
     compare,
-    energy_change,
+    finish,
     made_up_structures,
-    make_checkpoint,
     wanted_readout,
 )
 from kan_md.model.file_kind import MACE_COMPILED, recognise, wrong_file
 from kan_md.model.graph import periodic_edges
-from kan_md.model.random_structures import random_structures
-from kan_md.model.reference import model_input
 
 _PICKLES = ("mace", "pickled", "old_pickle", "weights")
 """Kinds of files that may hold a model of mace-torch."""
@@ -162,6 +157,7 @@ def convert_mace(
     head: str | None = None,
     readout: ReadoutConfig | Mapping | str | None = None,
     structures: Sequence[ase.Atoms] = (),
+    elements: Sequence[str] | None = None,
     model_dtype: str | None = None,
     seed: int = 0,
 ) -> Conversion:
@@ -178,6 +174,7 @@ def convert_mace(
         readout: what to put in place of upstream's readouts; ``None``, and what they are anyway
             (``mlp``, behind a single layer ``linear``) keeps them.
         structures: to compare on and to fit to; made up where there are none.
+        elements: of structures that are made up; those of the model by default.
         model_dtype: dtype to train and deploy in; the original's where ``None``.
         seed: of new weights and of made-up structures.
 
@@ -185,50 +182,40 @@ def convert_mace(
         KanMdError: the file cannot be converted, or the converted model has other energies.
     """
     whole = load_mace(path, trust=trust)
-    dtype = model_dtype or str(next(whole.parameters()).dtype).removeprefix("torch.")
+    dtype = str(next(whole.parameters()).dtype).removeprefix("torch.")
     whole = whole.double()  # to be compared beyond the rounding of float32
     original = _one_head(whole, head).eval()
     arguments = build_arguments_of(original)
     type_names = arguments["type_names"]
     rng = np.random.default_rng(seed)
-    frames = list(structures) or made_up_structures(type_names, rng=rng)
+    frames = list(structures) or made_up_structures(elements or type_names, rng=rng)
 
     kind = readout_kind_of(original)
     config = wanted_readout(kind, readout)
-    common = {"seed": seed, "model_dtype": "float64", **arguments}
-    model = build_model("mace", readout=kind, **common).eval()
+    arguments |= {"seed": seed, "model_dtype": "float64", "readout": kind}
+    model = build_model("mace", **arguments).eval()
     copy_weights(model, original)
     energy_error, force_error = compare(model, _evaluator(whole, head), frames, whose="mace-torch")
-    fit, readout_energy_error = None, None
-    if config.kind == "kan":
-        fitted = build_model("mace", readout=config, **common).eval()
-        copy_weights(fitted, original)
-        shift, fit = _take_over(fitted, model, structures, rng=rng)
-        common["per_type_energy_shifts"] = {
-            name: energy + shift * common["per_type_energy_scales"][name]
-            for name, energy in common["per_type_energy_shifts"].items()
-        }
-        _set_shifts(fitted, list(common["per_type_energy_shifts"].values()))
-        readout_energy_error = energy_change(fitted, model, frames)
-        model = fitted
-    common |= {"model_dtype": dtype, "readout": config.model_dump(mode="json")}
-    return Conversion(
-        checkpoint=make_checkpoint(
-            path,
-            "mace",
-            model,
-            common,
-            frames,
-            energy_error=energy_error,
-            readout_energy_error=readout_energy_error,
-        ),
+    compared = Compared(
+        path=path,
+        backbone="mace",
+        model=model,
+        arguments=arguments,
+        dtype=dtype,
+        copy_weights=partial(copy_weights, source=original),
+        frames=frames,
         energy_error=energy_error,
         force_error=force_error,
-        fit=fit,
-        readout_energy_error=readout_energy_error,
-        num_structures=len(frames),
         compared_with=f"mace-torch {version('mace-torch')}",
-        note=discontinuity("mace", common) or "",
+        note=discontinuity("mace", arguments) or "",
+    )
+    return finish(
+        compared,
+        config,
+        structures=structures,
+        elements=elements or type_names,
+        model_dtype=model_dtype,
+        rng=rng,
     )
 
 
@@ -260,68 +247,3 @@ def _mace_input(original: torch.nn.Module, atoms: ase.Atoms) -> dict[str, torch.
         "batch": torch.zeros(len(atoms), dtype=torch.int64),
         "ptr": torch.tensor([0, len(atoms)]),
     }
-
-
-def _take_over(
-    target: torch.nn.Module,
-    source: torch.nn.Module,
-    structures: Sequence[ase.Atoms],
-    *,
-    rng: np.random.Generator,
-) -> tuple[float, ReadoutFit]:
-    """Fit the last KAN of ``target`` to the last readout of ``source``; clear the other KANs.
-
-    Returns:
-        What the old readout gives for zero features, in its own units (a KAN gives zero), and the
-        quality of the fit.
-    """
-    *others, last = _readouts(target)
-    for readout in others:
-        clear_readout(readout.beside.function)
-    (*_, old) = _readouts(source)
-    kan = last.beside.function
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    needed = ROWS_PER_WEIGHT * sum(parameter.numel() for parameter in kan.parameters())
-    features = _last_features(source, structures, needed=needed, rng=rng)
-    with torch.no_grad():
-        offset = float(old.block(torch.zeros_like(features[:1])))
-        targets = old.block(features) - offset
-    columns = features.narrow(-1, last.beside.start, last.beside.length)
-    return offset, fit_readout(kan, columns, targets, generator=generator)
-
-
-def _readouts(model: torch.nn.Module) -> list[MACEReadout]:
-    return [module for module in model.modules() if isinstance(module, MACEReadout)]
-
-
-def _last_features(
-    model: torch.nn.Module,
-    structures: Sequence[ase.Atoms],
-    *,
-    needed: int,
-    rng: np.random.Generator,
-) -> torch.Tensor:
-    """Features of atoms behind the last layer, [num_atoms, features]; at least ``needed`` rows."""
-    collected: list[torch.Tensor] = []
-    handle = _readouts(model)[-1].register_forward_pre_hook(
-        lambda _module, inputs: collected.append(
-            inputs[0][AtomicDataDict.NODE_FEATURES_KEY].detach()
-        )
-    )
-    r_max, type_names = float(model.metadata["r_max"]), model.type_names
-    try:
-        with torch.no_grad():
-            for atoms in structures:
-                model.model.func(model_input(atoms, r_max, type_names))
-            while not structures and sum(map(len, collected)) < needed:
-                (atoms,) = random_structures(type_names, 1, rng=rng)
-                model.model.func(model_input(atoms, r_max, type_names))
-    finally:
-        handle.remove()
-    return torch.cat(collected)
-
-
-def _set_shifts(model: torch.nn.Module, shifts: list[float]) -> None:
-    state = model.model.func.per_type_energy_scale_shift.shifts
-    with torch.no_grad():
-        state.copy_(torch.tensor(shifts, dtype=state.dtype).view_as(state))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,23 +26,19 @@ from kan_md.backbones.nequip_builders import (
 )
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.backbones.readout import MLP, ReadoutConfig
-from kan_md.backbones.readout_fit import ReadoutFit, fit_readout
 from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
 from kan_md.errors import user_error
 from kan_md.forms.networks import linear_weight
 from kan_md.model.conversion import (
-    ROWS_PER_WEIGHT,
+    Compared,
     Conversion,
     Upstream,
     compare,
-    energy_change,
+    finish,
     made_up_structures,
-    make_checkpoint,
     wanted_readout,
 )
 from kan_md.model.nequip_file import NequIPFile, read_nequip_file
-from kan_md.model.random_structures import random_structures
-from kan_md.model.reference import model_input
 
 _ENERGIES = ".per_type_energy_scale_shift."
 _PACKAGES = {"nequip": "nequip", "allegro": "nequip-allegro"}
@@ -54,6 +51,7 @@ def convert_nequip(
     trust: bool = False,
     readout: ReadoutConfig | Mapping | str | None = None,
     structures: Sequence[ase.Atoms] = (),
+    elements: Sequence[str] | None = None,
     model_dtype: str | None = None,
     seed: int = 0,
 ) -> Conversion:
@@ -69,6 +67,7 @@ def convert_nequip(
         trust: whether code in the file may be run.
         readout: what to put in place of upstream's readout; ``None`` keeps it.
         structures: to compare on and to fit to; made up where there are none.
+        elements: of structures that are made up; those of the model by default.
         model_dtype: dtype to train and deploy in; the original's where ``None``.
         seed: of new weights and of made-up structures.
 
@@ -84,7 +83,7 @@ def convert_nequip(
     arguments = own_arguments(backbone, builder, given)
     _load(upstream, weights, given)
     rng = np.random.default_rng(seed)
-    frames = list(structures) or made_up_structures(type_names, rng=rng)
+    frames = list(structures) or made_up_structures(elements or type_names, rng=rng)
 
     config = wanted_readout(arguments["readout"], readout)
     dtype_of_file = str(file.arguments["model_dtype"])
@@ -99,36 +98,28 @@ def convert_nequip(
     else:
         compared, reference = model, upstream
     energy_error, force_error = compare(compared, _evaluator(reference), frames, whose=whose)
-    fit, readout_energy_error = None, None
-    if config.kind == "kan":
-        fitted = build_model(backbone, **common | {"readout": config}).eval()
-        _copy_weights(fitted, upstream, backbone, readout=False)
-        fit = _take_over(fitted, model, backbone, structures, rng=rng)
-        readout_energy_error = energy_change(fitted, model, frames)
-        model = fitted
-    common |= {
-        "model_dtype": model_dtype or dtype_of_file,
-        "readout": config.model_dump(mode="json"),
-    }
-    return Conversion(
-        checkpoint=make_checkpoint(
-            path,
-            backbone,
-            model,
-            common,
-            frames,
-            energy_error=energy_error,
-            readout_energy_error=readout_energy_error,
-            made_with=file.versions,
-        ),
+    this = Compared(
+        path=path,
+        backbone=backbone,
+        model=model,
+        arguments=common,
+        dtype=dtype_of_file,
+        copy_weights=partial(_copy_weights, upstream=upstream, backbone=backbone, readout=False),
+        frames=frames,
         energy_error=energy_error,
         force_error=force_error,
-        fit=fit,
-        readout_energy_error=readout_energy_error,
-        num_structures=len(frames),
         compared_with=whose,
         weights="" if file.averages is None else "the exponential moving average",
         note=note,
+        made_with=file.versions,
+    )
+    return finish(
+        this,
+        config,
+        structures=structures,
+        elements=elements or type_names,
+        model_dtype=model_dtype,
+        rng=rng,
     )
 
 
@@ -268,47 +259,3 @@ def _evaluator(model: GraphModel) -> Upstream:
         )
 
     return said
-
-
-def _take_over(
-    target: GraphModel,
-    source: GraphModel,
-    backbone: str,
-    structures: Sequence[ase.Atoms],
-    *,
-    rng: np.random.Generator,
-) -> ReadoutFit:
-    """Fit the KAN of ``target`` to the readout of ``source``, both zero for zero features."""
-    (new,), (old,) = (sites_of(model, backbone)["output"] for model in (target, source))
-    needed = ROWS_PER_WEIGHT * sum(p.numel() for p in new.function.parameters())
-    features = _features(source, old.function, structures, needed=needed, rng=rng)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    with torch.no_grad():
-        targets = old.function(features)
-    return fit_readout(new.function, features, targets, generator=generator)
-
-
-def _features(
-    model: GraphModel,
-    readout: Callable[[torch.Tensor], torch.Tensor],
-    structures: Sequence[ase.Atoms],
-    *,
-    needed: int,
-    rng: np.random.Generator,
-) -> torch.Tensor:
-    """What goes into a readout, [rows, features]; ``needed`` rows at least."""
-    collected: list[torch.Tensor] = []
-    handle = readout.register_forward_pre_hook(
-        lambda _module, inputs: collected.append(inputs[0].detach())
-    )
-    r_max, type_names = float(model.metadata["r_max"]), list(model.type_names)
-    try:
-        with torch.no_grad():
-            for atoms in structures:
-                model.model.func(model_input(atoms, r_max, type_names))
-            while not structures and sum(map(len, collected)) < needed:
-                (atoms,) = random_structures(type_names, 1, rng=rng)
-                model.model.func(model_input(atoms, r_max, type_names))
-    finally:
-        handle.remove()
-    return torch.cat(collected)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import ase
 import torch
 from nequip.data import AtomicDataDict
+from nequip.nn import PerTypeScaleShift
 from nequip.nn.graph_model import GraphModel
 
 from kan_md.backbones.build import sites_of
@@ -16,7 +17,7 @@ from kan_md.backbones.readout_fit import ReadoutFit, clear_readout, fit_readout
 from kan_md.kan.network import KAN
 from kan_md.model.reference import model_input
 
-_ROWS_PER_WEIGHT = 4
+ROWS_PER_WEIGHT = 4
 """Rows of features to fit each weight of a readout to."""
 
 
@@ -44,35 +45,50 @@ def is_exchangeable(function: torch.nn.Module) -> bool:
 def exchange_readouts(
     model: GraphModel,
     old: GraphModel,
-    structures: Sequence[ase.Atoms],
+    structures: Iterable[ase.Atoms],
     *,
     backbone: str,
     generator: torch.Generator,
+    rows_per_weight: float = ROWS_PER_WEIGHT,
 ) -> list[Exchange]:
     """Give the output KANs of a model the functions of another model's readouts.
+
+    What the old readouts give for zero features goes to the energies of the types.
 
     Args:
         model: with the weights of ``old`` everywhere but in these KANs; changed in place.
         old: the trained model, in the same dtype.
-        structures: whose features are fitted to.
+        structures: whose features are fitted to; may be endless where ``rows_per_weight`` is not.
         backbone: of both.
         generator: decides which rows the fits are judged by.
+        rows_per_weight: of a readout, after which no more structures are evaluated.
     """
     if backbone == "mace":
-        return _exchange_of_mace(model, old, structures, generator)
+        done = _exchange_of_mace(model, old, structures, generator, rows_per_weight)
+        _shift_energies(model, sum(exchange.offset for exchange in done))
+        return done
     (new,), (before,) = (sites_of(m, backbone)["output"] for m in (model, old))
     if not is_exchangeable(new.function):
         return []
-    features = _inputs(old, before.function, structures, needed=_needed(new.function))
+    enough = rows_per_weight * _num_weights(new.function)
+    features = _inputs(old, before.function, structures, enough=enough)
     fit = fit_readout(new.function, features, before.function(features), generator=generator)
     return [Exchange("readout", fit)]
+
+
+def _shift_energies(model: GraphModel, offset: float) -> None:
+    """Add an energy, in units of the readouts, to the energies of all types."""
+    if offset:
+        (module,) = (m for m in model.modules() if isinstance(m, PerTypeScaleShift))
+        module.shifts += offset * module.scales
 
 
 def _exchange_of_mace(
     model: GraphModel,
     old: GraphModel,
-    structures: Sequence[ase.Atoms],
+    structures: Iterable[ase.Atoms],
     generator: torch.Generator,
+    rows_per_weight: float,
 ) -> list[Exchange]:
     """Each layer's KAN takes over what upstream's block beside it leaves."""
     done = []
@@ -86,7 +102,8 @@ def _exchange_of_mace(
             clear_readout(beside.function)
             done.append(Exchange(place, None))
             continue
-        features = _inputs(old, before, structures, needed=_needed(beside.function))
+        enough = rows_per_weight * _num_weights(beside.function)
+        features = _inputs(old, before, structures, enough=enough)
         targets = _value(before, features) - _value_of_block(new, features)
         nothing = torch.zeros_like(features[:1])
         offset = float(_value(before, nothing) - _value_of_block(new, nothing))
@@ -119,8 +136,8 @@ def _value_of_block(readout: MACEReadout, features: torch.Tensor) -> torch.Tenso
     )
 
 
-def _needed(kan: KAN) -> int:
-    return _ROWS_PER_WEIGHT * sum(parameter.numel() for parameter in kan.parameters())
+def _num_weights(kan: KAN) -> int:
+    return sum(parameter.numel() for parameter in kan.parameters())
 
 
 def _inputs(
@@ -128,9 +145,9 @@ def _inputs(
     module: torch.nn.Module,
     structures: Iterable[ase.Atoms],
     *,
-    needed: int,
+    enough: float,
 ) -> torch.Tensor:
-    """What a module sees of structures, [rows, features]; about ``needed`` rows."""
+    """What a module sees of structures, [rows, features], until there are ``enough`` rows."""
     collected: list[torch.Tensor] = []
 
     def keep(_: torch.nn.Module, inputs: tuple) -> None:
@@ -144,7 +161,7 @@ def _inputs(
     try:
         for atoms in structures:
             model.model.func(model_input(atoms, r_max, type_names))
-            if sum(map(len, collected)) >= needed:
+            if sum(map(len, collected)) >= enough:
                 break
     finally:
         handle.remove()

@@ -129,13 +129,7 @@ def start_readouts(
         return []
     chosen = frames[:: max(1, len(frames) // _NUM_FITTED)]
     generator = torch.Generator().manual_seed(seed)
-    done = exchange_readouts(model, old, chosen, backbone=backbone, generator=generator)
-    offset = sum(exchange.offset for exchange in done)
-    if offset:
-        (module,) = (m for m in model.modules() if isinstance(m, PerTypeScaleShift))
-        with torch.no_grad():
-            module.shifts += offset * module.scales
-    return done
+    return exchange_readouts(model, old, chosen, backbone=backbone, generator=generator)
 
 
 def check_source(

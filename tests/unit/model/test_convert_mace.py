@@ -8,6 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
+from ase.data import chemical_symbols
 from ase.io import write
 from e3nn.util.codegen import CodeGenMixin
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.backbones.weights import WeightsDoNotFitError, load_weights
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
+from kan_md.model.conversion import made_up_structures
 from kan_md.model.convert_mace import _mace_input, convert_mace
 from kan_md.model.random_structures import random_structures
 from kan_md.model.reference import evaluate
@@ -301,3 +303,14 @@ def test_report_names_the_errors():
     assert rows["largest energy error"] == "2.0e-09 eV"
     assert rows["variance explained"] == "99.870 %"
     assert rows["energy error added"] == "0.150 meV/atom"
+
+
+@pytest.mark.parametrize("count", [1, 2, 30, 89])
+def test_made_up_structures_hold_all_elements_and_two_crystals(count):
+    names = chemical_symbols[1 : count + 1]
+    frames = made_up_structures(names, rng=np.random.default_rng(0))
+    assert [bool(atoms.pbc.all()) for atoms in frames[:3]] == [True, True, False]
+    clusters = frames[2:]
+    assert set(names) == {symbol for atoms in clusters for symbol in atoms.symbols}
+    assert all(len(atoms) <= 24 for atoms in clusters)
+    assert len(frames) <= 2 + -(-count // 24)  # no more than it takes: each costs upstream's speed
