@@ -91,7 +91,7 @@ RATES = [  # whether the learning rate is what one readout wins by
     for label, readout in (("KAN", KAN), ("MLP 16", MLP), ("linear", LINEAR))
 ]
 # The size of the densities: grids are fitted to any, weights start at one.
-SCALED, OTHER_SCALES = (
+SCALED, SMALLER, LARGER = (
     [
         Row(
             label=f"{label}, divided by {norm}",
@@ -105,7 +105,7 @@ SCALED, OTHER_SCALES = (
             ("linear", LINEAR),
         )
     ]
-    for norm in (2, 6)
+    for norm in (2, 6, 1)
 )
 LONGER = [  # and whether the number of epochs is
     Row(label=f"{label}, {3 * EPOCHS} epochs", model=MACE, readout=readout, epochs=3 * EPOCHS)
@@ -131,7 +131,8 @@ ROWS = [
     *PER_ELEMENT,
     *FIXED,
     *SCALED,
-    *OTHER_SCALES,
+    *LARGER,
+    *SMALLER,
     *RATES,
     *LONGER,
     *ADAMW,
@@ -142,8 +143,9 @@ ROWS = [
 WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
     (("Ag",), [*READOUTS, *ASSUMED], SEEDS),
     (("HfO2",), [*READOUTS, *ASSUMED, *PER_ELEMENT], SEEDS),
-    (("Ag", "HfO2"), SCALED, SEEDS),
-    (("Ag", "HfO2"), OTHER_SCALES, (1,)),
+    (("HfO2", "Ag"), SCALED, SEEDS),
+    (("HfO2", "Ag"), LARGER, (1,)),
+    (("Ag", "HfO2"), SMALLER, (1,)),
     (("Ag", "HfO2"), RATES, (1,)),
     (("Ag", "HfO2"), ADAMW, (1,)),
     (("Ag", "HfO2", "Si"), FIXED, (1,)),
