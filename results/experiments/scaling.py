@@ -267,7 +267,8 @@ def _draw_model(axes: Axes, entries: list[tuple[int, int, dict]], name: str, col
         for count in ranks
     ]
     axes.plot(ranks, times, color=colour, label=name)
-    axes.plot(ranks, [times[0] / count for count in ranks], color=colour, linestyle=":")
+    ideal = [times[0] / count for count in ranks]
+    axes.plot(ranks, ideal, color=colour, linestyle=":", label=f"{name}, ideal")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
