@@ -127,7 +127,7 @@ def save_melting(stored: dict, path: Path) -> bool:
         whose = f"{entry['readout']} ({TITLES[entry['labels']]})" if entry["readout"] else "Ag_u3"
         axes.plot(time, temperature, line, color=colour, lw=1.2, label=whose)
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(t for _, run in runs for _, t in run["trace"]))
     axes.set_xlabel("time (ps)", fontsize=9)
     axes.set_ylabel("temperature, crystal beside melt (K)", fontsize=9)
     axes.legend(frameon=False, fontsize=8, loc="lower right")

@@ -243,7 +243,7 @@ _READING = (
     "them turns out: models of like errors differ here by more than their errors do.",
     "- A seed or two per readout and 60 epochs. ± is the scatter of training alone; what the data "
     "leave open is not in it. Of phonons the figure shows one seed.",
-    "- Melting is of one box, one orientation, (100), and one run, started from what a small box "
-    "says. Its ± does not hold the finite size, and the crystal fraction drifts in runs as short "
-    "as these: ten kelvin are not told apart. --along 400 makes it 10^5 atoms.",
+    "- Melting is of one box, one orientation, (100), and one run, started from a guess or from "
+    "what a small box says. Its ± does not hold the finite size, and the crystal fraction drifts "
+    "in runs as short as these: ten kelvin are not told apart. --along 400 makes it 10^5 atoms.",
 )

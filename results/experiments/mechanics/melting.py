@@ -209,11 +209,12 @@ def read_run(folder: Path, *, guess: float, setting: Setting) -> Melting:
     trace = read_trace(folder)
     trace = trace[trace[:, 0] <= setting.steps]
     half = trace[trace[:, 0] > setting.steps / 2]
-    blocks = [part[:, 1].mean() for part in np.array_split(half, _BLOCKS)]
+    number = min(_BLOCKS, len(half))  # a short run has few lines
+    blocks = [part[:, 1].mean() for part in np.array_split(half, number)]
     return Melting(
         guess=guess,
         temperature=float(half[:, 1].mean()),
-        error=float(np.std(blocks, ddof=1) / np.sqrt(_BLOCKS)),
+        error=float(np.std(blocks, ddof=1) / np.sqrt(number)),
         pressure=float(half[:, 2].mean()),
         crystal=crystal_share(read_profiles(folder)),
         drift=float(1e3 * (trace[-1, 4] - trace[0, 4])),
