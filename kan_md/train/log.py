@@ -31,7 +31,7 @@ _SHARE_OF_CURVES = 0.01
 def epoch_values(trainer: Trainer) -> dict[str, float]:
     """Losses and errors of the epoch that ends, by short name, e.g. ``val_forces_mae``."""
     values = {}
-    for key, value in trainer.callback_metrics.items():
+    for key, value in trainer.lightning_module.values_of_epoch.items():
         part, _, name = key.partition("/")
         if part == "train_loss_epoch":
             values["train_loss" if name == "weighted_sum" else f"train_{name}"] = float(value)

@@ -67,7 +67,7 @@ class LossShares(Checkpoint):
         when = f"in epoch {trainer.current_epoch + 1}"
         means = {
             key.removeprefix(_EPOCH): value
-            for key, value in trainer.callback_metrics.items()
+            for key, value in trainer.lightning_module.values_of_epoch.items()
             if key.startswith(_EPOCH)
         }
         terms = self._tell(means, coefficients, when=when)

@@ -23,6 +23,7 @@ from kan_md.model.readout_exchange import Exchange
 from kan_md.train.agreement import of_all
 from kan_md.train.finetune import take_weights
 from kan_md.train.losses import Errors, TargetError
+from kan_md.train.metrics import MONITOR
 from kan_md.train.some_centres import with_some_centres
 
 MODEL_KEY = "sole_model"
@@ -39,6 +40,7 @@ class _KanModel:
         transfer: what was taken over from another model, if any.
         exchanged: readouts that start as that model's functions.
         form: what evaluates the model in training, validation and test; it owns nothing.
+        values_of_epoch: losses and errors of the last epoch, by nequip's names.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class _KanModel:
         self.form = Form(self.model[MODEL_KEY], form)
         self._on_edges = functions_are_on_edges(kwargs["model"]["backbone"])
         self.exchanged: list[Exchange] = []
+        self.values_of_epoch: dict[str, Any] = {}
         self.penalties = dict(regularization or {})
         self._sums_of_step: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for metric in self.loss.values():
@@ -83,10 +86,19 @@ class _KanModel:
             model = with_module_replaced(model, "model", model.model.func)
         model(batch.copy())
 
-    def log_dict(self, *args: Any, **kwargs: Any) -> None:
-        """While training, for callbacks; what loggers get is in :mod:`kan_md.train.log`."""
-        fits = self.trainer.state.fn == TrainerFn.FITTING
-        super().log_dict(*args, **({**kwargs, "logger": False} if fits else kwargs))
+    def log_dict(self, values: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        """While training, keep all and give Lightning what decides on checkpoints.
+
+        Lightning takes milliseconds for each value, and loggers get theirs elsewhere
+        (:mod:`kan_md.train.log`).
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            super().log_dict(values, *args, **kwargs)
+            return
+        self.values_of_epoch |= values
+        watched = {name: values[name] for name in values if name == MONITOR}
+        if watched:
+            super().log_dict(watched, *args, **kwargs, logger=False)
 
     def training_step(
         self, batch: AtomicDataDict.Type, batch_idx: int, dataloader_idx: int = 0
