@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+_ENDINGS = {"nequip": ".ckpt", "metatomic": ".pt"}
+
 
 def register(app: typer.Typer) -> None:
     """Add ``export`` to the command line."""
@@ -19,8 +21,12 @@ def register(app: typer.Typer) -> None:
 def export(
     model: Annotated[Path, typer.Argument(help="Trained potential.", metavar="MODEL.pth")],
     form: Annotated[
-        Literal["nequip"],
-        typer.Option("--format", help="nequip: a checkpoint for nequip's calculator and tools."),
+        Literal["nequip", "metatomic"],
+        typer.Option(
+            "--format",
+            help="nequip: a checkpoint for nequip's calculator and tools; metatomic: a file for "
+            "its ASE calculator and engines.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; beside MODEL by default.")
@@ -31,14 +37,14 @@ def export(
     """Write a potential for other programs.
 
     A checkpoint of nequip is for nequip's ASE calculator, nequip-compile and nequip-package, where
-    kan-md is installed too. Optimisation passes of `kan-md deploy` are not in it.
+    kan-md is installed too. Optimisation passes of `kan-md deploy` are not in it. A file of
+    metatomic stands alone, for processors, with those passes that a portable file has.
 
     Example: kan-md export model.pth --format nequip -o model.ckpt
     """
     from kan_md.errors import user_error
     from kan_md.files import check_writable
     from kan_md.model.checkpoint import load_checkpoint
-    from kan_md.model.export_nequip import export_nequip
     from kan_md.tasks.choose import task_of_checkpoint
 
     checkpoint = load_checkpoint(model)
@@ -50,23 +56,37 @@ def export(
             allowed="potential",
             remedy="deploy it with kan-md deploy",
         )
-    path = output or model.with_suffix(".ckpt")
-    if path.suffix != ".ckpt":
+    ending = _ENDINGS[form]
+    path = output or model.with_suffix(ending)
+    if path.suffix != ending:
+        what = {"nequip": "checkpoint", "metatomic": "file"}[form]
         raise user_error(
-            "ending of the checkpoint's name",
+            f"ending of the {what}'s name",
             found=path.name,
-            allowed=".ckpt, by which nequip knows it",
+            allowed=f"{ending}, by which {form} knows it",
             remedy="change -o",
         )
-    for file in (path, path.with_suffix(".xyz")):
-        check_writable(file, overwrite=overwrite)
-    structures = export_nequip(checkpoint, path)
-    summary = {
-        "output": str(path),
-        "structures": str(structures),
-        "needs": "nequip and kan-md",
-        "passes": "none",
-    }
+    check_writable(path, overwrite=overwrite)
+    if form == "nequip":
+        from kan_md.model.export_nequip import export_nequip
+
+        check_writable(path.with_suffix(".xyz"), overwrite=overwrite)
+        summary = {
+            "output": str(path),
+            "structures": str(export_nequip(checkpoint, path)),
+            "needs": "nequip and kan-md",
+            "passes": "none",
+        }
+    else:
+        from kan_md_deploy.metatomic import export_metatomic
+
+        written = export_metatomic(model, path)
+        summary = {
+            "output": str(path),
+            "needs": "metatomic-torch",
+            "dtype": written.dtype,
+            "passes": ", ".join(written.passes) or "none",
+        }
     if as_json:
         typer.echo(json.dumps(summary))
         return
