@@ -209,7 +209,9 @@ class ModelConfig(Section):
         per_type_energy_scales: ``forces_rms`` of the training set, or a number in eV. With
             ``training.init_from`` the words mean that model's; ``zero`` and numbers are what they
             say.
-        avg_num_neighbors: ``auto`` counts the training set.
+        avg_num_neighbors: what sums over neighbours are divided by; in Allegro and NequIP by its
+            root. ``auto`` counts those of the training set. It decides how large the inputs of a
+            MACE's readout are, and so how fast one that is not fitted to them learns.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
