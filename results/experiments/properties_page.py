@@ -241,6 +241,9 @@ _READING = (
     "not make a surface energy right.",
     "- Test errors are those of frames like the training's, and do not say how a property far from "
     "them turns out: models of like errors differ here by more than their errors do.",
+    "- Sums over neighbours are divided by their number, as mace-torch does it. Linear readouts "
+    "and MLPs learn slowly then, see [search](search.md): what readouts differ by here is in part "
+    "that.",
     "- A seed or two per readout and 60 epochs. ± is the scatter of training alone; what the data "
     "leave open is not in it. Of phonons the figure shows one seed.",
     "- Melting is of one box, one orientation, (100), and one run, started from a guess or from "
