@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -55,7 +56,8 @@ class KANCalculator(Calculator):
 
     Raises:
         KanMdError: the file cannot be used, an unknown form, or (at a calculation) a structure has
-            an element that the model does not know.
+            an element that the model does not know or atoms on one another, or energy or forces
+            are not finite.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -124,6 +126,14 @@ class KANCalculator(Calculator):
             )
         found = self.model.predict(self.atoms)
         energy = float(found["energy"])
+        if not (np.isfinite(energy) and np.isfinite(found["forces"]).all()):
+            raise user_error(
+                "energy and forces must be finite numbers",
+                found=f"energy {energy} eV, largest force {np.abs(found['forces']).max():.3g} eV/Å",
+                allowed=None,
+                remedy="atoms are likely far from all training data: reduce the time step, relax "
+                "first, or check the structure",
+            )
         self.results = {
             "energy": energy,
             # There is no electronic temperature: both energies are the same.

@@ -14,8 +14,8 @@ from nequip.data.dataset import AtomicDataset
 
 from kan_md.data.batches import Batches, Share
 from kan_md.data.graph_store import GraphStore
-from kan_md.errors import user_error
 from kan_md.model.cells import completed_cell
+from kan_md.model.graph import refuse_close_atoms
 from kan_md.model.reference import model_input
 from kan_md.tasks.targets import STRESS, Target, label_weight
 
@@ -113,7 +113,12 @@ def _input(
     atoms: Atoms, r_max: float, type_names: Sequence[str], with_cell: bool
 ) -> AtomicDataDict.Type:
     data = model_input(atoms, r_max, type_names)
-    _refuse_overlap(atoms, data)
+    refuse_close_atoms(
+        atoms,
+        edge_lengths(data).square(),
+        data[AtomicDataDict.EDGE_INDEX_KEY],
+        closest=CLOSEST_PAIR,
+    )
     if with_cell and AtomicDataDict.CELL_KEY not in data:
         # Without images the cell has no effect but as the volume of a stress that has no label.
         cell = torch.from_numpy(completed_cell(atoms)).view(1, 3, 3)
@@ -132,18 +137,6 @@ def edge_lengths(data: AtomicDataDict.Type) -> torch.Tensor:
         cell = data[AtomicDataDict.CELL_KEY].view(3, 3)
         vectors = vectors + data[AtomicDataDict.EDGE_CELL_SHIFT_KEY] @ cell
     return vectors.norm(dim=-1)
-
-
-def _refuse_overlap(atoms: Atoms, data: AtomicDataDict.Type) -> None:
-    lengths = edge_lengths(data)
-    if lengths.numel() and lengths.min() < CLOSEST_PAIR:
-        pair = data[AtomicDataDict.EDGE_INDEX_KEY][:, lengths.argmin()].tolist()
-        raise user_error(
-            f"atoms overlap in {atoms.info.get('source', atoms.get_chemical_formula())}",
-            found=f"atoms {pair[0]} and {pair[1]} at {lengths.min():.3g} Å",
-            allowed=f">= {CLOSEST_PAIR} Å",
-            remedy="remove the structure",
-        )
 
 
 def _with_labels(

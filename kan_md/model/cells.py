@@ -28,8 +28,15 @@ def completed_cell(atoms: ase.Atoms) -> np.ndarray:
     that are not periodic if all three lie in a plane.
 
     Raises:
-        KanMdError: periodic vectors are missing or lie in a plane.
+        KanMdError: a vector is not finite, or periodic ones are missing or lie in a plane.
     """
+    if not np.isfinite(atoms.cell.array).all():
+        raise user_error(
+            "cell vectors must be finite",
+            found=str(atoms.cell.array.tolist()),
+            allowed=None,
+            remedy="check the structure",
+        )
     if float(atoms.cell.volume) > SMALLEST_VOLUME:
         return atoms.cell.array.copy()
     periodic = atoms.cell.array[atoms.pbc]

@@ -13,6 +13,9 @@ from matscipy.neighbours import neighbour_list
 from kan_md.errors import user_error
 from kan_md.model.cells import completed_cell
 
+COINCIDENT = 0.01
+"""Å; atoms closer than this sit on one another, here as in the pair styles."""
+
 
 class EdgeGraph(NamedTuple):
     """What a deployed potential takes, for one structure of which every atom is local.
@@ -51,10 +54,12 @@ def edge_graph(atoms: ase.Atoms, r_max: float, type_names: Sequence[str]) -> Edg
         type_names: element symbols in the order of the type index.
 
     Raises:
-        KanMdError: an element is none of ``type_names``, or a position is not finite.
+        KanMdError: an element is none of ``type_names``, a position is not finite, or two atoms sit
+            on one another.
     """
     types = atom_types_of(atoms, type_names)
     edges = periodic_edges(atoms, r_max)
+    refuse_close_atoms(atoms, edges.edge_vectors.square().sum(1), edges.edge_index)
     return EdgeGraph(edges.edge_vectors, edges.edge_index, types)
 
 
@@ -91,6 +96,39 @@ def periodic_edges(atoms: ase.Atoms, r_max: float) -> PeriodicEdges:
         edge_vectors=torch.from_numpy(vectors[order].astype(np.float64)),
         edge_index=torch.from_numpy(np.stack([i[order], j[order]]).astype(np.int64)),
         edge_cell_shift=torch.from_numpy(shifts[order].astype(np.float64)),
+    )
+
+
+def refuse_close_atoms(
+    atoms: ase.Atoms,
+    squares: torch.Tensor,
+    edge_index: torch.Tensor,
+    *,
+    closest: float = COINCIDENT,
+) -> None:
+    """Refuse pairs of atoms without a distance: functions of directions need one.
+
+    Args:
+        atoms: the structure, for the message.
+        squares: [num_edges], squared lengths, Å².
+        edge_index: [2, num_edges].
+        closest: Å.
+
+    Raises:
+        KanMdError: an edge is shorter than that.
+    """
+    if not len(squares) or float(squares.min()) >= closest**2:
+        return
+    edge = int(squares.argmin())
+    centre, neighbour = sorted(edge_index[:, edge].tolist())
+    length = float(squares[edge]) ** 0.5
+    raise user_error(
+        f"atoms of {atoms.info.get('source', atoms.get_chemical_formula())} must not sit on one "
+        "another",
+        found=f"numbers {centre} and {neighbour} at a distance of {length:.3g} Å",
+        allowed=f"{closest} Å and more",
+        remedy="remove the structure, or duplicates from it (ase.geometry.get_duplicate_atoms); "
+        "mind both sides of a periodic cell",
     )
 
 

@@ -16,7 +16,12 @@ import numpy as np
 import torch
 
 from kan_md.model.cells import SMALLEST_VOLUME, completed_cell
-from kan_md.model.graph import EdgeGraph, atom_types_of, periodic_edges
+from kan_md.model.graph import (
+    EdgeGraph,
+    atom_types_of,
+    periodic_edges,
+    refuse_close_atoms,
+)
 
 SKIN = 0.5
 """Å; half as much may two atoms move against the others before a list is made anew."""
@@ -59,8 +64,8 @@ class KeptEdges:
         """Types and neighbours.
 
         Raises:
-            KanMdError: an element is unknown, a position is not finite, or there is no cell where
-                one is needed.
+            KanMdError: an element is unknown, a position is not finite, two atoms sit on one
+                another, or there is no cell where one is needed.
         """
         if self._kept is None or not self._holds(self._kept, atoms):
             self._kept = self._make(atoms)
@@ -68,7 +73,9 @@ class KeptEdges:
         vectors = positions.index_select(0, kept.index[1])
         vectors -= positions.index_select(0, kept.index[0])
         vectors += self._shifts(kept, atoms)
-        near = (vectors.square().sum(1) < self._r_max**2).nonzero().view(-1)
+        squares = vectors.square().sum(1)
+        refuse_close_atoms(atoms, squares, kept.index)
+        near = (squares < self._r_max**2).nonzero().view(-1)
         return EdgeGraph(
             vectors.index_select(0, near), kept.index.index_select(1, near), kept.types
         )
@@ -104,6 +111,8 @@ class KeptEdges:
         ):
             return False
         cell, then, smallest = atoms.cell.array, kept.positions, 1.0
+        if not np.isfinite(cell).all():
+            return False
         if not np.array_equal(cell, kept.cell):
             if min(abs(np.linalg.det(c)) for c in (cell, kept.cell)) < SMALLEST_VOLUME:
                 return False

@@ -12,7 +12,7 @@ from nequip.data import AtomicDataDict
 from nequip.nn.graph_model import GraphModel
 
 from kan_md.model.cells import completed_cell
-from kan_md.model.graph import atom_types_of, periodic_edges
+from kan_md.model.graph import atom_types_of, periodic_edges, refuse_close_atoms
 
 
 class ReferenceFrame(TypedDict):
@@ -44,6 +44,7 @@ def model_input(
 ) -> dict[str, torch.Tensor]:
     """A structure as nequip models take it: positions, cell, types and neighbour list."""
     edges = periodic_edges(atoms, r_max)
+    refuse_close_atoms(atoms, edges.edge_vectors.square().sum(1), edges.edge_index)
     data = {
         AtomicDataDict.POSITIONS_KEY: torch.from_numpy(atoms.get_positions()),
         AtomicDataDict.ATOM_TYPE_KEY: atom_types_of(atoms, type_names),

@@ -177,3 +177,26 @@ def test_calculator_keeps_its_neighbours(crystal):
         crystal.get_forces()
     assert crystal.calc.model.edges.num_made == 1
     assert not np.allclose(crystal.get_forces(), forces)
+
+
+@pytest.mark.parametrize("form", ["compiled", "exact"])
+@pytest.mark.parametrize("backbone", ["allegro", "nequip", "mace"])
+def test_atoms_on_one_another_have_no_forces(tiny_checkpoint, backbone, form):
+    """Directions are not defined; a compiled model gave NaN, or forces of rounding nearby."""
+    path = tiny_checkpoint(backbone, type_names=("Cu", "Au"), r_max=3.5)
+    atoms = Atoms("CuAu", [(0, 0, 0), (2.5, 0, 0)], calculator=KANCalculator(path, form=form))
+    expected = atoms.get_forces()
+    for distance in (0.0, 1e-9, 0.009):
+        atoms.positions[1, 0] = distance
+        with pytest.raises(KanMdError, match="atoms of AuCu must not sit on one another"):
+            atoms.get_forces()
+    atoms.positions[1, 0] = 2.5
+    np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-12)
+
+
+def test_forces_that_are_not_finite_are_refused(crystal, monkeypatch):
+    found = crystal.calc.model.predict(crystal)
+    found["forces"][3, 1] = np.inf
+    monkeypatch.setattr(crystal.calc.model, "predict", lambda atoms: found)
+    with pytest.raises(KanMdError, match="largest force inf"):
+        crystal.get_forces()

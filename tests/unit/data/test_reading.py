@@ -153,7 +153,9 @@ def test_unknown_element_is_named(alloy_frames):
 
 def test_overlapping_atoms_are_refused():
     atoms = Atoms("Ag2", [(0, 0, 0), (0.05, 0, 0)])
-    with pytest.raises(KanMdError, match=r"atoms 0 and 1 at 0\.05 Å"):
+    with pytest.raises(
+        KanMdError, match=r"got numbers 0 and 1 at a distance of 0\.05 Å; allowed: 0\.2 Å"
+    ):
         FramesDataset([atoms], 3.0, type_names=["Ag"], targets=[])
 
 

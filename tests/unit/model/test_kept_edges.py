@@ -112,3 +112,24 @@ def test_wrong_structures_are_refused_after_a_good_one(crystal):
     crystal.symbols[0] = "H"
     with pytest.raises(KanMdError, match=r"got H; allowed: Cu, Au"):
         kept(crystal)
+
+
+def test_atoms_that_come_to_sit_on_one_another_are_refused(crystal):
+    kept = KeptEdges(R_MAX, NAMES)
+    for distance in (0.001, 0.009):
+        crystal.positions[2] = crystal.positions[5] + [0, 0, 0.02] + crystal.cell[0]
+        agree(kept, crystal)
+        crystal.positions[2, 2] += distance - 0.02
+        for find in (kept, lambda atoms: edge_graph(atoms, R_MAX, NAMES)):
+            with pytest.raises(
+                KanMdError, match=rf"got numbers 2 and 5 at a distance of {distance}"
+            ):
+                find(crystal)
+
+
+def test_a_cell_that_is_not_finite_is_refused_after_a_good_one(crystal):
+    kept = KeptEdges(R_MAX, NAMES)
+    kept(crystal)
+    crystal.cell[1, 1] = np.inf
+    with pytest.raises(KanMdError, match="cell vectors must be finite"):
+        kept(crystal)
