@@ -110,7 +110,8 @@ def test_edges_of_strange_cells_are_all_pairs(name):
 
 
 def test_types_follow_the_names_and_dtypes_the_contract():
-    vectors, index, types = edge_graph(Atoms("AuCuAu"), 3.0, ["Cu", "Au"])
+    atoms = Atoms("AuCuAu", [(0, 0, 0), (2, 0, 0), (0, 2, 0)])
+    vectors, index, types = edge_graph(atoms, 3.0, ["Cu", "Au"])
     assert types.tolist() == [1, 0, 1]
     assert (vectors.dtype, index.dtype, types.dtype) == (
         torch.float64,
