@@ -11,13 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kan_md.evaluate.functions import LearnedFunction
-from kan_md.figures import COLOURS, INK, new_figure, plain_axes, save_figure
+from kan_md.figures import COLOURS, GREY, INK, new_figure, plain_axes, save_figure
 
 _COLUMNS = 4
 _MOST_PANELS = 24
 """In one figure; the types share them."""
 _MOST_NAMED = 6
 _BARS = "#d5dae1"
+_ROLES = {"unused": "unused", "line": "a line"}
 _WIDTH, _HEIGHT = 2.9, 2.35
 
 
@@ -65,7 +66,7 @@ def draw_function(axes: Axes, function: LearnedFunction, *, named: bool) -> None
     behind.set_axis_off()
     factor = 1e3 if function.unit else 1.0
     for number, curve in enumerate(function.curves):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = COLOURS[number % len(COLOURS)] if function.role == "curve" else GREY
         width = 1.8 if len(function.curves) == 1 else 0.9
         axes.plot(function.argument, factor * curve, color=colour, linewidth=width)
     low, high = function.argument[[0, -1]]
@@ -81,7 +82,8 @@ def draw_function(axes: Axes, function: LearnedFunction, *, named: bool) -> None
     size = f"{factor * function.contribution:.3g}{' meV' if function.unit else ''}"
     place = [function.type_name] if named else []
     place += [function.place] if function.place else []
-    axes.set_title(", ".join([*place, size]), fontsize=9, color=INK)
+    role = [_ROLES[function.role]] if function.role in _ROLES else []
+    axes.set_title(", ".join([*place, size, *role]), fontsize=9, color=INK)
 
 
 def _argument_label(function: LearnedFunction) -> str:
@@ -108,4 +110,6 @@ def figure_title(functions: Sequence[LearnedFunction], name: str) -> str:
     counts = {f.type_name: f"{int(f.counts.sum()):,} of {f.type_name}" for f in functions}
     numbers = ", ".join(list(counts.values())[:_MOST_NAMED])
     text += f"\ngrey: histogram of the arguments ({first.rows}: {numbers})"
+    if any(f.role != "curve" for f in functions):
+        text += "; grey curve: unused, or a line"
     return text + ("; dotted: end of the grid" if grids else "")

@@ -14,8 +14,10 @@ the KAN adds. By themselves they mean nothing: other terms can take them over.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
 
 import ase
 import numpy as np
@@ -38,6 +40,12 @@ _BEYOND = 0.04
 """By how much of their range curves go on beyond the arguments."""
 _FEWEST_ROWS = 3
 """With fewer arguments there is no line to take out of a function."""
+_QUANTILES = 401
+_SMALL = 0.01
+"""Of the largest function of a type: what is less is not used, or no more than a line."""
+_ROUNDING = 1e-6
+
+Role = Literal["curve", "line", "unused"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,11 @@ class LearnedFunction:
         outside: share of the arguments beyond the grid.
         edges: [num_bins + 1], of the histogram.
         counts: [num_bins], arguments.
+        quantiles: [401], of the arguments, from the smallest to the largest one.
+        values: [num_outputs, 401], F_k at the quantiles with its line.
+        mean: over the arguments, of the first output with its line; zero for functions of edges.
+        role: ``unused`` where the spread is less than a hundredth of the type's largest, ``line``
+            where the contribution is that, otherwise ``curve``.
     """
 
     place: str
@@ -80,6 +93,10 @@ class LearnedFunction:
     outside: float
     edges: np.ndarray
     counts: np.ndarray
+    quantiles: np.ndarray
+    values: np.ndarray
+    mean: float
+    role: Role
 
     def as_json(self) -> dict[str, object]:
         """Plain values."""
@@ -90,8 +107,8 @@ class LearnedFunction:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """A KAN readout: its first layer for all types, or for one."""
+class Readout:
+    """A KAN readout: its first layer for all types, or for one (its index ``of_type``)."""
 
     place: str
     layer: KANLayer
@@ -114,7 +131,7 @@ def learned_functions(
             elements.
     """
     model = checkpoint.build().eval()
-    blocks = list(_blocks(model, checkpoint))
+    blocks = kan_readouts(model, checkpoint)
     names = checkpoint.type_names
     frames = list(structures) or [frame_atoms(f, names) for f in checkpoint.reference_frames]
     arguments, centres, factors = _collect(model, blocks, frames, checkpoint)
@@ -135,10 +152,36 @@ def learned_functions(
             remedy="add --data with structures that have neighbours",
         )
     order = {name: place for place, name in enumerate(names)}
-    return sorted(found, key=lambda f: (order[f.type_name], -f.contribution))
+    return sorted(_with_roles(found), key=lambda f: (order[f.type_name], -f.contribution))
 
 
-def _blocks(model: torch.nn.Module, checkpoint: Checkpoint) -> Iterator[_Block]:
+def _with_roles(functions: list[LearnedFunction]) -> list[LearnedFunction]:
+    """Say which are unused or lines, among those of one type whose values have a common unit."""
+
+    def key(function: LearnedFunction) -> tuple[str, str]:
+        return function.type_name, function.unit or f"hidden, {function.place}"
+
+    told = []
+    for _, group in groupby(sorted(functions, key=key), key=key):
+        mine = list(group)
+        spread = max(f.spread for f in mine)
+        contribution = max(f.contribution for f in mine)
+        for f in mine:
+            role: Role = "curve"
+            if f.spread <= _SMALL * spread:
+                role = "unused"
+            elif f.contribution <= max(_SMALL * contribution, _ROUNDING * f.spread):
+                role = "line"
+            told.append(replace(f, role=role))
+    return told
+
+
+def kan_readouts(model: torch.nn.Module, checkpoint: Checkpoint) -> list[Readout]:
+    """KANs at the output of a potential.
+
+    Raises:
+        KanMdError: there are none.
+    """
     slots = sites_of(model, checkpoint.backbone).get("output", [])
     functions = [(slot.place, slot.function) for slot in slots]
     blocks = []
@@ -151,7 +194,7 @@ def _blocks(model: torch.nn.Module, checkpoint: Checkpoint) -> Iterator[_Block]:
             continue
         place = place if len(functions) > 1 else ""
         blocks += [
-            _Block(place, kan.layers[0], len(kan.layers) == 1, of_type, function)
+            Readout(place, kan.layers[0], len(kan.layers) == 1, of_type, function)
             for of_type, kan in kans
         ]
     if not blocks:
@@ -162,12 +205,12 @@ def _blocks(model: torch.nn.Module, checkpoint: Checkpoint) -> Iterator[_Block]:
             allowed="a potential with a KAN at its output",
             remedy="leave --plot out, or give such a model",
         )
-    yield from blocks
+    return blocks
 
 
 def _collect(
     model: torch.nn.Module,
-    blocks: list[_Block],
+    blocks: list[Readout],
     frames: Sequence[ase.Atoms],
     checkpoint: Checkpoint,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
@@ -208,7 +251,7 @@ def _collect(
 
 @torch.no_grad()
 def _of_type(
-    block: _Block, x: torch.Tensor, scale: float, type_name: str, rows: str
+    block: Readout, x: torch.Tensor, scale: float, type_name: str, rows: str
 ) -> list[LearnedFunction]:
     """Functions of one first layer over the arguments of one type."""
     layer = copy.deepcopy(block.layer).double()  # what is left of a line is small
@@ -229,6 +272,9 @@ def _of_type(
     drawn = scale * layer.univariate(points)
     drawn = drawn - constant - slope * points.unsqueeze(2)
     ends = _grid_in_arguments(layer)
+    ranks = torch.linspace(0, 1, _QUANTILES, dtype=torch.float64)
+    quantiles = torch.stack([torch.from_numpy(np.quantile(c.numpy(), ranks)) for c in x.t()], 1)
+    whole = scale * layer.univariate(quantiles)  # [quantiles, in, out]
     found = []
     for number in range(layer.in_features):
         mine = x[:, number].numpy()
@@ -251,6 +297,10 @@ def _of_type(
                 outside=float(np.mean((mine < grid[0]) | (mine > grid[1]))),
                 edges=edges,
                 counts=counts,
+                quantiles=quantiles[:, number].numpy(),
+                values=whole[:, number].t().numpy(),
+                mean=float(means[number, 0]),
+                role="curve",
             )
         )
     return found

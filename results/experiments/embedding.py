@@ -120,6 +120,7 @@ def eam_function(frames: Sequence[Atoms]) -> LearnedFunction:
     argument = np.linspace(rho.min() - 0.04 * width, rho.max() + 0.04 * width, 201)
     curve = eam.embedded_energy[0](argument) - slope * argument - constant
     counts, edges = np.histogram(rho, 40)
+    quantiles = np.quantile(rho, np.linspace(0, 1, 401))
     return LearnedFunction(
         place="Ag_u3",
         type_name="Ag",
@@ -136,6 +137,10 @@ def eam_function(frames: Sequence[Atoms]) -> LearnedFunction:
         outside=0.0,
         edges=edges,
         counts=counts,
+        quantiles=quantiles,
+        values=eam.embedded_energy[0](quantiles)[None],
+        mean=float(energy.mean()),
+        role="curve",
     )
 
 

@@ -40,6 +40,7 @@ CASES = {
     "inspect {missing}": "model file not found",
     "inspect {text}": "no torch file",
     "inspect {model} --data {data}": "--data has no effect without --plot",
+    "inspect {model} --prune": "--prune needs labelled structures, got no --data",
     "inspect {model} --plot new.foo": "ending of the figure's name, got new.foo",
     "inspect {model} --plot new.png --data {missing}": "data file not found",
     "inspect {model} --plot new.png --data {silver}": "got Ag; allowed: Cu, Au",
