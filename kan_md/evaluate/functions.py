@@ -41,8 +41,10 @@ _BEYOND = 0.04
 _FEWEST_ROWS = 3
 """With fewer arguments there is no line to take out of a function."""
 _QUANTILES = 401
-_SMALL = 0.01
-"""Of the largest function of a type: what is less is not used, or no more than a line."""
+_UNUSED = 1e-3
+"""Of the largest spread of a type. A hundredth is much: spreads are of the size of what binds."""
+_LINE = 0.01
+"""Of the largest contribution of a type: what is less is no more than a line."""
 _ROUNDING = 1e-6
 
 Role = Literal["curve", "line", "unused"]
@@ -74,8 +76,8 @@ class LearnedFunction:
         quantiles: [401], of the arguments, from the smallest to the largest one.
         values: [num_outputs, 401], F_k at the quantiles with its line.
         mean: over the arguments, of the first output with its line; zero for functions of edges.
-        role: ``unused`` where the spread is less than a hundredth of the type's largest, ``line``
-            where the contribution is that, otherwise ``curve``.
+        role: ``unused`` where the spread is at most a thousandth of the type's largest, ``line``
+            where the contribution is at most a hundredth of it, otherwise ``curve``.
     """
 
     place: str
@@ -168,9 +170,9 @@ def _with_roles(functions: list[LearnedFunction]) -> list[LearnedFunction]:
         contribution = max(f.contribution for f in mine)
         for f in mine:
             role: Role = "curve"
-            if f.spread <= _SMALL * spread:
+            if f.spread <= _UNUSED * spread:
                 role = "unused"
-            elif f.contribution <= max(_SMALL * contribution, _ROUNDING * f.spread):
+            elif f.contribution <= max(_LINE * contribution, _ROUNDING * f.spread):
                 role = "line"
             told.append(replace(f, role=role))
     return told

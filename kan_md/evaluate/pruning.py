@@ -47,12 +47,13 @@ class _Argument:
     number: int
     size: float
     means: dict[str, float]  # by type, eV
+    is_unused: bool  # of every type
 
 
 def pruned_errors(
     checkpoint: Checkpoint, functions: Sequence[LearnedFunction], frames: Sequence[Atoms]
 ) -> list[PrunedErrors]:
-    """Errors with none, some and all of the functions left out, those of least spread first.
+    """Errors with none, the unused, some and all of the functions left out, least spread first.
 
     A function that several types share is left out for all of them. The other functions stay as
     they are: a training that goes on from there can take over part of what is lost.
@@ -67,8 +68,9 @@ def pruned_errors(
         KanMdError: the structures have no labels, or do not fit the model.
     """
     arguments = _ranked(checkpoint, functions)
-    numbers = sorted({round(share * len(arguments)) for share in _SHARES} | {len(arguments) - 1})
-    return [_without(checkpoint, arguments, number, frames) for number in numbers]
+    numbers = {round(share * len(arguments)) for share in _SHARES} | {len(arguments) - 1}
+    numbers.add(sum(argument.is_unused for argument in arguments))
+    return [_without(checkpoint, arguments, number, frames) for number in sorted(numbers)]
 
 
 def _ranked(checkpoint: Checkpoint, functions: Sequence[LearnedFunction]) -> list[_Argument]:
@@ -86,7 +88,8 @@ def _ranked(checkpoint: Checkpoint, functions: Sequence[LearnedFunction]) -> lis
             if not all(other.is_single for other in readouts) and largest > 0:
                 size /= largest  # hidden features of two readouts have no unit in common
             means = {f.type_name: f.mean for f in same if readout.is_single}
-            found.append(_Argument(place, number, size, means))
+            is_unused = all(f.role == "unused" for f in same)
+            found.append(_Argument(place, number, size, means, is_unused))
     return sorted(found, key=lambda argument: argument.size)
 
 
