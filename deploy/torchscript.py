@@ -20,10 +20,14 @@ from kan_md_deploy.errors import not_compiled
 
 
 @contextmanager
-def _deprecation_silenced() -> Iterator[None]:
+def _warnings_silenced() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated")
         warnings.filterwarnings("ignore", message=r".*`torch\.jit\..*` is deprecated")
+        # Of e3nn's modules, which is no concern of whoever compiles them.
+        warnings.filterwarnings(
+            "ignore", message=".*TorchScript type system doesn't support instance-level annotations"
+        )
         yield
 
 
@@ -41,7 +45,7 @@ def compile_torchscript(
     Raises:
         NotCompiledError: the model has a part that TorchScript does not take.
     """
-    with _deprecation_silenced():
+    with _warnings_silenced():
         try:
             methods = (LISTS_METHOD, CHOICE_METHOD)
             kept = [name for name in methods if hasattr(edge_model, name)]
@@ -52,7 +56,7 @@ def compile_torchscript(
 
 def save_torchscript(module: torch.jit.ScriptModule, path: Path, *, manifest: str) -> None:
     """Write a compiled module with its manifest as an extra file."""
-    with _deprecation_silenced():
+    with _warnings_silenced():
         # Through memory: torch's own writer ends the process where a disk is full.
         path.write_bytes(module.save_to_buffer(_extra_files={MANIFEST_KEY: manifest}))
 
@@ -84,7 +88,7 @@ class TorchScriptFunction:
 
 def load_torchscript(path: Path, *, device: str) -> TorchScriptFunction:
     """Read a compiled module onto a device."""
-    with _deprecation_silenced():
+    with _warnings_silenced():
         return TorchScriptFunction(torch.jit.load(str(path), map_location=device))
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from kan_md.waiting import let_threads_of_torch_wait
@@ -20,13 +20,14 @@ from kan_md.evaluate.models import Model, TrainedModel, load_model  # noqa: E402
 from kan_md.model.cells import has_volume  # noqa: E402
 from kan_md.model.checkpoint import load_checkpoint  # noqa: E402
 from kan_md.model.kept_edges import KeptEdges  # noqa: E402
+from kan_md.pickled_calculator import CalculatorOfFile  # noqa: E402
 from kan_md.solve.uncertainty import Uncertainty  # noqa: E402
 
 Form = Literal["compiled", "exact"]
 FORMS: tuple[str, ...] = get_args(Form)
 
 
-class KANCalculator(Calculator):
+class KANCalculator(CalculatorOfFile):
     """Energy, forces, stress and energies per atom from a model.pth or a deployed file.
 
     Works with and without periodic boundaries; stress needs a cell of full rank.
@@ -78,7 +79,6 @@ class KANCalculator(Calculator):
         uncertainty: bool = False,
         **calculator_arguments: object,
     ) -> None:
-        super().__init__(**calculator_arguments)
         if form not in FORMS:
             raise user_error(
                 "form of KANCalculator",
@@ -87,6 +87,11 @@ class KANCalculator(Calculator):
                 remedy="leave form out",
             )
         self.model: Model = load_model(path, kind="potential", device=device, dtype=dtype)
+        super().__init__(
+            path,
+            made_with={"device": device, "dtype": dtype, "form": form, "uncertainty": uncertainty},
+            **calculator_arguments,
+        )
         self.form, self.reason = self._choose_form(form, device)
         self.model.edges = KeptEdges(self.model.r_max, self.model.type_names)
         self.uncertainty = Uncertainty(load_checkpoint(path)) if uncertainty else None
@@ -147,7 +152,7 @@ class KANCalculator(Calculator):
             self.results |= self.uncertainty(self.atoms)
 
 
-class TensorCalculator(Calculator):
+class TensorCalculator(CalculatorOfFile):
     """Tensors as results of an ASE calculator, by the names that nequip and ASE use.
 
         atoms.calc = TensorCalculator("model.pth")
@@ -171,8 +176,8 @@ class TensorCalculator(Calculator):
         dtype: str | None = None,
         **calculator_arguments: object,
     ) -> None:
-        super().__init__(**calculator_arguments)
         self.model = load_model(path, kind="tensor", device=device, dtype=dtype)
+        super().__init__(path, made_with={"device": device, "dtype": dtype}, **calculator_arguments)
         self.implemented_properties = [target.field for target in self.model.task.targets]
 
     def calculate(

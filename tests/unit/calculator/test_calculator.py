@@ -1,5 +1,9 @@
 """The ASE calculator: derivatives of one energy, on crystals, clusters and single atoms."""
 
+import copy
+import pickle
+import warnings
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -200,3 +204,48 @@ def test_forces_that_are_not_finite_are_refused(crystal, monkeypatch):
     monkeypatch.setattr(crystal.calc.model, "predict", lambda atoms: found)
     with pytest.raises(KanMdError, match="largest force inf"):
         crystal.get_forces()
+
+
+@pytest.mark.parametrize(
+    "of", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["copy", "pickle"]
+)
+def test_copies_of_a_calculator_have_its_results_and_go_their_own_way(crystal, of):
+    forces = crystal.get_forces()
+    calculator = of(crystal.calc)
+    np.testing.assert_array_equal(calculator.results["forces"], forces)
+    other = crystal.copy()
+    other.calc = calculator
+    assert other.get_forces() is not forces
+    np.testing.assert_array_equal(other.get_forces(), forces)
+    other.rattle(0.1)
+    assert not np.allclose(other.get_forces(), forces)
+    np.testing.assert_array_equal(crystal.calc.results["forces"], forces)
+    assert (calculator.form, calculator.reason) == (crystal.calc.form, crystal.calc.reason)
+
+
+def test_a_pickled_calculator_is_of_the_same_file(tiny_checkpoint, tmp_path):
+    keywords = {"type_names": ("Cu", "Au"), "r_max": 3.5}
+    path = tmp_path / "model.pth"
+    path.write_bytes(tiny_checkpoint("allegro", **keywords).read_bytes())
+    pickled = pickle.dumps(KANCalculator(path, form="exact", dtype="float32"))
+    assert pickle.loads(pickled).form == "exact"
+    path.write_bytes(tiny_checkpoint("nequip", **keywords).read_bytes())
+    with pytest.raises(KanMdError, match="got another content than it had; keep the file"):
+        pickle.loads(pickled)
+    path.unlink()
+    with pytest.raises(KanMdError, match="not found"):
+        pickle.loads(pickled)
+
+
+def test_making_a_calculator_warns_of_nothing(tiny_checkpoint):
+    path = tiny_checkpoint(
+        "mace",
+        type_names=("Cu", "Au"),
+        r_max=3.5,
+        num_interactions=1,
+        hidden_irreps="4x0e",
+        readout={"kind": "kan"},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert KANCalculator(path).form == "compiled"
