@@ -59,7 +59,7 @@ CASES = {
     "evaluate {model} {data} --key energy=E": "got E, which no structure has; allowed: ",
     "evaluate {model} {text_energy}": "energy of text_energy.xyz, frame 0, got '-1 eV'",
     "evaluate {model} {data} --key weight=my_wieght": "got my_wieght, which no structure has",
-    "evaluate {model} {collapsed}": "of collapsed.xyz, frame 0, got NaN",
+    "evaluate {model} {collapsed}": "sit on one another, got numbers 0 and 1 at a distance of 0 Å",
     "predict {missing} {data}": "model file not found",
     "predict {model} {data} -o {folder} --overwrite": "got a folder",
     "predict {model} {data} -o {data}": "got an existing file",
