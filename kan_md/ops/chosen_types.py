@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from kan_md.ops.layout import ConvolutionSpec, block_of, pack_groups
+from kan_md.ops.layout import ConvolutionSpec, block_of, pack_groups, with_steps
 from kan_md.ops.library import load
 from kan_md.ops.tables import TableMaker
 
@@ -68,7 +68,7 @@ class ConvolutionOfChosen(torch.nn.Module):
             for neighbour in types:
                 pairs.append((centre, neighbour))
         values, cutoffs, errors = self.maker(pairs)
-        self.table = pack_groups(values.to(self.dtype), self.groups, self.block)
+        self.table = pack_groups(with_steps(values).to(self.dtype), self.groups, self.block)
         self.cutoffs = cutoffs
         self.num_knots = values.size(1)
         self.row_of_type = row_of_type

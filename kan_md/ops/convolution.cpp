@@ -110,9 +110,15 @@ template <typename T> void pack_part(const Inputs<T> &in, int64_t begin, int64_t
       pack_block<T>(group, in.x, in.num_atoms, b, begin, end, in.rows(group, b, packed, packed));
 }
 
-template <typename T> int64_t row_size_of(const Group &group)
+template <typename T> int64_t row_size_of(const ConvolutionPlan &plan, const Group &group)
 {
-  return static_cast<int64_t>(group.paths.size()) * kKnotValues * Simd<T>::kBlock;
+  return static_cast<int64_t>(group.paths.size()) * plan.knot_values * Simd<T>::kBlock;
+}
+
+// From a path's first value at a knot to what the fourth weight of two knots multiplies.
+template <typename T> int64_t to_fourth_of(const ConvolutionPlan &plan, const Group &group)
+{
+  return plan.with_steps() ? (kKnotValues - 1) * Simd<T>::kBlock : row_size_of<T>(plan, group);
 }
 
 template <typename T>
@@ -120,7 +126,8 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
                    int64_t end, std::vector<const T *> &rows, T *radial, T *phi, T *out)
 {
   constexpr int kBlock = Simd<T>::kBlock;
-  const int64_t row_size = row_size_of<T>(group), from = block * kBlock;
+  const int64_t row_size = row_size_of<T>(in.plan, group), from = block * kBlock;
+  const int64_t to_fourth = to_fourth_of<T>(in.plan, group);
   const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
   const T *features = in.rows(group, block, in.x, in.packed);
   const int num_harmonics = in.edges.num_harmonics;
@@ -134,7 +141,7 @@ void forward_block(const Inputs<T> &in, const Group &group, int64_t block, int64
       const int num_targets = 2 * path.l3 + 1;
       std::fill_n(target, num_targets * kBlock, T(0));
       if (count > 0) {
-        radial_of_path<T>(count, rows.data(), p * kKnotValues * kBlock, row_size,
+        radial_of_path<T>(count, rows.data(), p * in.plan.knot_values * kBlock, row_size, to_fourth,
                           in.edges.weights.get() + first * kSplineWeights, radial);
         forward_kernel<T>(path.l1, path.l2)(
             count, radial, features, in.stride(group), in.edges.neighbour.get() + first,
@@ -160,7 +167,8 @@ void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64
                    T *edge_radial_grad)
 {
   constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
-  const int64_t row_size = row_size_of<T>(group), from = block * kBlock;
+  const int64_t row_size = row_size_of<T>(in.plan, group), from = block * kBlock;
+  const int64_t to_fourth = to_fourth_of<T>(in.plan, group);
   const int64_t width = std::min<int64_t>(kBlock, group.channels - from);
   const int64_t row_stride = in.stride(group), stride = (2 * group.l1 + 1) * row_stride;
   const T *features = in.rows(group, block, in.x, in.packed);
@@ -195,11 +203,12 @@ void reverse_block(const Inputs<T> &in, const Group &group, int64_t block, int64
       std::fill_n(harmonics_grad, num_harmonics * kLanes, T(0));
       for (size_t p = 0; p < num_paths; ++p) {
         const Path &path = group.paths[p];
-        const T *low = row + p * kKnotValues * kBlock;
+        const T *low = row + p * in.plan.knot_values * kBlock;
         const int lm = path.l2 * path.l2;
-        kernels[p](w, s, low, low + row_size, features + j * stride, feature_grad + j * stride,
-                   row_stride, y + lm, phi_grad + path.source_offset * kBlock,
-                   harmonics_grad + lm * kLanes, radial_grad);
+        kernels[p](w, s, low, low + to_fourth, low + row_size, features + j * stride,
+                   feature_grad + j * stride, row_stride, y + lm,
+                   phi_grad + path.source_offset * kBlock, harmonics_grad + lm * kLanes,
+                   radial_grad);
       }
       edge_radial_grad[e] += sum<T>(load(radial_grad));
       T *g = edge_harmonics_grad + e * num_harmonics;
@@ -264,7 +273,7 @@ at::Tensor forward(const Arguments &arg, const ConvolutionPlan &plan)
       const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
       edges.fill(vectors, index, index + num_edges, arg.atom_types.const_data_ptr<int64_t>(),
                  arg.cutoffs.const_data_ptr<double>(), num_pairs, num_types, plan.num_knots,
-                 ranges.first[begin], ranges.first[end]);
+                 plan.with_steps(), ranges.first[begin], ranges.first[end]);
       pack_part(in, num_atoms * k / num_threads, num_atoms * (k + 1) / num_threads, packed.get());
     }
   };
@@ -360,8 +369,8 @@ std::tuple<at::Tensor, at::Tensor> reverse(const at::Tensor &out_grad, const Arg
       const int64_t begin = ranges.part[k], end = ranges.part[k + 1];
       const int64_t first = ranges.first[begin], last = ranges.first[end];
       edges.fill(vectors, index, index + num_edges, arg.atom_types.const_data_ptr<int64_t>(),
-                 arg.cutoffs.const_data_ptr<double>(), num_pairs, num_types, plan.num_knots, first,
-                 last);
+                 arg.cutoffs.const_data_ptr<double>(), num_pairs, num_types, plan.num_knots,
+                 plan.with_steps(), first, last);
       pack_part(in, num_atoms * k / num_threads, num_atoms * (k + 1) / num_threads, packed.get());
       x_grads.clear(k);
       std::fill(harmonics_grad.get() + first * edges.num_harmonics,
@@ -411,8 +420,8 @@ at::Tensor convolve(const at::Tensor &edge_vectors, const at::Tensor &x,
                     c10::IntArrayRef irreps_in, c10::IntArrayRef paths, int64_t num_knots,
                     const std::optional<at::Tensor> &num_centres, int64_t num_rows)
 {
-  const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
-                             kBlockBytes / x.element_size());
+  const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots, kBlockBytes / x.element_size(),
+                             table.dim() == 2 ? table.size(1) : 0);
   check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
   const Arguments arg(edge_vectors, x, edge_index, atom_types, table, cutoffs, num_centres,
                       num_rows);
@@ -451,8 +460,8 @@ std::tuple<at::Tensor, at::Tensor> convolution_backward(
     const at::Tensor &cutoffs, const at::Tensor &couplings, c10::IntArrayRef irreps_in,
     c10::IntArrayRef paths, int64_t num_knots, const std::optional<at::Tensor> &num_centres)
 {
-  const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots,
-                             kBlockBytes / x.element_size());
+  const ConvolutionPlan plan(irreps_in, paths, couplings, num_knots, kBlockBytes / x.element_size(),
+                             table.dim() == 2 ? table.size(1) : 0);
   check(plan, edge_vectors, x, edge_index, atom_types, table, cutoffs);
   const int64_t num_rows = plan.out_dim > 0 ? out_grad.numel() / plan.out_dim : 0;
   TORCH_CHECK(out_grad.dim() == 1 && out_grad.numel() == num_rows * plan.out_dim &&

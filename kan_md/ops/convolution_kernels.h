@@ -19,25 +19,28 @@
 
 namespace kan_md::ops {
 
-template <typename T> inline Vec<T> interpolate(const T *w, const T *low, const T *high, int v)
+// fourth: what the fourth weight multiplies, steps of the first knot or values of the second.
+template <typename T>
+inline Vec<T> interpolate(const T *w, const T *low, const T *fourth, const T *high, int v)
 {
   constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
   const int at = v * kLanes;
   return w[0] * load(low + at) + w[1] * load(low + kBlock + at) +
-         w[2] * load(low + 2 * kBlock + at) + w[3] * load(high + at) +
+         w[2] * load(low + 2 * kBlock + at) + w[3] * load(fourth + at) +
          w[4] * load(high + kBlock + at) + w[5] * load(high + 2 * kBlock + at);
 }
 
-// Radial function of one path on the edges of one centre. radial: [num_edges, block].
+// Radial function of one path on the edges of one centre. radial: [num_edges, block]; to_fourth: from
+// the first value of a path to what the fourth weight multiplies.
 template <typename T>
 inline void radial_of_path(int64_t num_edges, const T *const *rows, int64_t path_offset,
-                           int64_t row_size, const T *weights, T *radial)
+                           int64_t row_size, int64_t to_fourth, const T *weights, T *radial)
 {
   for (int64_t e = 0; e < num_edges; ++e) {
     const T *low = rows[e] + path_offset;
     for (int v = 0; v < Simd<T>::kVecs; ++v)
       store(radial + e * Simd<T>::kBlock + v * Simd<T>::kLanes,
-            interpolate(weights + kSplineWeights * e, low, low + row_size, v));
+            interpolate(weights + kSplineWeights * e, low, low + to_fourth, low + row_size, v));
   }
 }
 
@@ -71,24 +74,24 @@ void forward_path(int64_t num_edges, const T *radial, const T *features, int64_t
 }
 
 template <typename T>
-using ReverseKernel = void (*)(const T *weights, const T *slopes, const T *low, const T *high,
-                               const T *feature, T *feature_grad, int64_t row_stride,
+using ReverseKernel = void (*)(const T *weights, const T *slopes, const T *low, const T *fourth,
+                               const T *high, const T *feature, T *feature_grad, int64_t row_stride,
                                const T *harmonics, const T *phi_grad, T *harmonics_grad,
                                T *radial_grad);
 
 // One edge. feature, feature_grad: 2 l1 + 1 rows of a block, row_stride apart; harmonics: [2 l2 + 1];
 // harmonics_grad: [2 l2 + 1, lanes] and radial_grad: [lanes] still have to be summed over lanes.
 template <typename T, int L1, int L2>
-void reverse_path(const T *weights, const T *slopes, const T *low, const T *high, const T *feature,
-                  T *feature_grad, int64_t row_stride, const T *harmonics, const T *phi_grad,
-                  T *harmonics_grad, T *radial_grad)
+void reverse_path(const T *weights, const T *slopes, const T *low, const T *fourth, const T *high,
+                  const T *feature, T *feature_grad, int64_t row_stride, const T *harmonics,
+                  const T *phi_grad, T *harmonics_grad, T *radial_grad)
 {
   constexpr int N1 = 2 * L1 + 1, N2 = 2 * L2 + 1;
   constexpr int kBlock = Simd<T>::kBlock, kLanes = Simd<T>::kLanes;
   for (int v = 0; v < Simd<T>::kVecs; ++v) {
     const int at = v * kLanes;
-    const Vec<T> r = interpolate(weights, low, high, v);
-    const Vec<T> slope = interpolate(slopes, low, high, v);
+    const Vec<T> r = interpolate(weights, low, fourth, high, v);
+    const Vec<T> slope = interpolate(slopes, low, fourth, high, v);
     Vec<T> y_grad[N2];
 #pragma GCC unroll 9
     for (int m2 = 0; m2 < N2; ++m2) y_grad[m2] = load(harmonics_grad + m2 * kLanes);

@@ -11,8 +11,8 @@
 namespace kan_md::ops {
 
 ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef paths,
-                                 const at::Tensor &couplings, int64_t num_knots_, int64_t block) :
-    num_knots(num_knots_)
+                                 const at::Tensor &couplings, int64_t num_knots_, int64_t block,
+                                 int64_t given_size) : num_knots(num_knots_)
 {
   TORCH_CHECK(irreps_in.size() % 2 == 0 && paths.size() % 4 == 0,
               "kan_md::convolution: irreps_in holds pairs and paths quadruples, got ",
@@ -81,12 +81,19 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
     l_max = std::max(l_max, l2);
   }
 
+  int64_t numbers_of_one = 0;    // of one value per knot
+  for (const Group &group : groups)
+    numbers_of_one +=
+        group.num_blocks * num_knots * static_cast<int64_t>(group.paths.size()) * block;
+  knot_values = given_size == kKnotValuesWithoutSteps * numbers_of_one ? kKnotValuesWithoutSteps
+                                                                       : kKnotValues;
+
   for (Group &group : groups) {
     group.packed_offset = packed_rows;
     group.table_offset = table_size;
     if (group.is_packed) packed_rows += group.num_blocks * (2 * group.l1 + 1);
     table_size += group.num_blocks * num_knots * static_cast<int64_t>(group.paths.size()) *
-                  kKnotValues * block;
+                  knot_values * block;
     max_sources = std::max(max_sources, group.num_sources);
     max_targets = std::max(max_targets, group.num_targets);
     max_paths = std::max(max_paths, static_cast<int>(group.paths.size()));
@@ -107,6 +114,11 @@ ConvolutionPlan::ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef pa
                 "kan_md::convolution: coupling ", n, " is outside its irreps");
     path.couplings.push_back({m1 * (2 * path.l2 + 1) + m2, m3, row[4]});
   }
+}
+
+bool ConvolutionPlan::with_steps() const
+{
+  return knot_values == kKnotValues;
 }
 
 }    // namespace kan_md::ops

@@ -47,11 +47,14 @@ struct ConvolutionPlan {
   int64_t packed_rows = 0;                           // block rows of one atom's packed irreps
   int64_t table_size = 0;                            // elements of one pair's table
   int64_t num_knots = 0;
+  int knot_values = 0;    // numbers per knot, with or without steps, see piecewise.h
 
   // irreps_in: (channels, l) per input irreps; paths: (input, l2, l3, output) per path, sorted by
-  // input; couplings: [n, 5] float64 rows (path, m1, m2, m3, value).
+  // input; couplings: [n, 5] float64 rows (path, m1, m2, m3, value); given_size: elements of one
+  // pair's table as it is given, which tells whether it has steps.
   ConvolutionPlan(c10::IntArrayRef irreps_in, c10::IntArrayRef paths, const at::Tensor &couplings,
-                  int64_t num_knots, int64_t block);
+                  int64_t num_knots, int64_t block, int64_t given_size);
+  bool with_steps() const;
 };
 
 // Numbers per atom that a convolution of these paths gives.

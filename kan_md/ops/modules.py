@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from kan_md.ops.layout import ConvolutionSpec, pack_table
+from kan_md.ops.layout import ConvolutionSpec, pack_table, with_steps
 from kan_md.ops.library import load
 from kan_md.ops.tables import RadialTable
 
@@ -119,7 +119,8 @@ class Convolution(torch.nn.Module):
     ):
         super().__init__()
         load()
-        self.register_buffer("table", pack_table(table.values.to(dtype), spec))
+        values = with_steps(table.values).to(dtype)
+        self.register_buffer("table", pack_table(values, spec))
         self.register_buffer("cutoffs", table.cutoffs)
         self.register_buffer("couplings", couplings)
         self.irreps_in: list[int] = spec.flat_irreps

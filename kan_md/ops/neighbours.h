@@ -63,7 +63,7 @@ template <typename T> struct EdgeTerms {
   template <typename R>
   void fill(const R *vectors, const int64_t *centres, const int64_t *neighbours,
             const int64_t *types, const double *cutoffs, int64_t num_pairs, int64_t num_types,
-            int64_t num_knots, int64_t begin, int64_t end);
+            int64_t num_knots, bool with_steps, int64_t begin, int64_t end);
 
  private:
   bool with_slopes_;
@@ -172,7 +172,8 @@ template <typename T>
 template <typename R>
 void EdgeTerms<T>::fill(const R *vectors, const int64_t *centres, const int64_t *neighbours,
                         const int64_t *types, const double *cutoffs, int64_t num_pairs,
-                        int64_t num_types, int64_t num_knots, int64_t begin, int64_t end)
+                        int64_t num_types, int64_t num_knots, bool with_steps, int64_t begin,
+                        int64_t end)
 {
   const int l_max =
       num_harmonics == 1 ? 0 : static_cast<int>(std::lround(std::sqrt(num_harmonics))) - 1;
@@ -183,7 +184,7 @@ void EdgeTerms<T>::fill(const R *vectors, const int64_t *centres, const int64_t 
     T *const s = with_slopes_ ? slopes.get() + kSplineWeights * e : nullptr;
     SplinePlace place;
     if (spline_place(std::sqrt(x * x + y * y + z * z), cutoffs[row], num_knots, place)) {
-      spline_weights(static_cast<T>(place.t), static_cast<T>(place.inverse_step), w, s);
+      spline_weights(static_cast<T>(place.t), static_cast<T>(place.inverse_step), with_steps, w, s);
     } else {
       std::fill_n(w, kSplineWeights, T(0));
       if (s) std::fill_n(s, kSplineWeights, T(0));

@@ -75,11 +75,15 @@ struct IntervalEnds {
 };
 
 // Pieces of one width h on [0, cutoff], kept as f, h f', h^2 f'' at the knots between them, which is
-// half of what a convolution would read for powers: quintic Hermite interpolation (e.g. Boehm &
+// less than what a convolution would read for powers: quintic Hermite interpolation (e.g. Boehm &
 // Prautzsch, Numerical Methods, 1993, ch. 9), C2 with an error of h^6/46080 max|f^(6)|.
+//
+// A slope is made of the difference d of f between both knots. Taken from two rounded values it has
+// lost as many digits as there are knots, so a fourth number of every knot is d to the next one.
+// Tables of three, of files that were deployed before, are read as they are.
 
-constexpr int kKnotValues = 3;
-constexpr int kSplineWeights = 2 * kKnotValues;
+constexpr int kKnotValues = 4, kKnotValuesWithoutSteps = 3;
+constexpr int kSplineWeights = 6;
 
 struct SplinePlace {
   int32_t knot = 0;
@@ -99,8 +103,10 @@ inline bool spline_place(double r, double cutoff, int64_t num_knots, SplinePlace
 }
 
 // What the values of two knots are multiplied by, first knot first: six quintics of t in the lanes of
-// one vector, the last two empty. slopes: d/dr of the same, or null.
-template <typename T> void spline_weights(T t, T inverse_step, T *weights, T *slopes)
+// one vector, the last two empty. slopes: d/dr of the same, or null. With steps the fourth one is of d
+// instead of the second knot's f, so that of the first knot's f is the constant 1.
+template <typename T>
+void spline_weights(T t, T inverse_step, bool with_steps, T *weights, T *slopes)
 {
   typedef T Eight __attribute__((vector_size(8 * sizeof(T))));
   static constexpr T kHermite[kPiecePowers][8] = {
@@ -115,9 +121,11 @@ template <typename T> void spline_weights(T t, T inverse_step, T *weights, T *sl
   Eight slope;
   const Eight value = quintic<Eight>(t, coefficient, slope);
   std::memcpy(weights, &value, kSplineWeights * sizeof(T));
+  if (with_steps) weights[0] = T(1);
   if (!slopes) return;
   slope *= inverse_step;
   std::memcpy(slopes, &slope, kSplineWeights * sizeof(T));
+  if (with_steps) slopes[0] = T(0);
 }
 
 // Pieces of one width for each input of a KAN, x = (piece - origin + u) / inverse_step; the first and

@@ -10,7 +10,7 @@ from math import factorial, sqrt
 
 import torch
 
-from kan_md.ops.layout import KNOT_VALUES, ConvolutionSpec, block_of
+from kan_md.ops.layout import ConvolutionSpec, block_of
 
 
 def spherical_harmonics(unit: torch.Tensor, l_max: int) -> torch.Tensor:
@@ -125,7 +125,8 @@ def convolution(
     pairs = torch.zeros_like(centre)
     if table.size(0) > 1:
         pairs = atom_types[centre] * num_types + atom_types[neighbour]
-    radial = hermite(lengths, pairs, unpack_table(table, spec, num_knots), cutoffs)
+    values = unpack_table(table, spec, num_knots)[:, :, :3]  # steps follow from these
+    radial = hermite(lengths, pairs, values, cutoffs)
     unit = (edge_vectors / lengths.unsqueeze(1)).to(x.dtype)
     harmonics = spherical_harmonics(unit, max((path[1] for path in spec.paths), default=0))
     num_atoms = len(atom_types)
@@ -230,15 +231,17 @@ def piecewise_sum(
 
 
 def unpack_table(table: torch.Tensor, spec: ConvolutionSpec, num_knots: int) -> torch.Tensor:
-    """Undo :func:`pack_table`: [num_pairs, num_knots, 3, num_functions]."""
+    """Undo :func:`pack_table`: [num_pairs, num_knots, 3 or 4, num_functions]."""
     num_pairs, block = table.size(0), block_of(table.dtype)
+    of_one = sum(-(-channels // block) * len(numbers) for channels, numbers in spec.groups())
+    knot_values = table.size(1) // (of_one * num_knots * block)
     by_path: dict[int, torch.Tensor] = {}
     start = 0
     for channels, numbers in spec.groups():
         num_blocks = -(-channels // block)
-        size = num_blocks * num_knots * len(numbers) * KNOT_VALUES * block
+        size = num_blocks * num_knots * len(numbers) * knot_values * block
         group = table[:, start : start + size].view(
-            num_pairs, num_blocks, num_knots, len(numbers), KNOT_VALUES, block
+            num_pairs, num_blocks, num_knots, len(numbers), knot_values, block
         )
         start += size
         group = group.permute(0, 2, 3, 4, 1, 5).flatten(4)[..., :channels]

@@ -8,7 +8,7 @@ import torch
 from e3nn import o3
 from ops_support import RandomGraph, check_reverse, random_graph
 
-from kan_md.ops.layout import ConvolutionSpec, pack_table
+from kan_md.ops.layout import ConvolutionSpec, pack_table, with_steps
 
 CUTOFF = 2.2
 NUM_KNOTS = 9
@@ -44,8 +44,17 @@ def couplings_of(spec: ConvolutionSpec) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def arguments(spec: ConvolutionSpec, graph: RandomGraph, dtype: torch.dtype, *, num_pairs: int):
+def arguments(
+    spec: ConvolutionSpec,
+    graph: RandomGraph,
+    dtype: torch.dtype,
+    *,
+    num_pairs: int,
+    steps: bool = True,
+):
     values = torch.randn(num_pairs, NUM_KNOTS, 3, spec.num_functions, dtype=dtype)
+    if steps:
+        values = with_steps(values)
     in_dim = sum(channels * (2 * degree + 1) for channels, degree in spec.irreps_in)
     x = torch.randn(len(graph.atom_types) * in_dim, dtype=dtype)
     cutoffs = CUTOFF - 0.1 * torch.arange(num_pairs, dtype=torch.float64)
@@ -87,6 +96,40 @@ def test_operator_equals_plain_torch_in_value_and_gradient(operators, name, num_
     args = arguments(SPECS[name], random_graph(7, 60), dtype, num_pairs=num_pairs)
     weight, expected = value_and_gradients(plain_operators.convolution, args)
     assert_equal(value_and_gradients(operators.convolution, args, weight)[1], expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tables_without_steps_of_files_of_before_are_read(operators, dtype):
+    args = arguments(NEQUIP_LIKE, random_graph(7, 60), dtype, num_pairs=4, steps=False)
+    weight, expected = value_and_gradients(plain_operators.convolution, args)
+    assert_equal(value_and_gradients(operators.convolution, args, weight)[1], expected, dtype)
+
+
+@pytest.mark.parametrize("num_knots", [65, 1025])
+def test_slopes_in_float32_are_exact_for_any_number_of_knots(operators, num_knots):
+    """Of f_k(r) = 1 + exp(-r / k); values that are rounded first lose a digit for ten knots."""
+    spec = ConvolutionSpec(((16, 0),), ((0, 0, 0, 0),))
+    cutoff, width = 6.0, torch.arange(1.0, 17.0, dtype=torch.float64)
+    step = cutoff / (num_knots - 1)
+    falling = torch.exp(-step * torch.arange(num_knots).unsqueeze(1) / width)
+    values = torch.stack([1 + falling, -step / width * falling, (step / width) ** 2 * falling], 1)
+    vectors = torch.tensor([1.0, 0.0, 0.0]) * torch.linspace(0.5, 5.9, 300).unsqueeze(1)
+    vectors = vectors.double().requires_grad_(True)
+    messages = operators.convolution(
+        vectors,
+        torch.ones(2 * 16),
+        torch.tensor([[0], [1]]).repeat(1, len(vectors)),
+        torch.tensor([0, 0]),
+        pack_table(with_steps(values.unsqueeze(0)).float(), spec),
+        torch.tensor([cutoff], dtype=torch.float64),
+        torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]], dtype=torch.float64),
+        spec.flat_irreps,
+        spec.flat_paths,
+        num_knots,
+    )
+    (found,) = torch.autograd.grad(messages.sum(), vectors)
+    expected = -(torch.exp(-vectors[:, :1] / width) / width).sum(1)
+    assert (found[:, 0] - expected).abs().max() < 5e-7 * expected.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +317,7 @@ def test_plain_form_is_e3nns_tensor_product_with_interpolated_weights():
     found = plain_operators.convolution(*args)
 
     lengths = graph.edge_vectors.norm(dim=1)
-    values = plain_operators.unpack_table(args[4], spec, NUM_KNOTS)
+    values = plain_operators.unpack_table(args[4], spec, NUM_KNOTS)[:, :, :3]
     weights = plain_operators.hermite(lengths, torch.zeros(30, dtype=torch.int64), values, args[5])
     harmonics = o3.spherical_harmonics(
         [0, 1, 2], graph.edge_vectors, normalize=True, normalization="component"
@@ -363,6 +406,6 @@ def test_unknown_type_is_refused(operators):
 
 
 def test_packing_a_table_loses_nothing():
-    values = torch.randn(2, 5, 3, NEQUIP_LIKE.num_functions)
+    values = with_steps(torch.randn(2, 5, 3, NEQUIP_LIKE.num_functions))
     packed = pack_table(values, NEQUIP_LIKE)
     assert torch.equal(plain_operators.unpack_table(packed, NEQUIP_LIKE, 5), values)
