@@ -13,7 +13,8 @@ from kan_md.runs import Run
 
 OWN = "own"
 """Stands for model and readout of the configuration itself."""
-OF_THE_DATA = tuple(name for name in ModelConfig.model_fields if name != "backbone")
+_OF_A_SIZE = {"backbone", "avg_num_neighbors"}  # the norm suits one backbone and not the others
+OF_THE_DATA = tuple(name for name in ModelConfig.model_fields if name not in _OF_A_SIZE)
 """Keys of the model section that belong to the data rather than to a size: they stay."""
 
 _ALLEGRO: dict[str, Any] = {

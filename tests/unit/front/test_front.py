@@ -82,7 +82,18 @@ def test_sizes_differ_in_the_model_and_share_all_else(folder):
         "num_layers": 1, "l_max": 3, "num_scalar_features": 16, "correlation": 3}  # fmt: skip
     assert [run.config.model.backbone for run in runs.values()] == [
         *["mace"] * 3, "allegro", "nequip"]  # fmt: skip
+    norms = [run.config.model.avg_num_neighbors for run in runs.values()]
+    assert norms == [2, 2, 2, "auto", "auto"]
     assert ladder.replaced_keys(config) == ["backbone", "num_layers"]
+
+
+def test_the_norm_of_one_backbone_is_not_taken_for_another(folder):
+    """`kan-md init --size` writes it into the configuration that a front may start from."""
+    config = load_config(write(folder, model__backbone="mace", model__avg_num_neighbors=2))
+    allegro, own = ladder.runs_of(config, ("allegro", ladder.OWN))
+    assert allegro.config.model.avg_num_neighbors == "auto"
+    assert own.config.model.avg_num_neighbors == 2
+    assert "avg_num_neighbors" in ladder.replaced_keys(config)
 
 
 @pytest.mark.parametrize("seed", range(5))
