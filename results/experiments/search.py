@@ -317,7 +317,8 @@ def save_figure(found: Found, path: Path) -> None:
     """Test errors of every seed as points over their mean, from zero."""
     shown = [name for name in SETS if table(found, name)]
     panels = list(ERRORS.items())[:2]
-    figure = new_figure(3.4 * max(1, len(shown)), 5.6)
+    most = max((len(table(found, name)) for name in shown), default=0)
+    figure = new_figure(3.4 * max(1, len(shown)), max(5.6, 0.36 * most + 1.6))  # labels in lines
     axes = figure.subplots(len(panels), max(1, len(shown)), squeeze=False)
     for column, one in enumerate(shown):
         labels = [row.label for row in ROWS if by_seed(found, row.label, one, "forces_mae")]
