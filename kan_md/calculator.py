@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -20,6 +21,7 @@ from kan_md.evaluate.models import Model, TrainedModel, load_model  # noqa: E402
 from kan_md.model.cells import has_volume  # noqa: E402
 from kan_md.model.checkpoint import load_checkpoint  # noqa: E402
 from kan_md.model.kept_edges import KeptEdges  # noqa: E402
+from kan_md.ops import is_built, load  # noqa: E402
 from kan_md.pickled_calculator import CalculatorOfFile  # noqa: E402
 from kan_md.solve.uncertainty import Uncertainty  # noqa: E402
 
@@ -40,7 +42,7 @@ class KANCalculator(CalculatorOfFile):
     refused unless it is within 1e-5 (float32) or 1e-9 (float64) of the largest force and of the
     largest energy of an atom on the reference frames. It then runs as fast as the deployed file.
     ``form="exact"`` evaluates the networks themselves, to the rounding of the dtype, in two to four
-    times the time; so does a model that cannot be compiled.
+    times the time; so does a model that cannot be compiled, with a warning that says why.
 
     Args:
         path: model.pth or deployed file.
@@ -56,9 +58,9 @@ class KANCalculator(CalculatorOfFile):
         reason: of a model.pth, why that one, with the error found on the reference frames.
 
     Raises:
-        KanMdError: the file cannot be used, an unknown form, or (at a calculation) a structure has
-            an element that the model does not know or atoms on one another, or energy or forces
-            are not finite.
+        KanMdError: the file cannot be used, an unknown form, operators that are built but do not
+            work here, or (at a calculation) a structure has an element that the model does not
+            know or atoms on one another, or energy or forces are not finite.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -104,9 +106,14 @@ class KANCalculator(CalculatorOfFile):
             return "exact", "as asked for"
         if device != "cpu":
             return "exact", "on a GPU"
+        if is_built():
+            load()  # operators that are there and do not work are an error
         try:
             compiled = self.model.compiled()
-        except KanMdError as error:  # the exact form is there, and slower
+        except KanMdError as error:
+            warnings.warn(
+                f"KANCalculator takes the exact form, which is slower: {error}", stacklevel=3
+            )
             return "exact", str(error)
         self.model = compiled.model
         found = compiled.found

@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 
+import kan_md.calculator as calculator_module
 from kan_md import KANCalculator
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint
@@ -159,13 +160,30 @@ def test_exact_form_evaluates_the_networks(tiny_checkpoint, alloy_frames):
 def test_model_that_cannot_be_compiled_is_evaluated_as_it_is(tiny_checkpoint, alloy_frames):
     names = ("Cu", "Au", "Ag", "Pd", "Pt")  # more than tables are made for
     path = tiny_checkpoint("allegro", type_names=names, r_max=3.5)
-    calculator = KANCalculator(path)
+    with pytest.warns(UserWarning, match="takes the exact form, which is slower: .* up to 4"):
+        calculator = KANCalculator(path)
     assert calculator.form == "exact"
     assert "got 5; allowed: up to 4" in calculator.reason
     atoms = alloy_frames[0].copy()
     atoms.calc = calculator
     expected = evaluate(load_checkpoint(path).build("float64"), atoms)["forces"].numpy()
     np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-12 * abs(expected).max())
+
+
+def test_operators_that_do_not_work_are_an_error_and_not_a_slower_form(
+    tiny_checkpoint, monkeypatch
+):
+    """As in LAMMPS, which refuses a KAN_MD_CPU that was not built."""
+    path = tiny_checkpoint("allegro", type_names=("Cu", "Au"), r_max=3.5)
+
+    def refuse():
+        raise KanMdError("KAN_MD_CPU must be a level of this processor")
+
+    monkeypatch.setattr(calculator_module, "is_built", lambda: True)
+    monkeypatch.setattr(calculator_module, "load", refuse)
+    with pytest.raises(KanMdError, match="KAN_MD_CPU must be"):
+        KANCalculator(path)
+    assert KANCalculator(path, form="exact").form == "exact"
 
 
 def test_unknown_form_is_said(tiny_checkpoint):
