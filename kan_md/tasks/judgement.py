@@ -60,9 +60,10 @@ def hold(
         KanMdError: it is not allowed.
     """
     if not error <= allowed:
+        better = "" if precision == "float64" else " or `--dtype float64`"
         raise user_error(
             f"compiled model differs from the trained one on {where}",
             found=found,
             allowed=f"{allowed:.1e} for {precision}",
-            remedy="deploy with `--passes none` or `--dtype float64`",
+            remedy=f"deploy with `--passes none`{better}",
         )

@@ -28,7 +28,7 @@ from kan_md.errors import KanMdError
 from kan_md.files import written_whole
 from kan_md.runs import Run, Store, run_missing
 from results.experiments.data_sets import SETS, DataSet, add_data_option
-from results.experiments.mechanics.melting import Setting, melting_temperature
+from results.experiments.mechanics.melting import Metal, Setting, melting_temperature
 from results.experiments.mechanics.worker import properties_of
 from results.experiments.properties_page import page, save_figures
 from results.experiments.search import READOUTS, SEEDS, configuration
@@ -146,11 +146,13 @@ def measure(
             continue
         console.print(f"{potential.key}: melting, {setting.atoms:,} atoms", markup=False)
         runs = melting_temperature(
-            entries[potential.key],
-            SYMBOL,
-            found["properties"]["a"],
+            Metal(
+                entry=entries[potential.key],
+                symbol=SYMBOL,
+                a=found["properties"]["a"],
+                mass=MASS,
+            ),
             work / "melting" / f"{potential.key}-{found.get('id', 'published')}",
-            mass=MASS,
             guess=GUESS_OF_MELTING,
             setting=setting,
         )

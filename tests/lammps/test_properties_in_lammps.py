@@ -10,6 +10,7 @@ from kan_md.benchmark.models import baseline_entry
 from results.experiments.mechanics.melting import (
     PROFILE,
     RESTART,
+    Metal,
     Setting,
     read_profiles,
     read_run,
@@ -49,12 +50,12 @@ SHORT = Setting(across=4, along=14, steps=1000, prepare=1500, timestep=0.003)
 
 
 def test_melt_stands_beside_crystal_and_a_run_goes_on_where_it_was(tmp_path):
-    arguments = (baseline_entry("eam"), "Ag", 4.09, tmp_path)
-    run_coexistence(*arguments, mass=MASS, guess=1050.0, setting=SHORT)
+    silver = Metal(entry=baseline_entry("eam"), symbol="Ag", a=4.09, mass=MASS)
+    run_coexistence(silver, tmp_path, guess=1050.0, setting=SHORT)
     assert (tmp_path / RESTART).exists()
     first = read_trace(tmp_path)
     longer = replace(SHORT, steps=2000)
-    run_coexistence(*arguments, mass=MASS, guess=1050.0, setting=longer)
+    run_coexistence(silver, tmp_path, guess=1050.0, setting=longer)
     trace = read_trace(tmp_path)
     assert trace[:, 0].tolist() == [500.0, 1000.0, 1500.0, 2000.0]
     assert trace[: len(first)] == pytest.approx(first)  # nothing was run again

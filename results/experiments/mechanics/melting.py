@@ -55,6 +55,23 @@ PILOT = Setting(across=6, along=16, steps=8_000)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Metal:
+    """An fcc metal by a potential.
+
+    Attributes:
+        entry: the potential.
+        symbol: of the element.
+        a: lattice constant, Å.
+        mass: of an atom, g/mol.
+    """
+
+    entry: Entry
+    symbol: str
+    a: float
+    mass: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Melting:
     """What a coexistence run says; means are of its second half.
 
@@ -87,49 +104,26 @@ class Melting:
 
 
 def melting_temperature(
-    entry: Entry,
-    symbol: str,
-    a: float,
-    folder: Path,
-    *,
-    mass: float,
-    guess: float,
-    setting: Setting,
+    metal: Metal, folder: Path, *, guess: float, setting: Setting
 ) -> list[Melting]:
     """Find the temperature in a small box, then in the large one; arguments as below.
 
     Returns:
         Every run, those of the small box first.
     """
-    arguments = entry, symbol, a
-    found = coexistence(
-        *arguments, folder / f"{PILOT.atoms}", mass=mass, guess=guess, setting=PILOT
-    )
+    found = coexistence(metal, folder / f"{PILOT.atoms}", guess=guess, setting=PILOT)
     if found[-1].has_both:
         guess = found[-1].temperature
-        large = folder / f"{setting.atoms}"
-        found += coexistence(*arguments, large, mass=mass, guess=guess, setting=setting)
+        found += coexistence(metal, folder / f"{setting.atoms}", guess=guess, setting=setting)
     return found
 
 
-def coexistence(
-    entry: Entry,
-    symbol: str,
-    a: float,
-    folder: Path,
-    *,
-    mass: float,
-    guess: float,
-    setting: Setting,
-) -> list[Melting]:
+def coexistence(metal: Metal, folder: Path, *, guess: float, setting: Setting) -> list[Melting]:
     """Run from guess to guess until both phases stay; what is there is not run again.
 
     Args:
-        entry: the potential.
-        symbol: of the fcc metal.
-        a: its lattice constant, Å.
+        metal: what is to melt, by a potential.
         folder: of the runs; a run that was interrupted goes on from its last restart file.
-        mass: of the atoms, g/mol.
         guess: to start with, K.
         setting: size and length of each.
 
@@ -142,7 +136,7 @@ def coexistence(
     found: list[Melting] = []
     while len(found) < GUESSES and not (found and found[-1].has_both):
         place = folder / f"from-{guess:.0f}-K"
-        run_coexistence(entry, symbol, a, place, mass=mass, guess=guess, setting=setting)
+        run_coexistence(metal, place, guess=guess, setting=setting)
         found.append(read_run(place, guess=guess, setting=setting))
         # A melt without crystal is above its melting temperature, a crystal alone is below.
         sign = 1 if found[-1].crystal >= BOTH[1] else -1
@@ -150,16 +144,7 @@ def coexistence(
     return found
 
 
-def run_coexistence(
-    entry: Entry,
-    symbol: str,
-    a: float,
-    folder: Path,
-    *,
-    mass: float,
-    guess: float,
-    setting: Setting,
-) -> None:
+def run_coexistence(metal: Metal, folder: Path, *, guess: float, setting: Setting) -> None:
     """Run melting.in, or go on with it, unless it is done; arguments as above.
 
     Raises:
@@ -169,11 +154,11 @@ def run_coexistence(
     if _last_step(folder) >= setting.steps:
         return
     variables = {
-        "model": shlex.split(entry.pair_coeff)[0],
-        "style": entry.pair_style,
-        "elements": symbol if entry.name_elements else "",
-        "mass": mass,
-        "lattice": a,
+        "model": shlex.split(metal.entry.pair_coeff)[0],
+        "style": metal.entry.pair_style,
+        "elements": metal.symbol if metal.entry.name_elements else "",
+        "mass": metal.mass,
+        "lattice": metal.a,
         "temperature": guess,
         "across": setting.across,
         "along": setting.along,
@@ -193,7 +178,7 @@ def run_coexistence(
     done = run_lammps(arguments, threads=1, cwd=folder)
     if done.returncode != 0:
         raise KanMdError(
-            f"the coexistence run of {entry.label} failed: "
+            f"the coexistence run of {metal.entry.label} failed: "
             f"{last_error(done.stdout) or last_error(done.stderr) or 'no output'}"
         )
 

@@ -15,6 +15,7 @@ from nequip.nn import PerTypeScaleShift
 from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.errors import KanMdError
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
+from kan_md.tasks.judgement import hold
 from kan_md.tasks.potential_deviation import check, deviation
 from kan_md.tasks.potential_function import make_edge_model
 from kan_md.tasks.tensor_deviation import tensor_deviations
@@ -204,3 +205,16 @@ def test_every_tensor_is_judged_by_its_own_size():
     columns = {"large": slice(0, 2), "small": slice(2, 3), "none": slice(3, 4)}
     found = tensor_deviations(lambda *_: (rows + change,), lambda *_: (rows,), [graph], columns)
     assert found == pytest.approx({"large": 0.0, "small": 1e-2, "none": 1e-8})
+
+
+@pytest.mark.parametrize(
+    ("precision", "remedy"),
+    [
+        ("float64", "deploy with `--passes none`"),
+        ("float32", "deploy with `--passes none` or `--dtype float64`"),
+    ],
+)
+def test_the_remedy_is_one_that_is_left(precision, remedy):
+    with pytest.raises(KanMdError) as error:
+        hold(1e-3, 1e-5, found="relative force error 1.0e-03", precision=precision)
+    assert str(error.value).endswith(f"allowed: 1.0e-05 for {precision}; {remedy}")

@@ -111,7 +111,7 @@ def test_guesses_move_to_where_both_phases_stay(tmp_path, monkeypatch):
     true = 950.0
     guesses = []
 
-    def run(entry, symbol, a, folder, *, mass, guess, setting):
+    def run(metal, folder, *, guess, setting):
         guesses.append(guess)
 
     def read(folder, *, guess, setting):
@@ -125,16 +125,13 @@ def test_guesses_move_to_where_both_phases_stay(tmp_path, monkeypatch):
 
     monkeypatch.setattr(melting, "run_coexistence", run)
     monkeypatch.setattr(melting, "read_run", read)
+    silver = melting.Metal(entry=None, symbol="Ag", a=4.1, mass=1.0)
     for start in (1200.0, 700.0):
-        found = melting.coexistence(
-            None, "Ag", 4.1, tmp_path, mass=1.0, guess=start, setting=melting.Setting()
-        )
+        found = melting.coexistence(silver, tmp_path, guess=start, setting=melting.Setting())
         assert found[-1].has_both
         assert found[-1].temperature == true
         assert len(found) > 1
-    both = melting.melting_temperature(
-        None, "Ag", 4.1, tmp_path, mass=1.0, guess=950.0, setting=melting.Setting()
-    )
+    both = melting.melting_temperature(silver, tmp_path, guess=950.0, setting=melting.Setting())
     assert len(both) == 2  # the small box, and the large one from what it says
     assert guesses[-1] == true
 
