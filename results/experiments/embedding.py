@@ -1,18 +1,19 @@
-"""Embedding functions of silver: a KAN's beside those of a published embedded-atom potential.
+"""Embedding functions of silver, explained: what a trained local potential has learned.
 
 ``python -m results.experiments.embedding --output results`` trains the small local potential on
 silver with a vacancy, whose labels are an embedded-atom potential's, and with ``--data FOLDER`` on
-first-principles silver, too; then it writes embedding.md, embedding.json and a figure of each set.
-What is trained is not trained again. The first-principles set is not part of the project.
+first-principles silver, too; then it writes embedding.md, embedding.json and a figure of each set:
+functions beside the published one, formulas for them, and errors without the least of them. What
+is trained is not trained again. The first-principles set is not part of the project.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,12 +29,16 @@ from kan_md.config import load_config, parse_config
 from kan_md.config.sizes import size_content
 from kan_md.data import read_frames
 from kan_md.data.ag_vacancy import silver_potential
+from kan_md.data.splitting import split_indices
 from kan_md.errors import KanMdError, user_error
 from kan_md.evaluate.function_figure import draw_function
 from kan_md.evaluate.functions import LearnedFunction, learned_functions
+from kan_md.evaluate.pruning import pruned_errors
+from kan_md.evaluate.symbolic import symbolic_fits
 from kan_md.figures import INK, new_figure, save_figure
 from kan_md.model.checkpoint import load_checkpoint
-from results.experiments.data_sets import add_data_option
+from results.experiments.data_sets import SETS, add_data_option
+from results.experiments.search import FOLLOW
 from results.experiments.zoo import run_kan_md
 
 FIRST_PRINCIPLES = "Ag_pbe.xyz"
@@ -41,18 +46,9 @@ TITLES = {
     "ag_vacancy": "silver with a vacancy, labels of the embedded-atom potential Ag_u3 itself",
     "ag_pbe": "silver, labels of density functional theory (PBE)",
 }
-SPLITS = {
-    "ag.xyz": {"train": 150, "val": 40, "test": 50},
-    FIRST_PRINCIPLES: {"train": 200, "val": 50, "test": 0.3},
-}
-READOUTS = {
-    "KAN, grids fitted": {"kind": "kan", "basis": "gaussian", "fit_grid": {}},
-    "KAN, grids from -2 to 2": {"kind": "kan", "basis": "gaussian"},
-    "linear": {"kind": "linear"},
-}
-DRAWN = "KAN, grids fitted"
-SEEDS = (1, 2)
-EPOCHS = 12
+FRAMES = {"ag.xyz": {"train": 150, "val": 40, "test": 50}, FIRST_PRINCIPLES: SETS["Ag"].frames}
+SEED = 1
+EPOCHS = 60
 PANELS = 8
 ERRORS = {
     "energy MAE (meV/atom)": "energy_mae",
@@ -62,20 +58,18 @@ ERRORS = {
 }
 
 
-def configuration(data: Path, readout: str, seed: int) -> dict:
+def configuration(data: Path) -> dict:
     """Content of the YAML file for ``kan-md train``: the small size, but for its budget."""
     content = size_content("small")
-    content["data"] = {
-        "train": str(data),
-        "split": {"method": "block", **SPLITS[data.name]},
-    }
-    content["readout"] = READOUTS[readout]
-    content["training"] |= {"epochs": EPOCHS, "seed": seed, "device": "cpu"}
+    split = {"method": "block", "blocks": 10, **FRAMES[data.name]}
+    content["data"] = {"train": str(data), "split": split}
+    content["readout"]["fit_grid"] = FOLLOW
+    content["training"] |= {"epochs": EPOCHS, "batch_size": 2, "seed": SEED, "device": "cpu"}
     del content["training"]["max_time"]
     return content
 
 
-def train(data: Path, readout: str, seed: int, folder: Path) -> dict:
+def train(data: Path, folder: Path) -> dict:
     """Errors and size of a model, which is trained unless it is there.
 
     Raises:
@@ -83,15 +77,38 @@ def train(data: Path, readout: str, seed: int, folder: Path) -> dict:
     """
     folder.mkdir(parents=True, exist_ok=True)
     run, config = folder / "run", folder / "config.yaml"
-    wanted = configuration(data, readout, seed)
+    wanted = configuration(data)
     if (run / "model.pth").exists():
         _check_same(run / "config.yaml", wanted)
     else:
         config.write_text(json.dumps(wanted))  # JSON is YAML
         run_kan_md("train", config, "--output", run, "--overwrite", what=folder.name)
     metrics = json.loads((run / "metrics.json").read_text())
-    found = {key: metrics[key] for key in ("errors", "structures", "parameters", "epochs")}
-    return found | {"brought_in": not config.exists()}
+    return {key: metrics[key] for key in ("errors", "structures", "parameters", "epochs")}
+
+
+def explained(data: Path, folder: Path, figure: Path, title: str) -> dict:
+    """What is known of a trained model: errors, functions, formulas, errors without functions.
+
+    Args:
+        data: the structures, labels included.
+        folder: of the training.
+        figure: gets the functions drawn.
+        title: of the figure.
+    """
+    entry = train(data, folder)
+    frames = read_frames(data)
+    checkpoint = load_checkpoint(folder / "run" / "model.pth")
+    learned = learned_functions(checkpoint, frames)
+    published = eam_function(frames)
+    draw([published, *learned], title, figure)
+    chosen = split_indices(len(frames), FRAMES[data.name], method="block", blocks=10)["test"]
+    tested = [frames[index] for index in chosen]
+    return entry | {
+        "functions": [function.as_json() for function in (published, *learned)],
+        "formulas": [asdict(fit) for fit in symbolic_fits([published, *learned])],
+        "pruned": [asdict(row) for row in pruned_errors(checkpoint, learned, tested)],
+    }
 
 
 def _check_same(path: Path, wanted: dict) -> None:
@@ -163,46 +180,62 @@ def page(stored: dict) -> str:
     lines = ["# The embedding functions of silver", "", *_HOW, ""]
     for name, entry in stored["sets"].items():
         lines += [f"## {TITLES[name][0].upper()}{TITLES[name][1:]}", ""]
-        structures = next(iter(entry["cases"].values()))["structures"]
-        parts = ", ".join(f"{count} for {part}" for part, count in structures.items() if count)
-        lines += [f"Structures: {parts}. Test errors, mean over the seeds and each of them:", ""]
-        lines += [*markdown_table(["readout", "seeds", "parameters", *ERRORS], _rows(entry)), ""]
-        lines += [f"![embedding functions](embedding-{name}.png)", ""]
-        lines += [_sizes(entry), ""]
-        if any(case["brought_in"] for case in entry["cases"].values()):
-            lines += [_BROUGHT_IN, ""]
+        parts = ", ".join(f"{number} for {part}" for part, number in entry["structures"].items())
+        test = entry["errors"]["test"]
+        errors = "; ".join(f"{label} {1e3 * test[key]:.3g}" for label, key in ERRORS.items())
+        lines += [f"Structures: {parts}; {entry['parameters']:,} parameters.", ""]
+        lines += [f"Test errors: {errors}.", "", f"![functions](embedding-{name}.png)", ""]
+        lines += [
+            "Formulas over the arguments met, of the published function and of the learned "
+            "ones that contribute most:",
+            "",
+            *_formulas(entry),
+            "",
+        ]
+        lines += [
+            "Test errors with functions left out, those that vary least first; what they "
+            "were on average stays in the energy:",
+            "",
+            *_pruned(entry),
+            "",
+        ]
     lines += [*_READING, "", f"Machine: {stored['machine']}; one thread, float32."]
     made = f"Made by `python -m results.experiments.embedding`; mace-torch {version('mace-torch')}."
     return "\n".join([*lines, "", made, ""])
 
 
-def _rows(entry: dict) -> list[list[str]]:
+def _formulas(entry: dict) -> list[str]:
     rows = []
-    for readout in READOUTS:
-        cases = [c for key, c in entry["cases"].items() if key.rpartition(", seed ")[0] == readout]
-        if not cases:
-            continue
-        seeds = [key.rpartition(" ")[2] for key in entry["cases"] if key.startswith(readout + ",")]
-        row = [readout, ", ".join(seeds), f"{cases[0]['parameters']:,}"]
-        for error in ERRORS.values():
-            values = [1e3 * case["errors"]["test"][error] for case in cases]
-            text = f"{statistics.mean(values):.1f}"
-            each = ", ".join(f"{value:.1f}" for value in values)
-            row.append(f"{text} ({each})" if len(values) > 1 else text)
-        rows.append(row)
-    return rows
+    sizes = {(f["place"], f["number"]): f for f in entry["functions"]}
+    for fit in entry["formulas"][:PANELS]:
+        function = sizes[fit["place"], fit["number"]]
+        published = function is entry["functions"][0]
+        beside = "–" if fit["r2_beside_line"] is None else f"{fit['r2_beside_line']:.4f}"
+        rows.append(
+            [
+                "Ag_u3" if published else f"k = {fit['number'] + 1}",
+                f"{1e3 * function['contribution']:.3g}",
+                _curvature(function),
+                f"{100 * function['outside']:.1f} %" if not published else "–",
+                fit["form"] if fit["found"] else f"none (nearest: {fit['form']})",
+                beside,
+                f"`{fit['formula']}`" if fit["found"] else "–",
+            ]
+        )
+    heads = ["function", "meV beside a line", "curvature", "outside its grid"]
+    return markdown_table([*heads, "form", "R² beside a line", "formula (eV)"], rows)
 
 
-def _sizes(entry: dict) -> str:
-    published, *learned = entry["functions"]
-    curved = [
-        f"k = {f['number'] + 1}: {1e3 * f['contribution']:.1f}, {_curvature(f)}"
-        for f in learned[:4]
+def _pruned(entry: dict) -> list[str]:
+    rows = [
+        [
+            f"{row['left_out']} of {row['of']}",
+            f"{1e3 * row['energy_mae']:.3g}",
+            f"{1e3 * row['forces_mae']:.3g}",
+        ]
+        for row in entry["pruned"]
     ]
-    return (
-        f"Root mean square beside constant and line, meV, and curvature at the mean density: Ag_u3 "
-        f"{1e3 * published['contribution']:.1f}, {_curvature(published)}; {'; '.join(curved)}."
-    )
+    return markdown_table(["left out", "energy MAE (meV/atom)", "force MAE (meV/Å)"], rows)
 
 
 def _curvature(function: dict) -> str:
@@ -215,21 +248,16 @@ def _curvature(function: dict) -> str:
 
 
 _HOW = (
-    "A local potential (`kan-md init --size small`, but with SiLU beside each function, which the "
-    "sizes leave out since: MACE of one layer, 16 scalar features, "
-    f"l_max 3, correlation 3, 5 Å) with a Gaussian KAN, trained for {EPOCHS} epochs: short, "
-    "to show functions, not to set a record. In the figures the first panel is the "
-    "embedding function of Ag_u3 (Foiles, Baskes, Daw, Phys. Rev. B 1986;33:7983; it ships "
-    "with LAMMPS) over the densities that it gives the same atoms, the others are the KAN's"
-    " functions over the densities that the model has learned, those that contribute most "
-    "first. Constant and line are taken out of all of them by least squares over the atoms;"
-    " the number above a panel is what is left, as a root mean square over the atoms. Any "
-    "model draws such a figure: `kan-md inspect model.pth --plot functions.png --data "
+    "A local potential (`kan-md init --size small`: MACE of one layer, 16 scalar features, "
+    "l_max 3, correlation 3, 5 Å; its readout is 16 functions F_k of densities ρ_k, their sum the "
+    f"energy of an atom), {EPOCHS} epochs, batches of 2, seed {SEED}. In the figures the first "
+    "panel is the embedding function of Ag_u3 (Foiles, Baskes, Daw, Phys. Rev. B 1986;33:7983; it "
+    "ships with LAMMPS) over the densities that it gives the same atoms, the others are the "
+    "model's functions over the densities that it has learned, those that contribute most first. "
+    "Constant and line are taken out of all of them by least squares over the atoms; the number "
+    "above a panel is what is left, as a root mean square over the atoms. Any model is looked at "
+    "like this: `kan-md inspect model.pth --plot functions.png --symbolic --prune --data "
     "frames.xyz`.",
-)
-_BROUGHT_IN = (
-    "Runs of this set were not trained by the script: `kan-md train` made them beforehand, and "
-    "their recorded configurations are those of the script. Which commit made each is not known."
 )
 _READING = (
     "## What can be read from them, and what not",
@@ -247,13 +275,16 @@ _READING = (
     "- A learned density is a many-body expansion up to four atoms, not EAM's sum over "
     "neighbours. So part of what EAM has in F is in ρ here, and curves need not coincide "
     "even where the labels are EAM's own. Signs and sizes compare; shapes only roughly.",
-    "- Grids are fitted when training starts, and densities move on. Where a histogram lies beyond "
-    "the dotted line, the function is a line for those atoms, and the KAN gains nothing there: a "
-    "reason to look at this figure before adding functions.",
-    "- The tables are of one or two seeds and short runs. A few strained structures decide the "
-    "RMSE of the forces, and it does not gain where the mean does.",
-    "- That the sizes of `kan-md init` fit their grids was decided when these test errors were "
-    "known. For that choice they are no held-out test, and other data may say otherwise.",
+    "- Grids follow their densities in the first tenth of a training and stay then, while "
+    "densities move on. Where a histogram lies beyond a dotted line, the function is a line for "
+    "those atoms, and the KAN gains nothing there: a reason to look at this figure before adding "
+    "functions.",
+    "- A formula is a description of a curve where there were atoms, found in a small library by "
+    "least squares. Several forms fit a curve of one bend; that one of them is a logarithm does "
+    "not make the physics logarithmic, and it never replaces the function.",
+    "- What can be left out for nothing says how many functions such a model needs, not which: a "
+    "training from another seed leaves out others.",
+    "- One seed. What the readout is worth in errors is in [search](search.md).",
     "- In Allegro the functions act on scalars of edges, and only a line is taken out; with"
     " hidden layers the figure shows the first layer alone, whose outputs are no energies.",
 )
@@ -270,26 +301,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_folder(options.output)
         check_folder(options.work)
         work = options.work.resolve()
-        if not (work / "ag.xyz").exists():
-            run_kan_md("data", "ag-vacancy", work / "ag.xyz", what="ag-vacancy")
-        cases = [("ag_vacancy", work / "ag.xyz", DRAWN, SEEDS[:1])]
-        first_principles = (options.data / FIRST_PRINCIPLES) if options.data else None
-        if first_principles is not None and first_principles.is_file():
-            cases += [("ag_pbe", first_principles.resolve(), name, SEEDS) for name in READOUTS]
+        sets = {"ag_vacancy": work / "ag.xyz"}
+        if not sets["ag_vacancy"].exists():
+            run_kan_md("data", "ag-vacancy", sets["ag_vacancy"], what="ag-vacancy")
+        if options.data and (options.data / FIRST_PRINCIPLES).is_file():
+            sets["ag_pbe"] = (options.data / FIRST_PRINCIPLES).resolve()
         stored: dict = {"machine": machine_line(describe_machine()), "sets": {}}
-        for name, data, readout, seeds in cases:
-            entry = stored["sets"].setdefault(name, {"cases": {}})
-            for seed in seeds:
-                words = readout.replace(", ", "-").replace(" ", "-")
-                place = work / f"{name}-{words}-{seed}"
-                entry["cases"][f"{readout}, seed {seed}"] = train(data, readout, seed, place)
-                if readout == DRAWN and seed == SEEDS[0]:
-                    frames = read_frames(data)
-                    learned = learned_functions(load_checkpoint(place / "run/model.pth"), frames)
-                    functions = [eam_function(frames), *learned]
-                    path = options.output / f"embedding-{name}.png"
-                    draw(functions, TITLES[name], path)
-                    entry["functions"] = [function.as_json() for function in functions]
+        for name, data in sets.items():
+            figure = options.output / f"embedding-{name}.png"
+            stored["sets"][name] = explained(data, work / name, figure, TITLES[name])
     except KanMdError as error:
         sys.stderr.write(f"kan-md: error: {error}\n")
         return 2

@@ -35,11 +35,11 @@ from results.experiments.peers import pod, snap
 from results.experiments.peers.errors import Errors, errors
 from results.experiments.peers.fit import Peer, PeerRecord, entry_of
 from results.experiments.peers.frames import read_set
-from results.experiments.search import ALLEGROS, ASSUMED, MACE, READOUTS, Row, runs
+from results.experiments.search import ALLEGROS, MACE, READOUTS, Row, runs
 from results.experiments.zoo import ENERGY_SCALE, Model, build
 
 KAN_MD = "kan-md"
-ROWS: tuple[Row, ...] = (*READOUTS, *ASSUMED, *ALLEGROS)
+ROWS: tuple[Row, ...] = (*READOUTS, *ALLEGROS)
 """Models of the search that the page shows: what differs in more than seed and training."""
 ATOMS = 500
 """The least number of atoms of the structure that is timed."""

@@ -39,9 +39,13 @@ MACE = {
     "l_max": 3,
     "num_scalar_features": 16,
     "correlation": 3,
+    "avg_num_neighbors": 2,
 }
+BY_MEAN = {key: value for key, value in MACE.items() if key != "avg_num_neighbors"}
 ALLEGRO = SMALL_ALLEGRO | {"r_max": 5.0}
 KAN = {"kind": "kan", "basis": "gaussian", "base": "none", "fit_grid": {}}
+FOLLOW = {"steps": [0, 10, 30, 100, 200, 300, 450, 600, 750, 900], "every": 1, "until": 0.1}
+"""Grids that go with their inputs in the first tenth of a training; else those of the start."""
 CONTROL = "linear"
 SOAP = {"name": "soap", "lr": 0.003}
 ERRORS = {
@@ -72,53 +76,75 @@ class Row:
 
 LINEAR = {"kind": "linear"}
 MLP = {"kind": "mlp", "hidden": [16]}
-ROOT = {"kind": "finnis_sinclair"}
+WIDE = {"kind": "mlp", "hidden": [64]}
+ROOT = {"kind": "finnis_sinclair"}  # as Finnis and Sinclair, and ACE
 READOUTS = [
     Row(label="KAN", model=MACE, readout=KAN),
-    Row(label="linear", model=MACE, readout=LINEAR),
     Row(label="MLP 16", model=MACE, readout=MLP),
-    Row(label="MLP 64", model=MACE, readout={"kind": "mlp", "hidden": [64]}),
+    Row(label="square root", model=MACE, readout=ROOT),
+    Row(label="linear", model=MACE, readout=LINEAR),
 ]
-ASSUMED = [Row(label="square root", model=MACE, readout=ROOT)]  # as Finnis and Sinclair, and ACE
-PER_ELEMENT = [
+FOLLOWING = [Row(label="KAN, grids follow", model=MACE, readout={**KAN, "fit_grid": FOLLOW})]
+MORE = [
     Row(label="KAN per element", model=MACE, readout={**KAN, "per_type": True}),
-    Row(label="linear per element", model=MACE, readout={**LINEAR, "per_type": True}),
-    Row(label="square root per element", model=MACE, readout={**ROOT, "per_type": True}),
-]
-RATES = [  # whether the learning rate is what one readout wins by
-    Row(label=f"{label}, lr {lr}", model=MACE, readout=readout, optimizer={**SOAP, "lr": lr})
-    for lr in (0.01, 0.001)
-    for label, readout in (("KAN", KAN), ("MLP 16", MLP), ("linear", LINEAR))
+    Row(label="MLP 64", model=MACE, readout=WIDE),
 ]
 # The size of the densities: grids are fitted to any, weights start at one.
-SCALED, SMALLER, LARGER = (
+LARGER, SMALLER = (
     [
         Row(
-            label=f"{label}, divided by {norm}",
+            label=f"{row.label}, divided by {norm}",
             model={**MACE, "avg_num_neighbors": norm},
-            readout=readout,
+            readout=row.readout,
         )
-        for label, readout in (
-            ("KAN", KAN),
-            ("MLP 16", MLP),
-            ("square root", ROOT),
-            ("linear", LINEAR),
-        )
+        for row in READOUTS
     ]
-    for norm in (2, 6, 1)
+    for norm in (1, 6)
 )
-LONGER = [  # and whether the number of epochs is
-    Row(label=f"{label}, {3 * EPOCHS} epochs", model=MACE, readout=readout, epochs=3 * EPOCHS)
-    for label, readout in (("KAN", KAN), ("linear", LINEAR), ("MLP 16", MLP))
+MEAN = [
+    Row(label=f"{label}, divided by their number", model=BY_MEAN, readout=readout)
+    for label, readout in (
+        *((row.label, row.readout) for row in READOUTS),
+        ("MLP 64", WIDE),
+        ("KAN per element", {**KAN, "per_type": True}),
+        ("linear per element", {**LINEAR, "per_type": True}),
+        ("square root per element", {**ROOT, "per_type": True}),
+    )
 ]
-FIXED = [
-    Row(label="KAN, fixed grid", model=MACE, readout={"kind": "kan", "basis": "gaussian"}),
+RATES = [  # whether the learning rate is what one readout wins by
+    Row(
+        label=f"{row.label}, lr {lr}",
+        model=MACE,
+        readout=row.readout,
+        optimizer={**SOAP, "lr": lr},
+    )
+    for lr in (0.01, 0.001)
+    for row in READOUTS
+]
+LONGER = [  # and whether the number of epochs is
+    Row(
+        label=f"{row.label}, {3 * EPOCHS} epochs",
+        model=MACE,
+        readout=row.readout,
+        epochs=3 * EPOCHS,
+    )
+    for row in (*READOUTS, *FOLLOWING)
 ]
 ADAMW = [  # and whether the optimiser is
-    Row(label=f"{row.label}, AdamW{text}", model=MACE, readout=row.readout, optimizer={"lr": lr})
-    for row, text, lr in (
-        *((row, "", 0.01) for row in (*READOUTS, *FIXED)),
-        *((READOUTS[0], f" lr {lr}", lr) for lr in (0.02, 0.003)),
+    Row(
+        label=f"{label}, AdamW{text}, divided by their number",
+        model=BY_MEAN,
+        readout=readout,
+        optimizer={"lr": lr},
+    )
+    for label, readout, text, lr in (
+        ("KAN", KAN, "", 0.01),
+        ("linear", LINEAR, "", 0.01),
+        ("MLP 16", MLP, "", 0.01),
+        ("MLP 64", WIDE, "", 0.01),
+        ("KAN, grids from -2 to 2", {"kind": "kan", "basis": "gaussian"}, "", 0.01),
+        ("KAN", KAN, " lr 0.02", 0.02),
+        ("KAN", KAN, " lr 0.003", 0.003),
     )
 ]
 ALLEGROS = [
@@ -127,32 +153,31 @@ ALLEGROS = [
 ]
 ROWS = [
     *READOUTS,
-    *ASSUMED,
-    *PER_ELEMENT,
-    *FIXED,
-    *SCALED,
+    *FOLLOWING,
+    *MORE,
+    *LONGER,
     *LARGER,
     *SMALLER,
+    *MEAN,
     *RATES,
-    *LONGER,
     *ADAMW,
     *ALLEGROS,
 ]
 # What differs in the readout alone comes first, on the two sets that differ most; a wave is done on
 # all of its sets before the next seed of the same wave, and every prefix compares like with like.
 WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
-    (("Ag",), [*READOUTS, *ASSUMED], SEEDS),
-    (("HfO2",), [*READOUTS, *ASSUMED, *PER_ELEMENT], SEEDS),
-    (("HfO2", "Ag"), SCALED, SEEDS),
-    (("HfO2", "Ag"), LARGER, (1,)),
-    (("Ag", "HfO2"), SMALLER, (1,)),
-    (("Ag", "HfO2"), RATES, (1,)),
-    (("Ag", "HfO2"), ADAMW, (1,)),
-    (("Ag", "HfO2", "Si"), FIXED, (1,)),
-    (("Ag", "HfO2"), ALLEGROS, SEEDS),
-    (("Si", "C"), [*READOUTS, *ASSUMED], SEEDS),
+    (("HfO2", "Ag"), READOUTS, SEEDS),
     (("Ag", "HfO2"), LONGER, (1,)),
-    (("Ag", "HfO2"), RATES, (2, 3)),
+    (("HfO2", "Ag"), FOLLOWING, SEEDS),
+    (("HfO2", "Ag"), LARGER, SEEDS),
+    (("Si", "C"), READOUTS, SEEDS),
+    (("HfO2", "Ag"), MORE, (1,)),
+    (("Ag", "HfO2"), RATES, (1,)),
+    (("HfO2", "Ag"), READOUTS, (4, 5)),
+    (("Ag", "HfO2"), SMALLER, (1,)),
+    (("Ag", "HfO2"), MEAN, SEEDS),
+    (("Ag", "HfO2"), ADAMW, (1,)),
+    (("Ag", "HfO2"), ALLEGROS, SEEDS),
 ]
 
 
@@ -230,10 +255,16 @@ def page(found: Found, *, command: str) -> str:
         "shared one has not, since the products before it have weights of each element.",
         "",
         "`divided by N` is `model.avg_num_neighbors: N`, what the sums over neighbours are divided "
-        "by. Other rows have their mean number, as mace-torch has it, which makes the densities "
-        "that a readout gets as small as 0.01. Weights that start at one see a line there, while "
-        "grids are fitted to inputs of any size: what a KAN is ahead by in the rows without "
-        "`divided by` is this first of all, and a readout is to be judged by its best scale.",
+        "by: 2 where the row does not say it, as in `kan-md init --size`. `divided by their "
+        "number` is mace-torch's way (`auto`), which makes the densities that a readout gets as "
+        "small as 0.01. Weights that start at one see a line there, while grids are fitted to "
+        "inputs of any size: what a KAN is ahead by in those rows is this first of all, and a "
+        "readout is to be judged by its best scale.",
+        "",
+        "Grids are fitted to the densities of random weights and stay. On silver nearly all "
+        "densities have left them at the end, so that most functions are lines there (`kan-md "
+        "inspect --plot` shows it). `grids follow` go with their inputs in the first tenth of a "
+        "training: functions are curved where the atoms are.",
         "",
         "![test errors](search.png)",
         "",
@@ -314,14 +345,18 @@ def _text(value: Estimate | None, digits: int = 3) -> str:
 
 
 def save_figure(found: Found, path: Path) -> None:
-    """Test errors of every seed as points over their mean, from zero."""
+    """Test errors of every seed as points over their mean, from zero; all of one optimiser."""
     shown = [name for name in SETS if table(found, name)]
+    drawn = [row.label for row in ROWS if row not in ADAMW]
     panels = list(ERRORS.items())[:2]
-    most = max((len(table(found, name)) for name in shown), default=0)
-    figure = new_figure(3.4 * max(1, len(shown)), max(5.6, 0.36 * most + 1.6))  # labels in lines
+    has = {
+        one: [label for label in drawn if by_seed(found, label, one, "forces_mae")] for one in shown
+    }
+    most = max(map(len, has.values()))
+    figure = new_figure(5.0 * max(1, len(shown)), max(5.6, 0.44 * most + 1.6))  # labels in lines
     axes = figure.subplots(len(panels), max(1, len(shown)), squeeze=False)
     for column, one in enumerate(shown):
-        labels = [row.label for row in ROWS if by_seed(found, row.label, one, "forces_mae")]
+        labels = has[one]
         for line, (label, (key, factor)) in enumerate(panels):
             axis = axes[line][column]
             plain_axes(axis, grid="x")
