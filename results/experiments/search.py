@@ -85,6 +85,13 @@ READOUTS = [
     Row(label="linear", model=MACE, readout=LINEAR),
 ]
 FOLLOWING = [Row(label="KAN, grids follow", model=MACE, readout={**KAN, "fit_grid": FOLLOW})]
+SIZES = [  # tiny and medium of the README, beside small
+    Row(label=f"KAN, {size}", model={**MACE, **change}, readout=KAN)
+    for size, change in (
+        ("tiny", {"num_scalar_features": 8, "l_max": 2, "correlation": 2}),
+        ("medium", {"num_scalar_features": 32}),
+    )
+]
 MORE = [
     Row(label="KAN per element", model=MACE, readout={**KAN, "per_type": True}),
     Row(label="MLP 64", model=MACE, readout=WIDE),
@@ -154,6 +161,7 @@ ALLEGROS = [
 ROWS = [
     *READOUTS,
     *FOLLOWING,
+    *SIZES,
     *MORE,
     *LONGER,
     *LARGER,
@@ -169,6 +177,7 @@ WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
     (("HfO2", "Ag"), READOUTS, SEEDS),
     (("Ag", "HfO2"), LONGER, (1,)),
     (("HfO2", "Ag"), FOLLOWING, SEEDS),
+    (("Ag", "HfO2"), SIZES, (1,)),
     (("HfO2", "Ag"), LARGER, SEEDS),
     (("Si", "C"), READOUTS, SEEDS),
     (("HfO2", "Ag"), MORE, (1,)),
@@ -242,9 +251,10 @@ def page(found: Found, *, command: str) -> str:
         "`small` of the README, whose table says what it costs) by its readout, and of a small "
         "Allegro (l_max 1, 1 layer, "
         f"32/8), after {EPOCHS} epochs of SOAP with lr 0.003 (AdamW with 0.01 where the row says "
-        "so: those are compared with nothing) unless the row says otherwise, with "
-        "a cosine schedule, batches of 2, averaged weights and the balanced loss; the model is the "
-        "one of the best validation epoch. MAE ± standard error over seeds; the columns with "
+        "so: those are compared with nothing) unless the row says otherwise (`tiny` and `medium` "
+        "are those of the README, too), with a cosine schedule, batches of 2, averaged weights and "
+        "the balanced loss; the model is the one of the best validation epoch. MAE ± standard "
+        "error over seeds; the columns with "
         "`against` are paired by seed. The best MLP is chosen by validation among all rows of "
         f"{EPOCHS} epochs, scales and learning rates included. Where a cell has no ±, there is one "
         "seed, and nothing follows from a small difference.",
