@@ -77,6 +77,69 @@ def check(
         console.print(f"picture: {output}", highlight=False)
 
 
+@commands.command("augment")
+def augment(
+    data: Annotated[
+        list[Path], typer.Argument(help="Structures to perturb.", metavar="DATA.xyz ...")
+    ],
+    teacher: Annotated[Path, typer.Option(help="model.pth or deployed file of a potential.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Extended XYZ file to write.")
+    ] = Path("augmented.xyz"),
+    copies: Annotated[int, typer.Option(help="Perturbed structures of each.")] = 4,
+    displacement: Annotated[
+        float, typer.Option(help="Standard deviation of each coordinate, Å.")
+    ] = 0.1,
+    strain: Annotated[float, typer.Option(help="Largest strain of periodic cells.")] = 0.02,
+    weight: Annotated[float, typer.Option(help="Their config_weight; others have 1.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of displacements and strains.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON summary.")] = False,
+) -> None:
+    """Perturb structures and label them by a potential: a teacher for a smaller, faster one.
+
+    They join the training set, and nothing else, as data: {train: frames.xyz, replay:
+    augmented.xyz}.
+
+    Example: kan-md data augment frames.xyz --teacher large/model.pth -o augmented.xyz
+    """
+    from kan_md.calculator import KANCalculator
+    from kan_md.cli.tables import track_frames
+    from kan_md.data.augment import augment as perturb
+    from kan_md.data.checks import check_structures
+    from kan_md.data.isolated import separate_isolated
+    from kan_md.data.reading import read_frames
+    from kan_md.data.write import write_frames
+    from kan_md.files import check_writable
+
+    check_writable(output, overwrite=overwrite)
+    calculator = KANCalculator(teacher)
+    r_max = calculator.model.r_max
+    frames, isolated = separate_isolated(read_frames(data), r_max)
+    check_structures(frames, "set")
+    made = list(
+        perturb(
+            frames,
+            calculator,
+            copies=copies,
+            displacement=displacement,
+            strain=strain,
+            weight=weight,
+            seed=seed,
+            r_max=r_max,
+            track=track_frames(frames, description="labelling"),
+        )
+    )
+    write_frames(made, output, overwrite=overwrite)
+    found = {"output": str(output), "frames": len(made), "isolated_left_out": len(isolated)}
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    left_out = f", {len(isolated)} isolated atoms left out" if isolated else ""
+    number = f"{len(made)} structures, {copies} of each of {len(frames)}"
+    typer.echo(f"{output}: {number}, labelled by {teacher}{left_out}")
+
+
 @commands.command("ag-vacancy")
 def ag_vacancy(
     output: Annotated[Path, typer.Argument(help="Extended XYZ file to write.", metavar="OUT.xyz")],

@@ -120,8 +120,9 @@ class DataConfig(Section):
             Relative paths start at the folder of the configuration file.
         val: likewise; otherwise taken from ``train`` by ``split``.
         test: likewise.
-        replay: likewise; structures that ``training.init_from`` was trained on. They join the
-            training set, so that the model does not forget them.
+        replay: likewise; structures that ``training.init_from`` was trained on, so that the model
+            does not forget them, or that a teacher has labelled (``kan-md data augment``). They
+            join the training set whatever ``split`` says.
         replay_size: share or number of them, chosen by ``split.seed``; all where absent.
         split: how ``train`` is divided.
         keys: names of the labels.

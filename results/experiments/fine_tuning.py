@@ -26,6 +26,7 @@ from rich.console import Console
 from kan_md.benchmark.machine import describe_machine, machine_line
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
+from kan_md.config.sizes import size_content
 from kan_md.errors import KanMdError
 from results.experiments.zoo import run_kan_md
 
@@ -41,7 +42,7 @@ MODEL = {
     "num_tensor_features": 8,
 }
 READOUT = {"kind": "kan", "basis": "gaussian"}
-EPOCHS = {"old": 60, "new": 60}
+EPOCHS = {"old": 60, "new": 60, "local": 600}
 HOW = """\
 A small Allegro with a KAN readout, trained on {old} structures of copper, silver, gold, nickel and
 their alloys, then fine-tuned on {new} of copper and palladium, an element that it does not have.
@@ -49,14 +50,23 @@ Labels are those of ASE's effective medium theory. Errors (MAE) on {new_test} ot
 copper and palladium, and on {old_test} others of the metals of before: what has been forgotten.
 Every run on the new alloy has {epochs} epochs and the same {new} structures, of which every fourth
 chooses the best epoch; the learning rate is {scratch} from scratch and {tuned} in fine-tuning. One
-seed."""
+seed.
+
+The local potential is size tiny of `kan-md init`, a third of the cost of a step. Taught means that
+it learns from {frames} more structures, {copies} perturbed ones of each of the {new}, whose labels
+are those of the fine-tuned model (`kan-md data augment`); it takes as many steps of the optimiser
+as without them."""
 RATES = {"scratch": 0.01, "tuned": 0.003}
+TAUGHT = {"frames": 256, "copies": 16}
 CASES = {
     "from scratch": {},
     "fine-tuned": {"init_from": True},
+    "fine-tuned, fresh KAN readout": {"init_from": True, "fresh_readout": True},
     "fine-tuned, radial functions frozen": {"init_from": True, "freeze": "radial"},
     "fine-tuned, readout alone": {"init_from": True, "freeze": "backbone"},
     "fine-tuned, with 16 structures of before": {"init_from": True, "replay": 16},
+    "local potential, from scratch": {"local": True},
+    "local potential, taught by the fine-tuned one": {"local": True, "teacher": "fine-tuned"},
 }
 
 
@@ -107,11 +117,36 @@ def configuration(case: str, work: Path) -> dict:
         "seed": 1,
         "device": "cpu",
     }
+    if settings.get("local"):
+        return _local(settings.get("teacher"), data, training, work)
     if not tuned:
         return {"data": data, "model": MODEL, "readout": READOUT, "training": training}
     training |= {"init_from": str(work / "old" / "model.pth")}
-    training |= {"freeze": settings.get("freeze", "none")}
+    training |= {key: settings[key] for key in ("freeze", "fresh_readout") if key in settings}
     return {"data": data, "training": training}
+
+
+def _local(teacher: str | None, data: dict, training: dict, work: Path) -> dict:
+    """The local potential on the same structures, and on those of a teacher if there is one."""
+    content = size_content("tiny")
+    training |= {"optimizer": content["training"]["optimizer"], "epochs": EPOCHS["local"]}
+    if teacher is not None:
+        data["replay"] = str(augmented(teacher, work))
+        data["replay_size"] = TAUGHT["frames"]
+        own = SIZES["new"] * 3 // 4
+        training["epochs"] = round(EPOCHS["local"] * own / (own + TAUGHT["frames"]))
+    sections = {key: content[key] for key in ("model", "readout")}
+    return {"data": data, **sections, "training": training}
+
+
+def augmented(teacher: str, work: Path) -> Path:
+    """Perturbed new structures with the labels of a model of this page."""
+    path = work / "augmented.xyz"
+    if not path.exists():
+        arguments = ["--teacher", train(teacher, work), "--copies", TAUGHT["copies"], "-o", path]
+        arguments += ["--displacement", 0.1, "--strain", 0.03]
+        run_kan_md("data", "augment", work / "new.xyz", *arguments, what="augment", threads=1)
+    return path
 
 
 def train(case: str, work: Path) -> Path:
@@ -176,7 +211,7 @@ def page(stored: dict) -> str:
                 ]
             )
         body.append(row)
-    how = HOW.format(**SIZES, epochs=EPOCHS["new"], **RATES)
+    how = HOW.format(**SIZES, **TAUGHT, epochs=EPOCHS["new"], **RATES)
     lines = ["# Fine-tuning", "", how, "", *markdown_table(heads, body), ""]
     lines += [f"Machine: {stored['machine']}; one thread, float32.", ""]
     lines += ["Made by `python -m results.experiments.fine_tuning`.", ""]
