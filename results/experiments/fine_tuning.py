@@ -48,14 +48,14 @@ A small Allegro with a KAN readout, trained on {old} structures of copper, silve
 their alloys, then fine-tuned on {new} of copper and palladium, an element that it does not have.
 Labels are those of ASE's effective medium theory. Errors (MAE) on {new_test} other structures of
 copper and palladium, and on {old_test} others of the metals of before: what has been forgotten.
-Every run on the new alloy has {epochs} epochs and the same {new} structures, of which every fourth
+Every run of it on the new alloy has {epochs} epochs and the same {new} structures, of which every fourth
 chooses the best epoch; the learning rate is {scratch} from scratch and {tuned} in fine-tuning. One
 seed.
 
-The local potential is size tiny of `kan-md init`, a third of the cost of a step. Taught means that
-it learns from {frames} more structures, {copies} perturbed ones of each of the {new}, whose labels
-are those of the fine-tuned model (`kan-md data augment`); it takes as many steps of the optimiser
-as without them."""
+The local potential is size tiny of `kan-md init`, whose cost the README tells; {local} epochs.
+Taught means that it learns from {frames} more structures, {copies} perturbed ones of each of the
+{new}, whose labels are those of the fine-tuned model (`kan-md data augment`), in as many steps of
+the optimiser."""
 RATES = {"scratch": 0.01, "tuned": 0.003}
 TAUGHT = {"frames": 256, "copies": 16}
 CASES = {
@@ -211,7 +211,7 @@ def page(stored: dict) -> str:
                 ]
             )
         body.append(row)
-    how = HOW.format(**SIZES, **TAUGHT, epochs=EPOCHS["new"], **RATES)
+    how = HOW.format(**SIZES, **TAUGHT, epochs=EPOCHS["new"], local=EPOCHS["local"], **RATES)
     lines = ["# Fine-tuning", "", how, "", *markdown_table(heads, body), ""]
     lines += [f"Machine: {stored['machine']}; one thread, float32.", ""]
     lines += ["Made by `python -m results.experiments.fine_tuning`.", ""]

@@ -116,4 +116,4 @@ def test_a_potential_labels_structures_from_the_command_line(
         assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-6)
     with pytest.raises(SystemExit, match="2"):
         main([str(argument) for argument in arguments])
-    assert "exists" in capsys.readouterr().err
+    assert "an existing file" in capsys.readouterr().err
