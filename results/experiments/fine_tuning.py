@@ -44,13 +44,13 @@ MODEL = {
 READOUT = {"kind": "kan", "basis": "gaussian"}
 EPOCHS = {"old": 60, "new": 60, "local": 600}
 HOW = """\
-A small Allegro with a KAN readout, trained on {old} structures of copper, silver, gold, nickel and
-their alloys, then fine-tuned on {new} of copper and palladium, an element that it does not have.
-Labels are those of ASE's effective medium theory. Errors (MAE) on {new_test} other structures of
-copper and palladium, and on {old_test} others of the metals of before: what has been forgotten.
-Every run of it on the new alloy has {epochs} epochs and the same {new} structures, of which every fourth
-chooses the best epoch; the learning rate is {scratch} from scratch and {tuned} in fine-tuning. One
-seed.
+A small Allegro with a KAN readout, trained on {old} structures of copper, silver, gold, nickel
+and their alloys, then fine-tuned on {new} of copper and palladium, an element that it does not
+have. Labels are those of ASE's effective medium theory. Errors (MAE) on {new_test} other
+structures of copper and palladium, and on {old_test} others of the metals of before: what has
+been forgotten. Every run of it on the new alloy has {epochs} epochs and the same {new}
+structures, of which every fourth chooses the best epoch; the learning rate is {scratch} from
+scratch and {tuned} in fine-tuning. One seed.
 
 The local potential is size tiny of `kan-md init`, whose cost the README tells; {local} epochs.
 Taught means that it learns from {frames} more structures, {copies} perturbed ones of each of the
