@@ -422,10 +422,13 @@ class RegularizationConfig(Section):
     Attributes:
         l1: weight of the sum of sizes.
         entropy: weight of the entropy of the sizes.
+        curvature: weight of the functions' integrated squared curvature, in units of the loss: it
+            keeps functions smooth where a grid has few inputs or none.
     """
 
     l1: Weight = 0.0
     entropy: Weight = 0.0
+    curvature: Weight = 0.0
 
 
 class StageConfig(Section):

@@ -19,7 +19,7 @@ from kan_md.kan.controls import FinnisSinclair, LinearPerType
 from kan_md.kan.layer import KANLayer
 from kan_md.kan.network import KAN
 from kan_md.kan.per_type import PerTypeKAN
-from kan_md.solve.roughness import roughness
+from kan_md.kan.roughness import roughness
 
 _READOUTS_OF_MACE = ("linear_2", "linear")
 """Last maps of mace-torch's readout blocks, whichever a block has."""

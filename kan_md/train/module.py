@@ -33,8 +33,8 @@ MODEL_KEY = "sole_model"
 class _KanModel:
     """What both modules below add to nequip's.
 
-    ``model`` are the arguments of :func:`build_for_training`; ``regularization`` has weights ``l1``
-    and ``entropy``; ``form`` says how the model is evaluated.
+    ``model`` are the arguments of :func:`build_for_training`; ``regularization`` has the weights of
+    :func:`kan_md.kan.regularize.regularization`; ``form`` says how the model is evaluated.
 
     Attributes:
         transfer: what was taken over from another model, if any.
@@ -114,7 +114,7 @@ class _KanModel:
         loss = self._loss_of(errors)
         _add_errors(self.train_metrics, errors)
         if any(self.penalties.values()):
-            loss = loss + regularization(self.model, **self.penalties)
+            loss = loss + regularization(self.model, loss, **self.penalties)
         return loss
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:

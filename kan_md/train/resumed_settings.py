@@ -62,6 +62,7 @@ RESUME: dict[str, Effect] = {
     "training.gradient_clip": "steps",
     "training.regularization.l1": "steps",
     "training.regularization.entropy": "steps",
+    "training.regularization.curvature": "steps",
     "training.stages": "steps",
     "training.seed": "refused",
     "training.device": "speed",

@@ -40,9 +40,9 @@ from kan_md.runs.statistics import estimate
 from kan_md.solve.refit import refit
 from kan_md.solve.uncertainty import Uncertainty
 from results.experiments.peers.errors import predictions
-from results.experiments.search import EPOCHS, FOLLOWING, MACE, READOUTS, SOAP
+from results.experiments.search import EPOCHS, FOLLOWING, MACE, READOUTS, SMOOTH
 
-ROWS = {row.label: row.readout for row in (*READOUTS, *FOLLOWING)}
+ROWS = {row.label: row for row in (*READOUTS, *FOLLOWING, *SMOOTH)}
 SEEDS = (1, 2, 3)
 TRAIN, VAL, TEST = 150, 40, 20  # frames
 LIKE_TRAINING = "300 K"
@@ -111,18 +111,19 @@ def runs(paths: dict[str, Path]) -> dict[tuple[str, int], Run]:
             {
                 "data": {part: str(paths[part]) for part in ("train", "val")},
                 "model": MACE,
-                "readout": readout,
+                "readout": row.readout,
                 "training": {
-                    "optimizer": SOAP,
+                    "optimizer": row.optimizer,
                     "batch_size": 2,
-                    "epochs": EPOCHS,
+                    "epochs": row.epochs,
                     "seed": seed,
                     "device": "cpu",
+                    "regularization": {"curvature": row.curvature},
                 },
             },
         )
         for seed in SEEDS
-        for label, readout in ROWS.items()
+        for label, row in ROWS.items()
     }
 
 
@@ -279,17 +280,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.draw:
             chosen = [run for (_, seed), run in wanted.items() if seed <= options.seeds]
             run_missing(chosen, store, jobs=1, threads=1, budget=None, console=console)
-            trained = [(key, run) for key, run in wanted.items() if store.model(run)]
-            new = [(key, run) for key, run in trained if run.id not in results]
-            for (label, _), run in track(new, "testing", console=console):
-                is_kan = ROWS[label]["kind"] == "kan"
-                results[run.id] = measure(store.model(run), paths, is_kan=is_kan)
+            trained = [
+                (key, run, store.find(run)) for key, run in wanted.items() if store.model(run)
+            ]
+            new = [one for one in trained if one[2].id not in results]
+            for (label, _), run, record in track(new, "testing", console=console):
+                is_kan = ROWS[label].readout["kind"] == "kan"
+                results[record.id] = measure(store.model(run), paths, is_kan=is_kan)
                 text = json.dumps(results, indent=1)
                 save_atomically(stored, lambda part, text=text: part.write_text(text))
-        found = {key: results[run.id] for key, run in wanted.items() if run.id in results}
+        done = {key: record for key, run in wanted.items() if (record := store.find(run))}
+        done = {key: record for key, record in done.items() if record.id in results}
+        found = {key: results[record.id] for key, record in done.items()}
         if not found:
             raise KanMdError("no run of the extrapolation is there yet; leave out --draw")
-        records = [record for key in found if (record := store.find(wanted[key]))]
+        records = list(done.values())
         draw(found, options.output / "extrapolation.png")
         text = page(found, records, command="python -m results.experiments.extrapolation")
         save_atomically(options.output / "extrapolation.md", lambda part: part.write_text(text))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -65,6 +65,7 @@ class Row:
         readout: likewise.
         optimizer: name and largest learning rate.
         epochs: of the training.
+        curvature: weight of the curvature of functions in the loss.
     """
 
     label: str
@@ -72,6 +73,7 @@ class Row:
     readout: dict
     optimizer: dict = field(default_factory=lambda: SOAP)
     epochs: int = EPOCHS
+    curvature: float = 0.0
 
 
 LINEAR = {"kind": "linear"}
@@ -85,6 +87,7 @@ READOUTS = [
     Row(label="linear", model=MACE, readout=LINEAR),
 ]
 FOLLOWING = [Row(label="KAN, grids follow", model=MACE, readout={**KAN, "fit_grid": FOLLOW})]
+SMOOTH = [replace(FOLLOWING[0], label="KAN, grids follow, curvature 1", curvature=1.0)]
 SIZES = [  # tiny and medium of the README, beside small
     Row(label=f"KAN, {size}", model={**MACE, **change}, readout=KAN)
     for size, change in (
@@ -161,6 +164,7 @@ ALLEGROS = [
 ROWS = [
     *READOUTS,
     *FOLLOWING,
+    *SMOOTH,
     *SIZES,
     *MORE,
     *LONGER,
@@ -177,6 +181,7 @@ WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
     (("HfO2", "Ag"), READOUTS, SEEDS),
     (("Ag", "HfO2"), LONGER, (1,)),
     (("HfO2", "Ag"), FOLLOWING, SEEDS),
+    (("Ag", "HfO2"), SMOOTH, SEEDS),
     (("Ag", "HfO2"), SIZES, (1,)),
     (("HfO2", "Ag"), LARGER, SEEDS),
     (("Si", "C"), READOUTS, SEEDS),
@@ -192,6 +197,7 @@ WAVES: list[tuple[tuple[str, ...], list[Row], tuple[int, ...]]] = [
 
 def configuration(row: Row, one: DataSet, seed: int, folder: Path) -> dict:
     """Content of the YAML file; what is divided how does not depend on the seed."""
+    penalties = {"regularization": {"curvature": row.curvature}} if row.curvature else {}
     return {
         "data": one.section(folder),
         "model": row.model,
@@ -203,6 +209,7 @@ def configuration(row: Row, one: DataSet, seed: int, folder: Path) -> dict:
             "epochs": row.epochs,
             "seed": seed,
             "device": "cpu",
+            **penalties,
         },
     }
 

@@ -20,7 +20,7 @@ from kan_md.model.reference import evaluate
 from kan_md.solve.memory import MEMORY_KEY
 from kan_md.solve.normal import SquareSum, best_solution, solve, weighted
 from kan_md.solve.refit import refit
-from kan_md.solve.roughness import roughness
+from kan_md.kan.roughness import roughness
 from kan_md.solve.rows import RowMaker
 from kan_md.solve.uncertainty import Uncertainty
 from kan_md.solve.unknowns import Unknowns

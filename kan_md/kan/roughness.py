@@ -12,6 +12,7 @@ _POINTS_PER_STEP = 16
 the sines of the highest frequency, which has at most half a period in a step."""
 
 
+@torch.enable_grad()
 def roughness(layer: KANLayer) -> torch.Tensor:
     """G_mn = ∫ B_m''(s) B_n''(s) ds over the grid, s in steps: [num_basis, num_basis] float64.
 
