@@ -15,12 +15,12 @@ from kan_md.cli.main import main
 from kan_md.data.dataset import FramesDataset
 from kan_md.errors import KanMdError
 from kan_md.kan import BASES, KANLayer
+from kan_md.kan.roughness import roughness
 from kan_md.model.checkpoint import load_checkpoint, save_checkpoint
 from kan_md.model.reference import evaluate
 from kan_md.solve.memory import MEMORY_KEY
 from kan_md.solve.normal import SquareSum, best_solution, solve, weighted
 from kan_md.solve.refit import refit
-from kan_md.kan.roughness import roughness
 from kan_md.solve.rows import RowMaker
 from kan_md.solve.uncertainty import Uncertainty
 from kan_md.solve.unknowns import Unknowns
