@@ -41,6 +41,7 @@ bench: plugin
 	$(BIN)/python -m results.experiments.training_speed --output results
 	$(BIN)/python -m results.experiments.scaling --output results
 	$(BIN)/python -m results.experiments.variants --output results --float32
+	$(BIN)/python -m results.experiments.foundation --output results
 	$(BIN)/pip install -q -c $(VENV)/.torch -e ".[phonons]"
 	$(BIN)/python -m results.experiments.properties --output results
 

@@ -7,9 +7,9 @@ Such a file has a second method beside the contract's ``forward``::
     types   list of integers, indices into the manifest's type_names
     error   largest error of a table over the bound that it was to keep: above 1 it is refused
 
-From then on ``forward`` takes structures of these types. Atoms without neighbours may have any
-type. :mod:`kan_md.ops.chosen_types` makes the tables, from the same network and held to the same
-bound as tables in a file.
+From then on ``forward`` takes structures of these types, or atoms of any type of which none has
+neighbours. :mod:`kan_md.ops.chosen_types` makes the tables, from the same network and held to the
+same bound as tables in a file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,16 @@ from nequip.data import AtomicDataDict
 
 from kan_md.tasks.potential_function import EdgeModel
 from kan_md_deploy.passes.module_sequence import ModuleSequence
+
+
+def types_to_choose(types: torch.Tensor, edge_index: torch.Tensor) -> set[int]:
+    """Types that a structure needs; where no atom has neighbours one will do for all.
+
+    Args:
+        types: [num_atoms] of the atoms.
+        edge_index: [2, num_edges].
+    """
+    return set(types.tolist()) if edge_index.size(1) else {0}
 
 
 class SequenceOfChosen(torch.nn.Module):
@@ -50,9 +60,9 @@ class SequenceOfChosen(torch.nn.Module):
     def choose_present(self, data: AtomicDataDict.Type) -> None:
         """In Python, before it is compiled, a model chooses the types that it meets."""
         types, index = data[AtomicDataDict.ATOM_TYPE_KEY], data[AtomicDataDict.EDGE_INDEX_KEY]
-        present = set(types.view(-1)[index.flatten()].tolist())
-        if not self.present or not present <= self.present:
-            self.present = present or {0}
+        present = types_to_choose(types.view(-1), index)
+        if not present <= self.present:
+            self.present = present
             with torch.enable_grad():
                 self.choose(sorted(self.present))
 

@@ -15,7 +15,7 @@ from kan_md.backbones.nequip_settings import nequip_settings
 from kan_md.contract import Manifest
 from kan_md.model.device import set_tf32
 from kan_md.tasks.choose import task_of_checkpoint
-from kan_md.tasks.judgement import Graph
+from kan_md.tasks.judgement import Graph, Remembered, as_it_is, with_ghosts
 from kan_md_deploy.aotinductor import compile_aotinductor, save_aotinductor
 from kan_md_deploy.archive import sha256_of
 from kan_md_deploy.chosen_types import EdgeModelOfChosen, with_choice
@@ -53,13 +53,19 @@ def compile_model(
     graphs = reference_graphs(checkpoint)
     with nequip_settings():
         exact = checkpoint.build("float64")
-        description, reference = describe_model(checkpoint, exact, task), task.edge_model(exact)
+        description = describe_model(checkpoint, exact, task)
+        reference = Remembered(task.edge_model(exact))
         edge_model, manifest = rewritten_model(checkpoint, options, description, graphs)
         manifest = replace(manifest, model_sha256=sha256_of(model_path))
         groups = _judged(edge_model, checkpoint)
         same = options.dtype == "float64"
         eager = reference if same else task.edge_model(checkpoint.build(options.dtype))
-        rounding = {at: task.deviation(eager, reference, group) for at, group in groups.items()}
+        rounding = {
+            at: task.deviation(eager, reference, group, variants=as_it_is)
+            for at, group in groups.items()
+        }
+    # An atom is a ghost whatever its type: one group is enough to judge that.
+    variants = dict.fromkeys(groups, as_it_is) | {next(iter(groups)): with_ghosts}
     set_tf32(options.tf32)
     example = max(graphs, key=lambda graph: graph[0].size(0))
     others = [name for name in task.backends if name != options.backend]
@@ -67,7 +73,10 @@ def compile_model(
 
     def judge(path: Path) -> Manifest:
         compiled = load_deployed(path, options.device)
-        found = {at: task.deviation(compiled, reference, group) for at, group in groups.items()}
+        found = {
+            at: task.deviation(compiled, reference, group, variants=variants[at])
+            for at, group in groups.items()
+        }
         for where, one in found.items():
             task.check(
                 one,

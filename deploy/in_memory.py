@@ -14,6 +14,7 @@ from kan_md.errors import user_error
 from kan_md.forms.choice import with_fixed_weights
 from kan_md.ops import is_built, operators_in_layers
 from kan_md.tasks.choose import task_of_checkpoint
+from kan_md.tasks.judgement import Remembered, as_it_is
 from kan_md.tasks.potential_deviation import Deviation
 from kan_md_deploy.compilation import rewritten_model
 from kan_md_deploy.judged_graphs import judged_graphs, reference_graphs
@@ -80,7 +81,7 @@ def compile_in_memory(checkpoint: Checkpoint, trained: GraphModel, *, dtype: Dty
         eager, exact = task.edge_model(trained), trained
         if dtype != "float64":
             exact = with_fixed_weights(checkpoint.build("float64"))
-        reference = task.edge_model(exact)
+        reference = Remembered(task.edge_model(exact))
         edge_model, manifest = rewritten_model(
             checkpoint,
             options,
@@ -95,7 +96,7 @@ def compile_in_memory(checkpoint: Checkpoint, trained: GraphModel, *, dtype: Dty
             found.append(task.deviation(model, reference, graphs))
             task.check(
                 found[-1],
-                rounding=task.deviation(eager, reference, graphs),
+                rounding=task.deviation(eager, reference, graphs, variants=as_it_is),
                 precision=manifest.precision,
                 bound=options.bound,
                 where=where,

@@ -11,7 +11,7 @@ from ase.data import covalent_radii
 
 from kan_md.model.graph import edge_graph
 from kan_md.model.reference import frame_atoms
-from kan_md.tasks.judgement import Graph
+from kan_md.tasks.judgement import Graph, isolated_atoms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,13 @@ _CLOSE = 0.7
 """Distance of atoms close to each other, in sums of covalent radii: repulsions act there."""
 _MOST_DIMERS = 66
 """Of all pairs of eleven types."""
-_CHOICES, _TYPES = 3, 3
+_SIDE = 2
+"""Atoms along an edge of their crystals: a large MACE of upstream's takes 50 MB per atom."""
+_MOST_ALONE = 32
+"""Types that are tried beside themselves."""
+_AT_ONCE = 16
+"""Isolated atoms in one graph."""
+_CHOICES, _TYPES = 3, 2
 """Choices of types, and types of each, for files that make their tables when these are chosen."""
 
 
@@ -66,20 +72,27 @@ def judged_graphs(checkpoint: Checkpoint) -> dict[str, list[Graph]]:
 def few_types(checkpoint: Checkpoint) -> dict[str, list[Graph]]:
     """Inputs of few types each, for files that make tables of the types that they meet.
 
-    Crystals of some choices of types, and every type beside itself.
+    Crystals of some choices of types, types beside themselves, and isolated atoms of all. Every
+    choice takes a while; tables of types that are not tried are held to their bound when they are
+    chosen.
     """
     names, r_max = checkpoint.type_names, float(checkpoint.r_max)
     numbers, count = checkpoint.elements.atomic_numbers, len(checkpoint.type_names)
     spread = [range(start, count, max(1, count // _TYPES))[:_TYPES] for start in range(_CHOICES)]
-    crystals = [made_up_crystal([names[n] for n in chosen], r_max) for chosen in spread]
+    crystals = [made_up_crystal([names[n] for n in some], r_max, side=_SIDE) for some in spread]
     groups = {"made-up crystals of few types": [graph_of(c, r_max, names) for c in crystals]}
-    alone = [close_dimers([numbers[n]], r_max) for n in range(count)]
+    some = range(0, count, -(-count // _MOST_ALONE))
+    alone = [(n, *close_dimers([numbers[n]], r_max)) for n in some]
     near = [
         (vectors, index, torch.full_like(types, number), num_local)
-        for number, (vectors, index, types, num_local) in enumerate(alone)
+        for number, vectors, index, types, num_local in alone
         if vectors.size(0)
     ]
-    return groups | ({"atoms close to each other": near} if near else {})
+    if near:
+        groups["atoms close to each other"] = near
+    *_, last = groups.values()  # whose energies the isolated atoms' are compared to
+    last += [isolated_atoms(types) for types in torch.arange(count).split(_AT_ONCE)]
+    return groups
 
 
 def close_dimers(atomic_numbers: Sequence[int], r_max: float) -> Graph:
@@ -111,9 +124,15 @@ def graph_of(atoms: ase.Atoms, r_max: float, type_names: Sequence[str]) -> Graph
     return graph.edge_vectors, graph.edge_index, graph.atom_types, torch.tensor([len(atoms)])
 
 
-def made_up_crystal(type_names: Sequence[str], r_max: float) -> ase.Atoms:
-    """A rattled simple cubic crystal of all types, periodic, about 30 neighbours per atom."""
-    count = max(3, int(np.ceil(len(type_names) ** (1 / 3))))
+def made_up_crystal(type_names: Sequence[str], r_max: float, *, side: int = 3) -> ase.Atoms:
+    """A rattled simple cubic crystal of all types, periodic, about 30 neighbours per atom.
+
+    Args:
+        type_names: elements.
+        r_max: cutoff, Å.
+        side: atoms along an edge of the cell, more where there are more types.
+    """
+    count = max(side, int(np.ceil(len(type_names) ** (1 / 3))))
     spacing = 0.55 * r_max
     sites = spacing * np.stack(np.indices((count,) * 3), axis=-1).reshape(-1, 3)
     random = np.random.default_rng(0)

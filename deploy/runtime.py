@@ -19,6 +19,7 @@ from kan_md.tasks.choose import task_of_manifest
 from kan_md.tasks.task import refuse_other_kind
 from kan_md_deploy.aotinductor import load_aotinductor
 from kan_md_deploy.archive import read_manifest
+from kan_md_deploy.chosen_types import types_to_choose
 from kan_md_deploy.torchscript import load_torchscript
 
 _LOADERS = {"torchscript": load_torchscript, "aotinductor": load_aotinductor}
@@ -68,8 +69,8 @@ class DeployedModel:
             # Upstream's symmetric contraction takes no atoms: ask for one, and leave it out.
             alone = self(edge_vectors, edge_index, atom_types.new_zeros(1), num_local)
             return tuple(output[:0] for output in alone)
-        if self._choose is not None:
-            self._choose_types(atom_types[edge_index.flatten()])
+        if self._choose is not None and (edge_index.size(1) or not self._chosen):
+            self._choose_types(types_to_choose(atom_types, edge_index))
         outputs = self._function(
             edge_vectors.to(self.device, torch.float64),
             edge_index.to(self.device),
@@ -78,12 +79,10 @@ class DeployedModel:
         )
         return tuple(output.detach() for output in outputs)
 
-    def _choose_types(self, types: torch.Tensor) -> None:
+    def _choose_types(self, wanted: set[int]) -> None:
         """Let a file of many elements make the tables of some types, unless it has them."""
-        wanted = frozenset(types.unique().tolist())
-        if self._chosen and wanted <= self._chosen:
+        if wanted <= self._chosen:
             return
-        wanted = wanted or frozenset([0])  # atoms without neighbours may have any type
         error = self._choose(sorted(wanted))
         if not error <= 1.0:
             raise user_error(
@@ -92,7 +91,7 @@ class DeployedModel:
                 allowed="up to 1",
                 remedy="deploy with a larger --bound",
             )
-        self._chosen = wanted
+        self._chosen = frozenset(wanted)
 
     def predict(self, atoms: ase.Atoms) -> dict[str, np.ndarray]:
         """Evaluate a structure, see :class:`kan_md.tasks.task.Task`.

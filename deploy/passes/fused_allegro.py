@@ -70,7 +70,7 @@ class AllegroOnOperator(ModelOnOperator):
 
 
 class AllegroOfChosen(ModelOnOperator):
-    """``kan_md::allegro`` that makes its tables when elements are chosen.
+    """``kan_md::allegro`` that makes its tables, and transposes, when elements are chosen.
 
     Args:
         operator: weights but for the table's, and numbers.
@@ -94,6 +94,12 @@ class AllegroOfChosen(ModelOnOperator):
         super().__init__(operator)
         self.maker = maker
         self.dtype = operator.dtype
+        self.transposed: list[bool] = [n in operator.transposed for n in range(len(self.weights))]
+        for weight, is_transposed in zip(self.weights, self.transposed, strict=True):
+            if is_transposed:
+                weight.value = torch.zeros(0, 0, dtype=operator.dtype)
+        self.transposes: list[torch.Tensor] = [torch.zeros(0, 0, dtype=operator.dtype)]
+        self.has_transposes: bool = False
         self.num_columns = num_columns
         self.num_norms: int = NUM_NORMS
         self.register_buffer("columns", columns)
@@ -107,6 +113,7 @@ class AllegroOfChosen(ModelOnOperator):
         """See :class:`~kan_md_deploy.chosen_types.SequenceOfChosen`."""
         if len(types) == 0:
             self.table, self.ends, self.cells = self.table[:0], self.ends[:0], self.cells[:0]
+            self.transposes, self.has_transposes = self.transposes[:0], False
             return 0.0
         pairs: list[tuple[int, int]] = []
         kinks: list[torch.Tensor] = []
@@ -121,12 +128,28 @@ class AllegroOfChosen(ModelOnOperator):
         table[:, :, :, self.columns] = powers.to(self.dtype)
         self.table, self.ends, self.cells = table, ends, locate_cells(ends)
         self.row_of_type, self.type_of_row = row_of_type, torch.tensor(types)
+        if not self.has_transposes:
+            self.make_transposes()
         return float(errors.max()) / self.maker.bound
+
+    def make_transposes(self) -> None:
+        """Make what the reverse pass reads, which would double the file."""
+        transposes: list[torch.Tensor] = []
+        weights = self.constants()
+        with torch.no_grad():
+            for number, is_transposed in enumerate(self.transposed):
+                if is_transposed:
+                    transposes.append(weights[number - 1].t().contiguous())
+        self.transposes, self.has_transposes = transposes, True
 
     def chosen_constants(self) -> list[torch.Tensor]:
         """All weights: table, ends, cells, what is per type, and the rest."""
         weights = [self.table, self.ends, self.cells]
+        place = 0
         for number, weight in enumerate(self.constants()):
+            if self.transposed[number]:
+                weight = self.transposes[place]
+                place += 1
             of_types = number < self.num_norms and weight.numel() > 1
             weights.append(weight[self.type_of_row] if of_types else weight)
         return weights

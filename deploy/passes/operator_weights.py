@@ -46,6 +46,7 @@ class OperatorWeights:
 
     Attributes:
         weights: tensors so far.
+        transposed: places of those that are the transpose of the one before.
         shape: numbers so far.
         error: largest error of a table's values so far, relative to the function's range.
         slope_error: the same of slopes.
@@ -55,6 +56,7 @@ class OperatorWeights:
         self.dtype = dtype
         self.bound = bound
         self.weights: list[torch.Tensor] = []
+        self.transposed: set[int] = set()
         self.shape: list[int] = []
         self.error = self.slope_error = 0.0
 
@@ -84,6 +86,7 @@ class OperatorWeights:
         """A matrix [in, out], and its transpose for the reverse pass."""
         padded = self.pad(self.pad(matrix, 0), 1)
         self.weights += [padded, padded.t()]
+        self.transposed.add(len(self.weights) - 1)
 
     def add_pieces(self, layer: KANLayer) -> None:
         """Piecewise polynomials of a KAN layer with one output."""

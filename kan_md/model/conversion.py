@@ -33,7 +33,12 @@ FORCE_TOLERANCE = 1e-6
 _NUM_REFERENCE_FRAMES = 3
 _NUM_CRYSTALS = 2
 _REPEATS = (1, 1, 2)
+_LONG = 6.0
+"""Å, of a cutoff from which on crystals are one cell and clusters small: upstream's largest models
+take megabytes for each pair of neighbours.
+"""
 _CLUSTER_SIZE = 24
+_SMALL_CLUSTER_SIZE = 12
 
 Upstream = Callable[[ase.Atoms], tuple[torch.Tensor, torch.Tensor]]
 """Energy [1], eV, and forces [num_atoms, 3], eV/Å, of a structure by upstream's own model."""
@@ -66,7 +71,9 @@ class Conversion:
     note: str = ""
 
 
-def made_up_structures(type_names: Sequence[str], *, rng: np.random.Generator) -> list[ase.Atoms]:
+def made_up_structures(
+    type_names: Sequence[str], r_max: float, *, rng: np.random.Generator
+) -> list[ase.Atoms]:
     """Structures to compare on: two crystals, and as many clusters as hold all elements.
 
     All are small: atoms of a long cutoff have a hundred neighbours each, and every one of them
@@ -74,15 +81,19 @@ def made_up_structures(type_names: Sequence[str], *, rng: np.random.Generator) -
 
     Args:
         type_names: element symbols.
+        r_max: cutoff of the model, Å.
         rng: source of everything random.
     """
-    crystals = random_structures(type_names, _NUM_CRYSTALS, rng=rng, repeats=_REPEATS)
-    num_clusters = math.ceil(len(type_names) / _CLUSTER_SIZE)
+    repeats, size = _REPEATS, _CLUSTER_SIZE
+    if r_max >= _LONG:
+        repeats, size = (1, 1, 1), _SMALL_CLUSTER_SIZE
+    crystals = random_structures(type_names, _NUM_CRYSTALS, rng=rng, repeats=repeats)
+    num_clusters = math.ceil(len(type_names) / size)
     large = random_structures(type_names, num_clusters, rng=rng)
     symbols = itertools.cycle(type_names)
     clusters = []
     for crystal in large:
-        cluster = ase.Atoms(positions=crystal.positions[:_CLUSTER_SIZE])
+        cluster = ase.Atoms(positions=crystal.positions[:size])
         cluster.symbols[:] = list(itertools.islice(symbols, len(cluster)))
         clusters.append(cluster)
     return crystals + clusters

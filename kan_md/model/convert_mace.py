@@ -188,7 +188,8 @@ def convert_mace(
     arguments = build_arguments_of(original)
     type_names = arguments["type_names"]
     rng = np.random.default_rng(seed)
-    frames = list(structures) or made_up_structures(elements or type_names, rng=rng)
+    names, r_max = elements or type_names, float(arguments["r_max"])
+    frames = list(structures) or made_up_structures(names, r_max, rng=rng)
 
     kind = readout_kind_of(original)
     config = wanted_readout(kind, readout)

@@ -83,7 +83,8 @@ def convert_nequip(
     arguments = own_arguments(backbone, builder, given)
     _load(upstream, weights, given)
     rng = np.random.default_rng(seed)
-    frames = list(structures) or made_up_structures(elements or type_names, rng=rng)
+    names, r_max = elements or type_names, float(arguments["r_max"])
+    frames = list(structures) or made_up_structures(names, r_max, rng=rng)
 
     config = wanted_readout(arguments["readout"], readout)
     dtype_of_file = str(file.arguments["model_dtype"])

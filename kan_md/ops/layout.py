@@ -222,9 +222,15 @@ def pack_coefficients(values: torch.Tensor) -> torch.Tensor:
     Returns:
         [num_types, num_blocks, num_terms, block].
     """
-    num_types, num_terms, channels = values.shape
-    block = block_of(values.dtype)
-    num_blocks = -(-channels // block)
-    padded = values.new_zeros(num_types, num_terms, num_blocks * block)
-    padded[:, :, :channels] = values
-    return padded.view(num_types, num_terms, num_blocks, block).transpose(1, 2).contiguous()
+    return pack_terms(values, block_of(values.dtype))
+
+
+def pack_terms(values: torch.Tensor, block: int) -> torch.Tensor:
+    """The same, code for TorchScript.
+
+    Args:
+        values: as above.
+        block: channels in a cache line.
+    """
+    padded = torch.nn.functional.pad(values, [0, -values.size(2) % block])
+    return padded.unflatten(2, (-1, block)).transpose(1, 2).contiguous()

@@ -16,6 +16,15 @@ Irreps = list[tuple[int, int]]
 """(channels, l) per irreps."""
 
 
+_FEW_TYPES = 4
+"""Above, types that no atom has would cost more than finding out who is there."""
+
+
+def can_take_present(num_types: int, *, static_shapes: bool) -> bool:
+    """Whether maps by type take along only the types that atoms at hand have."""
+    return num_types > _FEW_TYPES and not static_shapes
+
+
 class _Matrix(torch.nn.Module):
     def __init__(self, weight: torch.Tensor):
         super().__init__()
@@ -55,17 +64,35 @@ class BlockLinear(torch.nn.Module):
 class TypedLinear(torch.nn.Module):
     """Linear maps whose weights depend on the type of the atom.
 
+    Of many types only those of the atoms at hand are taken along, unless shapes must be static.
+
     Args:
         irreps_in: of the features.
         maps: (input irreps, weight [num_types, channels in, channels out] float64) per output.
         dtype: of the model.
+        static_shapes: whether no shape may depend on data.
+        attributes: [num_types, num_attributes] of the types; weights are then those of attributes,
+            [num_attributes, channels in, channels out], of which a type has a sum. For many types
+            and shapes that are not static.
     """
 
     def __init__(
-        self, irreps_in: Irreps, maps: list[tuple[int, torch.Tensor]], *, dtype: torch.dtype
+        self,
+        irreps_in: Irreps,
+        maps: list[tuple[int, torch.Tensor]],
+        *,
+        dtype: torch.dtype,
+        static_shapes: bool = False,
+        attributes: torch.Tensor | None = None,
     ):
         super().__init__()
-        self.num_types = maps[0][1].size(0)
+        self.num_types = len(maps[0][1] if attributes is None else attributes)
+        self.takes_present: bool = can_take_present(self.num_types, static_shapes=static_shapes)
+        assert attributes is None or self.takes_present
+        self.has_attributes: bool = attributes is not None
+        self.register_buffer("attributes", maps[0][1].new_zeros(0, 0).to(dtype))
+        if attributes is not None:
+            self.attributes = attributes.to(dtype)
         self.channels: list[int] = [channels for channels, _ in irreps_in]
         self.rows: list[int] = [2 * degree + 1 for _, degree in irreps_in]
         self.inputs: list[int] = [number for number, _ in maps]
@@ -82,15 +109,32 @@ class TypedLinear(torch.nn.Module):
         """
         sizes = [num_atoms * c * r for c, r in zip(self.channels, self.rows)]  # noqa: B905
         blocks = torch.split(x, sizes)
-        one_hot = torch.nn.functional.one_hot(atom_types, self.num_types).to(x.dtype)
-        one_hot = one_hot.view(num_atoms, 1, self.num_types, 1)
+        count, numbers = self.num_types, atom_types.view(-1)
+        present = numbers[:0]
+        if self.takes_present:
+            is_there = torch.zeros(count, dtype=torch.bool, device=numbers.device)
+            is_there[numbers] = True
+            present = is_there.nonzero().view(-1)
+            numbers = (is_there.cumsum(0) - 1)[numbers]
+            count = present.size(0)
+        types = torch.arange(count, device=numbers.device)
+        one_hot = (numbers.view(-1, 1) == types).to(x.dtype).view(num_atoms, 1, count, 1)
         out: list[torch.Tensor] = []
         for number, matrix in enumerate(self.matrices):
             i = self.inputs[number]
-            block = blocks[i]
+            channels, block = self.channels[i], blocks[i]
             if self.num_types > 1:
-                block = block.view(num_atoms, self.rows[i], 1, self.channels[i]) * one_hot
-            out.append(matrix(block))
+                block = block.view(num_atoms, self.rows[i], 1, channels) * one_hot
+            block = block.reshape(num_atoms * self.rows[i], count * channels)
+            weight = matrix.weight
+            if self.takes_present:
+                by_row = weight.view(-1, channels * weight.size(1))
+                if self.has_attributes:
+                    by_row = torch.mm(self.attributes[present], by_row)
+                else:
+                    by_row = by_row[present]
+                weight = by_row.view(count * channels, weight.size(1))
+            out.append(torch.mm(block, weight))
         return out
 
 
@@ -126,6 +170,10 @@ class Convolution(torch.nn.Module):
         self.irreps_in: list[int] = spec.flat_irreps
         self.paths: list[int] = spec.flat_paths
         self.num_knots: int = table.values.size(1)
+
+    def choose(self, types: list[int]) -> float:
+        """There is nothing to make for chosen types."""
+        return 0.0
 
     def forward(
         self,
@@ -231,6 +279,10 @@ class PolynomialOfComponents(torch.nn.Module):
         self.register_buffer("coefficients", coefficients)
         self.components: list[int] = components
         self.outputs: list[int] = outputs
+
+    def choose(self, types: list[int]) -> float:
+        """There is nothing to make for chosen types."""
+        return 0.0
 
     def forward(
         self, a: torch.Tensor, atom_types: torch.Tensor, num_centres: torch.Tensor

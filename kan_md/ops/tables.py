@@ -23,6 +23,9 @@ RadialFunction = Callable[[torch.Tensor], torch.Tensor]
 """Lengths [n] float64, Å -> functions [n, num_functions] float64, row by row."""
 
 FEWEST_KNOTS, MOST_KNOTS = 65, 4097
+_AT_ONCE = 256
+"""Distances that are differentiated together: a thousand functions and their derivatives take a few
+hundred megabytes then."""
 NEAREST = 0.2
 """Å, distance below which no error counts; of short cutoffs it is a part of the cutoff."""
 
@@ -72,6 +75,7 @@ class TableMaker(torch.nn.Module):
         # Places between two knots where errors are measured.
         self.register_buffer("tested", torch.tensor([0.27, 0.5, 0.81], dtype=torch.float64))
         self.nearest: float = NEAREST
+        self.at_once: int = _AT_ONCE
         self.bound = bound
         self.first_knots = first_knots
         self.most_knots = most_knots
@@ -79,7 +83,7 @@ class TableMaker(torch.nn.Module):
     def forward(
         self, pairs: list[tuple[int, int]]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Double the number of knots until values and slopes are within the bound.
+        """Tables of pairs.
 
         Args:
             pairs: types of centre and neighbour of each table.
@@ -88,27 +92,38 @@ class TableMaker(torch.nn.Module):
             Values, cutoffs and errors [2] of :class:`RadialTable`. An error is above the bound, or
             no number, where no number of knots is enough.
         """
-        num_knots = self.first_knots
-        values, cutoffs, errors = self.sample(pairs, num_knots)
-        while float(errors.max()) > self.bound and num_knots < self.most_knots:
-            num_knots = 2 * num_knots - 1
-            values, cutoffs, errors = self.sample(pairs, num_knots)
-        return values, cutoffs, errors
-
-    def sample(
-        self, pairs: list[tuple[int, int]], num_knots: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tables of a number of knots and their largest errors."""
-        rows: list[torch.Tensor] = []
+        num_knots, errors = self.needed(pairs)
+        curves: list[torch.Tensor] = []
         cutoffs: list[torch.Tensor] = []
+        for centre, neighbour in pairs:
+            cutoff = self.all_cutoffs[centre, neighbour]
+            curves.append(self.curve(centre, neighbour, cutoff, num_knots))
+            cutoffs.append(cutoff)
+        return torch.stack(curves), torch.stack(cutoffs), errors
+
+    def needed(self, pairs: list[tuple[int, int]]) -> tuple[int, torch.Tensor]:
+        """Double the number of knots of each pair until its values and slopes are within the bound.
+
+        All get as many as the worst one; smooth functions are none the worse for it.
+
+        Args:
+            pairs: types of centre and neighbour of each table.
+
+        Returns:
+            Number of knots and largest errors [2].
+        """
+        most = self.first_knots
         errors: list[torch.Tensor] = []
         for centre, neighbour in pairs:
             cutoff = self.all_cutoffs[centre, neighbour]
-            curve = self.curve(centre, neighbour, cutoff, num_knots)
-            errors.append(self.errors(centre, neighbour, cutoff, curve))
-            rows.append(curve)
-            cutoffs.append(cutoff)
-        return torch.stack(rows), torch.stack(cutoffs), torch.stack(errors).amax(0)
+            num_knots = self.first_knots
+            wrong = self.errors(centre, neighbour, cutoff, num_knots)
+            while float(wrong.max()) > self.bound and num_knots < self.most_knots:
+                num_knots = 2 * num_knots - 1
+                wrong = self.errors(centre, neighbour, cutoff, num_knots)
+            most = max(most, num_knots)
+            errors.append(wrong)
+        return most, torch.stack(errors).amax(0)
 
     def curve(
         self, centre: int, neighbour: int, cutoff: torch.Tensor, num_knots: int
@@ -119,43 +134,58 @@ class TableMaker(torch.nn.Module):
         # Bessel functions divide by r: sample beside zero, then go there by Taylor's
         # formula. Closer than this, cancellation spoils their second derivative.
         knots[0] = 2e-4 * cutoff
-        r = knots.requires_grad_(True)
-        value = self.functions(r, centre, neighbour)
-        slope = row_derivative(value, r)
-        curvature = row_derivative(slope, r)
-        with torch.no_grad():  # a plain detach() is lost when TorchScript freezes a module
-            value, slope = value.clone(), slope.clone()
-            first, first_slope = extrapolate(value[0], slope[0], curvature[0], -r[0])
-            value[0], slope[0] = first, first_slope
-            curve = torch.stack([value, step * slope, step * step * curvature], dim=1)
+        pieces: list[torch.Tensor] = []
+        for part in knots.split(self.at_once):
+            r = part.clone().requires_grad_(True)
+            value = self.functions(r, centre, neighbour)
+            slope = row_derivative(value, r)
+            curvature = row_derivative(slope, r)
+            with torch.no_grad():  # a plain detach() is lost when TorchScript freezes a module
+                pieces.append(torch.stack([value, step * slope, step * step * curvature], dim=1))
+        with torch.no_grad():
+            curve = torch.cat(pieces)
+            value, slope, curvature = curve[0, 0], curve[0, 1] / step, curve[0, 2] / step.square()
+            first, first_slope = extrapolate(value, slope, curvature, -knots[0])
+            curve[0, 0], curve[0, 1] = first, step * first_slope
             curve[-1] = 0.0
         return curve
 
     def errors(
-        self, centre: int, neighbour: int, cutoff: torch.Tensor, curve: torch.Tensor
+        self, centre: int, neighbour: int, cutoff: torch.Tensor, num_knots: int
     ) -> torch.Tensor:
-        """Largest relative errors of value and slope between knots, [2].
+        """Largest relative errors of value and slope between so many knots, [2].
 
         Where no two atoms are, nothing counts: Bessel functions lose digits there, and transformed
         distances have slopes that are infinite at zero. Knots for these would cost the digits of
         all other slopes in float32.
         """
-        step = cutoff / (curve.size(0) - 1)
+        curve = self.curve(centre, neighbour, cutoff, num_knots)
+        step = cutoff / (num_knots - 1)
         powers = hermite_powers(curve[:-1], curve[1:])
         found, found_slope = values_and_slopes(powers, self.tested)
         found, found_slope = found.flatten(0, 1), found_slope.flatten(0, 1) / step
         lengths = (step * (torch.arange(powers.size(0)).unsqueeze(1) + self.tested)).flatten()
         counted = lengths > torch.clamp(0.04 * cutoff, max=self.nearest)
         found, found_slope = found[counted], found_slope[counted]
-        r = lengths[counted].requires_grad_(True)
-        value = self.functions(r, centre, neighbour)
-        exact_slope = row_derivative(value, r)
-        with torch.no_grad():
-            scale, slope_scale = value.abs().max(), exact_slope.abs().max()
-            wrong = (found - value).abs().max() / scale.clamp_min(1e-300)
-            wrong_slope = (found_slope - exact_slope).abs().max() / slope_scale.clamp_min(1e-300)
-            errors = torch.stack([wrong, wrong_slope])
-        return errors
+        wrong = torch.zeros(2, dtype=torch.float64)
+        sizes = torch.full([2], 1e-300, dtype=torch.float64)
+        start = 0
+        for part in lengths[counted].split(self.at_once):
+            end = start + part.size(0)
+            r = part.clone().requires_grad_(True)
+            value = self.functions(r, centre, neighbour)
+            slope = row_derivative(value, r)
+            with torch.no_grad():
+                off = torch.stack(
+                    [
+                        (found[start:end] - value).abs().max(),
+                        (found_slope[start:end] - slope).abs().max(),
+                    ]
+                )
+                wrong = torch.maximum(wrong, off)  # which keeps what is no number
+                sizes = torch.maximum(sizes, torch.stack([value.abs().max(), slope.abs().max()]))
+            start = end
+        return wrong / sizes
 
 
 class FunctionsInList(torch.nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -10,6 +10,34 @@ from kan_md.errors import user_error
 
 Graph = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """The four inputs of :mod:`kan_md.contract`, in its order."""
+
+
+Variants = Callable[[Graph], Iterable[Graph]]
+"""A graph -> those that are compared in its place."""
+
+
+class Remembered:
+    """A function that computes each graph once, however often it is asked.
+
+    Args:
+        function: of the four inputs, without side effects; its results must not be changed.
+    """
+
+    def __init__(self, function: Callable):
+        self._function = function
+        self._known: dict[tuple[bytes, ...], tuple[torch.Tensor, ...]] = {}
+
+    def __call__(self, *graph: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the function gives."""
+        key = tuple(tensor.detach().numpy().tobytes() for tensor in graph)
+        if key not in self._known:
+            self._known[key] = self._function(*graph)
+        return self._known[key]
+
+
+def as_it_is(graph: Graph) -> Iterator[Graph]:
+    """Yield a graph alone."""
+    yield graph
 
 
 def with_ghosts(graph: Graph) -> Iterator[Graph]:

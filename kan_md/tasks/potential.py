@@ -14,8 +14,8 @@ from nequip.nn.graph_model import GraphModel
 from kan_md.contract import BACKENDS, Backend, Kind, Manifest
 from kan_md.model.cells import has_volume
 from kan_md.model.reference import evaluate, make_reference_frames
-from kan_md.tasks.judgement import Graph, isolated_atoms
-from kan_md.tasks.potential_deviation import Deviation, check, deviation
+from kan_md.tasks.judgement import Graph, Variants, with_ghosts
+from kan_md.tasks.potential_deviation import Deviation, check, deviation, isolated_energies
 from kan_md.tasks.potential_function import make_edge_model
 from kan_md.tasks.targets import POTENTIAL_TARGETS, Target
 
@@ -80,14 +80,21 @@ class PotentialTask:
 
     def describe(self, model: GraphModel) -> dict[str, Any]:
         """Energy of one atom of each type without neighbours, eV."""
-        energy, _ = make_edge_model(model)(*isolated_atoms(torch.arange(len(model.type_names))))
-        return {"isolated_energies": tuple(energy.flatten().tolist())}
+        types = torch.arange(len(model.type_names))
+        return {
+            "isolated_energies": tuple(isolated_energies(make_edge_model(model), types).tolist())
+        }
 
     def deviation(
-        self, function: Callable, reference: Callable, graphs: Sequence[Graph]
+        self,
+        function: Callable,
+        reference: Callable,
+        graphs: Sequence[Graph],
+        *,
+        variants: Variants = with_ghosts,
     ) -> Deviation:
         """See :func:`kan_md.tasks.potential_deviation.deviation`."""
-        return deviation(function, reference, graphs)
+        return deviation(function, reference, graphs, variants=variants)
 
     def check(
         self, found: Deviation, *, rounding: Deviation, precision: str, bound: float, where: str

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from kan_md.tasks.judgement import Graph, allowed_error, hold, isolated_atoms, with_ghosts
+from kan_md.tasks.judgement import (
+    Graph,
+    Variants,
+    allowed_error,
+    hold,
+    isolated_atoms,
+    with_ghosts,
+)
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "tf32": 1e-2}
 """Largest |compiled - eager|, of a force relative to the largest force, of an energy relative to
@@ -21,6 +28,7 @@ the largest energy of an atom without that of an isolated one."""
 _CANCEL = 0.05
 """Where the virial's terms cancel to less than this part of the sum of their sizes, as in a crystal
 at rest, its error is taken relative to that part."""
+_AT_ONCE = 16
 _LAST_DIGITS = 8 * torch.finfo(torch.float64).eps
 """Of an energy in float64, as all models give it, relative to itself."""
 
@@ -48,8 +56,14 @@ class Deviation:
     magnitude: float = 0.0
 
 
-def deviation(function: Callable, reference: Callable, graphs: Sequence[Graph]) -> Deviation:
-    """Compare two functions of the contract on graphs and on their variants with ghosts.
+def deviation(
+    function: Callable,
+    reference: Callable,
+    graphs: Sequence[Graph],
+    *,
+    variants: Variants = with_ghosts,
+) -> Deviation:
+    """Compare two functions of the contract on variants of graphs, by default with ghosts.
 
     Forces are compared per atom, as sums of edge forces, relative to the largest over all graphs.
     Every type of the graphs is compared as an isolated atom, too.
@@ -57,13 +71,12 @@ def deviation(function: Callable, reference: Callable, graphs: Sequence[Graph]) 
     types = torch.cat([graph[2] for graph in graphs]).unique()
     row = torch.zeros(int(types.max()) + 1, dtype=torch.int64)
     row[types] = torch.arange(len(types))
-    isolated = isolated_atoms(types)
-    expected_alone, actual_alone = (_summed(f, isolated)[0] for f in (reference, function))
+    expected_alone, actual_alone = (isolated_energies(f, types) for f in (reference, function))
     alone = _largest(actual_alone - expected_alone)
     energy = force = virial = binding = 0.0
     force_scale = virial_scale = binding_scale = 0.0
     for whole in graphs:
-        for graph in with_ghosts(whole):
+        for graph in variants(whole):
             expected, actual = _summed(reference, graph), _summed(function, graph)
             local = row[graph[2][: int(graph[3])]]
             bound, found = (
@@ -94,6 +107,17 @@ def deviation(function: Callable, reference: Callable, graphs: Sequence[Graph]) 
         isolated=_relative(alone, binding_scale),
         magnitude=_relative(_largest(expected_alone), binding_scale),
     )
+
+
+def isolated_energies(function: Callable, types: torch.Tensor) -> torch.Tensor:
+    """Energies of atoms without neighbours, [num_types], eV.
+
+    Args:
+        function: of the contract.
+        types: [num_types]; a few at a time, for upstream's products take megabytes per atom.
+    """
+    parts = [_summed(function, isolated_atoms(some))[0] for some in types.split(_AT_ONCE)]
+    return torch.cat(parts)
 
 
 def _largest(values: torch.Tensor) -> float:

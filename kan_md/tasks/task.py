@@ -13,7 +13,7 @@ from nequip.nn.graph_model import GraphModel
 
 from kan_md.contract import Backend, Kind, Manifest
 from kan_md.errors import KanMdError, user_error
-from kan_md.tasks.judgement import Graph
+from kan_md.tasks.judgement import Graph, Variants, with_ghosts
 from kan_md.tasks.targets import Target
 
 
@@ -84,8 +84,15 @@ class Task(Protocol):
     def describe(self, model: GraphModel) -> dict[str, Any]:
         """Entries of the manifest that belong to the task alone."""
 
-    def deviation(self, function: Callable, reference: Callable, graphs: Sequence[Graph]) -> Any:
-        """Hold one deployed function against another on graphs and their variants with ghosts."""
+    def deviation(
+        self,
+        function: Callable,
+        reference: Callable,
+        graphs: Sequence[Graph],
+        *,
+        variants: Variants = with_ghosts,
+    ) -> Any:
+        """Hold one deployed function against another on variants of graphs."""
 
     def check(self, found: Any, *, rounding: Any, precision: str, bound: float, where: str) -> None:
         """Refuse a compiled model that is not the trained one.

@@ -17,7 +17,7 @@ from kan_md.backbones.etgnn.output import reduce_over_atoms
 from kan_md.backbones.etgnn.spec import TensorSpec, parse_tensors
 from kan_md.contract import Backend, Kind, Manifest
 from kan_md.model.reference import cutoff_of, model_input
-from kan_md.tasks.judgement import Graph
+from kan_md.tasks.judgement import Graph, Variants, with_ghosts
 from kan_md.tasks.targets import Target
 from kan_md.tasks.tensor_checks import check_cell, check_tensor_labels
 from kan_md.tasks.tensor_deviation import check, tensor_deviations
@@ -166,10 +166,15 @@ class TensorTask:
         }
 
     def deviation(
-        self, function: Callable, reference: Callable, graphs: Sequence[Graph]
+        self,
+        function: Callable,
+        reference: Callable,
+        graphs: Sequence[Graph],
+        *,
+        variants: Variants = with_ghosts,
     ) -> dict[str, float]:
         """See :func:`kan_md.tasks.tensor_deviation.tensor_deviations`."""
-        return tensor_deviations(function, reference, graphs, self.columns)
+        return tensor_deviations(function, reference, graphs, self.columns, variants=variants)
 
     def check(
         self,

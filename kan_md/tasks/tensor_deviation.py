@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from kan_md.tasks.judgement import Graph, allowed_error, hold, isolated_atoms, with_ghosts
+from kan_md.tasks.judgement import (
+    Graph,
+    Variants,
+    allowed_error,
+    hold,
+    isolated_atoms,
+    with_ghosts,
+)
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "tf32": 1e-2}
 """Largest |compiled - eager float64| of a component, relative to the tensor's largest component."""
@@ -20,21 +27,24 @@ def tensor_deviations(
     reference: Callable,
     graphs: Sequence[Graph],
     columns: Mapping[str, slice],
+    *,
+    variants: Variants = with_ghosts,
 ) -> dict[str, float]:
     """Largest difference of each tensor, relative to its largest component.
 
-    Graphs are tried with half of the atoms ghosts, with half without edges, and every type alone.
+    Variants of the graphs are tried, by default those with ghosts, and every type alone.
 
     Args:
         function: what is judged.
         reference: what it should be, in float64.
         graphs: inputs of both.
         columns: of each tensor, by name.
+        variants: of each graph.
     """
     differences, scales = dict.fromkeys(columns, 0.0), dict.fromkeys(columns, 0.0)
     types = torch.cat([graph[2] for graph in graphs]).unique()
-    variants = [variant for whole in graphs for variant in with_ghosts(whole)]
-    for graph in (*variants, isolated_atoms(types)):
+    tried = [variant for whole in graphs for variant in variants(whole)]
+    for graph in (*tried, isolated_atoms(types)):
         (actual,), (expected,) = function(*graph), reference(*graph)
         actual = actual.cpu()
         for name, part in columns.items():

@@ -49,19 +49,17 @@ def main(folder: Path, parent: int) -> None:
     """Run the job of a folder.
 
     Args:
-        folder: holds ``job.json`` with the options ``structure`` (file), ``config`` (JSON, as for
-            ``kan-md init``) and ``form``.
+        folder: holds ``job.json`` with the options ``structure`` (file), ``form``, and either
+            ``config`` (JSON, as for ``kan-md init``) or ``file`` (of mace-torch).
         parent: process id of the benchmark.
     """
     options = read_job(folder).options
     atoms = ase.io.read(options["structure"])
-    config = json.loads(options["config"])
     number = 0
     while (steps := await_turn(folder, number, parent=parent)) is not None:
         if number == 0:
-            inputs = make_inputs(atoms, config["r_max"])
+            model, inputs = prepare(atoms, options)
             num_edges = inputs["edge_index"].shape[1]
-            model = make_model(atoms, config, num_edges=num_edges)
             step = FORMS[options["form"]](model, atoms, inputs)
         start = time.process_time()
         times = [step() for _ in range(steps)]
@@ -83,6 +81,20 @@ def main(folder: Path, parent: int) -> None:
         peak_rss=peak_rss(),
     )
     write_json(outcome_file(folder, 0), outcome)
+
+
+def prepare(
+    atoms: ase.Atoms, options: Mapping[str, str]
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The model, float32, and the structure as it takes it; ``options`` as for :func:`main`."""
+    if "file" in options:
+        import_mace()
+        model = torch.load(options["file"], weights_only=False).float().eval()
+        numbers = model.atomic_numbers.tolist()
+        return model, make_inputs(atoms, float(model.r_max), numbers)
+    config = json.loads(options["config"])
+    inputs = make_inputs(atoms, config["r_max"], sorted(set(atoms.numbers.tolist())))
+    return make_model(atoms, config, num_edges=inputs["edge_index"].shape[1]), inputs
 
 
 def scripted_step(
@@ -175,13 +187,19 @@ def script(model: torch.nn.Module) -> torch.jit.ScriptModule:
     return torch.jit.freeze(compile_irreps(LAMMPS_MACE(model)).eval())
 
 
-def make_inputs(atoms: ase.Atoms, r_max: float) -> dict[str, torch.Tensor]:
-    """The structure as mace-torch's own data pipeline gives it to a model, float32."""
+def make_inputs(atoms: ase.Atoms, r_max: float, numbers: list[int]) -> dict[str, torch.Tensor]:
+    """The structure as mace-torch's own data pipeline gives it to a model, float32.
+
+    Args:
+        atoms: the structure.
+        r_max: cutoff, Å.
+        numbers: atomic numbers that the model knows, ascending.
+    """
     import_mace()
     from mace.data import AtomicData, config_from_atoms
     from mace.tools import AtomicNumberTable, torch_geometric
 
-    table = AtomicNumberTable(sorted(set(atoms.numbers.tolist())))
+    table = AtomicNumberTable(numbers)
     with nequip_settings():
         torch.set_default_dtype(torch.float32)
         data = AtomicData.from_config(config_from_atoms(atoms), z_table=table, cutoff=r_max)

@@ -96,9 +96,9 @@ def fuse_convolution(
         degrees.append((l1, l2, irrep.l, sign * instruction.path_weight))
 
     columns = torch.cat([weights[number] for number in order])
-    is_chosen = can_choose and cutoffs.numel() > MOST_IN_FILE
-    # What follows the choice of elements is not held against the whole model.
-    own_bound = bound / _MARGIN if is_chosen else bound
+    is_chosen = can_choose and num_types**2 > MOST_IN_FILE
+    # Tables of pairs that deploying does not try are not held against the whole model.
+    own_bound = bound / _MARGIN if is_chosen and cutoffs.numel() > 1 else bound
     maker = TableMaker(_Selected(functions, columns), cutoffs, bound=own_bound)
     spec = ConvolutionSpec(tuple((mul, ir.l) for mul, ir in irreps_in), tuple(paths))
     couplings = couplings_of(degrees)

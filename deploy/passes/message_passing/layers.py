@@ -59,7 +59,7 @@ class LayerOnOperators(torch.nn.Module):
         self.update = update
         self.skip = skip
         self.after = after
-        self.is_chosen = isinstance(self.convolution, ConvolutionOfChosen)
+        self.is_chosen = isinstance(self.convolution, ConvolutionOfChosen) or update.is_chosen
 
     def forward(
         self,
@@ -97,7 +97,7 @@ class LayerOnOperators(torch.nn.Module):
         return self.after(pieces, num_kept)
 
     def choose(self, types: list[int]) -> float:
-        """Make the tables of some types, see :meth:`ConvolutionOfChosen.choose`."""
+        """Make what depends on the choice of types, see :mod:`kan_md.ops.chosen_types`."""
         errors = torch.tensor([self.convolution.choose(types), self.update.choose(types)])
         return float(errors.max())
 
@@ -166,7 +166,12 @@ class Skip(torch.nn.Module):
 
 
 def typed_skip(
-    irreps_in: Irreps, maps: Mapping[int, tuple[int, torch.Tensor]], *, dtype: torch.dtype
+    irreps_in: Irreps,
+    maps: Mapping[int, tuple[int, torch.Tensor]],
+    *,
+    dtype: torch.dtype,
+    static_shapes: bool,
+    attributes: torch.Tensor | None = None,
 ) -> Skip:
     """A connection by :class:`TypedLinear`.
 
@@ -174,12 +179,23 @@ def typed_skip(
         irreps_in: of the layer's input.
         maps: by output, (input, weight [num_types, channels in, channels out] float64).
         dtype: of the model.
+        static_shapes: whether no shape may depend on data.
+        attributes: of the types, see there.
     """
-    return Skip(irreps_in, list(maps), TypedLinear(irreps_in, list(maps.values()), dtype=dtype))
+    linear = TypedLinear(
+        irreps_in,
+        list(maps.values()),
+        dtype=dtype,
+        static_shapes=static_shapes,
+        attributes=attributes,
+    )
+    return Skip(irreps_in, list(maps), linear)
 
 
 class NoUpdate(torch.nn.Module):
     """Messages stay as they are."""
+
+    is_chosen = False
 
     def forward(
         self,

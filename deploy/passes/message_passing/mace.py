@@ -28,6 +28,7 @@ from kan_md.backbones.mace_modules import (
     MACEReadout,
 )
 from kan_md.kan.per_type import by_type
+from kan_md.ops.chosen_types import PolynomialOfChosen
 from kan_md.ops.modules import BlockLinear, PolynomialOfComponents, TypedLinear, as_blocks
 from kan_md.ops.tables import RadialFunction
 from kan_md.tasks.potential_function import NUM_LOCAL_KEY
@@ -222,13 +223,23 @@ class _LayerReader:
         by_type = None
         if type(self.interaction).__name__ in PLAIN:
             irreps = plain_irreps(self.interaction.irreps_out)
-            by_type = TypedLinear(irreps, list(self._by_type().values()), dtype=self.dtype)
+            by_type = TypedLinear(
+                irreps,
+                list(self._by_type().values()),
+                dtype=self.dtype,
+                static_shapes=not self.can_choose,
+            )
         linear = in_float64(self.product.linear)
         return _ProductBasis(
             [ir.dim for _, ir in o3.Irreps(self.interaction.irreps_out)],
             density,
             by_type,
-            polynomial_of(self.product, num_types=self.num_types, dtype=self.dtype),
+            polynomial_of(
+                self.product,
+                num_types=self.num_types,
+                dtype=self.dtype,
+                can_choose=self.can_choose,
+            ),
             _same_irreps(linear, linear.irreps_in, linear.irreps_out, dtype=self.dtype),
         )
 
@@ -238,7 +249,7 @@ class _LayerReader:
         maps = self._by_type()
         if self.embedding is None:
             irreps = plain_irreps(self.interaction.node_feats_irreps)
-            return typed_skip(irreps, maps, dtype=self.dtype)
+            return typed_skip(irreps, maps, dtype=self.dtype, static_shapes=not self.can_choose)
         ((output, (_, weight)),) = maps.items()
         rows = torch.einsum("zc,zcd->zd", self.embedding, weight)
         return Skip([], [output], _TypeRows(rows, dtype=self.dtype))
@@ -267,10 +278,11 @@ class _ProductBasis(torch.nn.Module):
         components: list[int],
         density: torch.nn.Module | None,
         by_type: TypedLinear | None,
-        polynomial: PolynomialOfComponents,
+        polynomial: PolynomialOfComponents | PolynomialOfChosen,
         linear: BlockLinear,
     ):
         super().__init__()
+        self.is_chosen = isinstance(polynomial, PolynomialOfChosen)
         self.components = components
         self.density = density
         self.by_type = by_type
@@ -304,8 +316,9 @@ class _ProductBasis(torch.nn.Module):
         return self.linear(basis.view(-1), num_kept)
 
     def choose(self, types: list[int]) -> float:
-        """Make the tables of the density."""
-        return 0.0 if self.density is None else self.density.choose(types)
+        """Make the tables of the density and the coefficients of the product."""
+        error = self.polynomial.choose(types)
+        return error if self.density is None else self.density.choose(types)
 
 
 class _TypeRows(torch.nn.Module):

@@ -16,7 +16,7 @@ from e3nn import o3
 from nequip.data import AtomicDataDict
 from nequip.nn import ConvNetLayer, GraphModel
 
-from kan_md.ops.modules import BlockLinear
+from kan_md.ops.modules import BlockLinear, can_take_present
 from kan_md_deploy.passes.base import PassContext
 from kan_md_deploy.passes.message_passing.convolutions import (
     TABLE_BOUND,
@@ -164,7 +164,7 @@ def _read_layer(
         fused,
         _down(conv, fused, columns, dtype=dtype),
         update=NoUpdate(),
-        skip=None if conv.sc is None else _skip(conv, attributes, columns, dtype=dtype),
+        skip=None if conv.sc is None else _skip(conv, attributes, columns, context, dtype=dtype),
         after=block_gate(gate),
     )
     return operators, fused.error
@@ -202,20 +202,35 @@ def _skip(
     conv: torch.nn.Module,
     attributes: torch.Tensor,
     columns: list[tuple[o3.Irrep, torch.Tensor]],
+    context: PassContext,
     *,
     dtype: torch.dtype,
 ) -> Skip:
-    """Upstream's self-connection, to the columns that the gate wants."""
+    """Upstream's self-connection, to the columns that the gate wants.
+
+    Of more types than attributes, the maps are kept by attribute.
+    """
     exact = in_float64(conv.sc)
     irreps_in = o3.Irreps(exact.irreps_in1)
-    matrices = matrices_by_row(exact, attributes)
+    num_types, num_attributes = attributes.shape
+    by_attribute = num_types > num_attributes and can_take_present(
+        num_types, static_shapes=context.static_shapes
+    )
+    rows = torch.eye(num_attributes, dtype=torch.float64) if by_attribute else attributes
+    matrices = matrices_by_row(exact, rows)
     kinds, parts = [ir for _, ir in irreps_in], channel_slices(irreps_in)
     maps = {
         output: (kinds.index(ir), matrices[:, parts[kinds.index(ir)]][:, :, wanted])
         for output, (ir, wanted) in enumerate(columns)
         if ir in kinds
     }
-    return typed_skip(plain_irreps(irreps_in), maps, dtype=dtype)
+    return typed_skip(
+        plain_irreps(irreps_in),
+        maps,
+        dtype=dtype,
+        static_shapes=context.static_shapes,
+        attributes=attributes if by_attribute else None,
+    )
 
 
 class _FunctionsOfPair(torch.nn.Module):

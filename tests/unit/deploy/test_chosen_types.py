@@ -17,13 +17,14 @@ from kan_md_deploy import deploy, load_deployed
 
 NUMBERS = [1, 6, 7, 8, 13, 14]
 MORE = [*NUMBERS, *range(20, 24)]
-TABLES = ("table", "cutoffs")
+TABLES = ("table", "cutoffs", "coefficients")
 DENSITY = {
     "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
     "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
 }
 AGNESI = {"distance_transform": "Agnesi"}
 SHAPES = {
+    "one table for all pairs": {},
     "repulsion": AGNESI | {"pair_repulsion": True},
     "densities": AGNESI | DENSITY,
     "one layer, Soft": {"distance_transform": "Soft", "num_interactions": 1},
@@ -81,7 +82,7 @@ def files(converted):
 
 
 def numbers_in_tables(module: torch.jit.ScriptModule) -> dict[str, int]:
-    """Sizes of everything that belongs to pairs of elements, by the number of pairs."""
+    """Sizes of everything that is made when elements are chosen."""
     return {
         name: value.numel()
         for name, value in module.named_buffers()

@@ -308,7 +308,7 @@ def test_report_names_the_errors():
 @pytest.mark.parametrize("count", [1, 2, 30, 89])
 def test_made_up_structures_hold_all_elements_and_two_crystals(count):
     names = chemical_symbols[1 : count + 1]
-    frames = made_up_structures(names, rng=np.random.default_rng(0))
+    frames = made_up_structures(names, 5.0, rng=np.random.default_rng(0))
     assert [bool(atoms.pbc.all()) for atoms in frames[:3]] == [True, True, False]
     clusters = frames[2:]
     assert set(names) == {symbol for atoms in clusters for symbol in atoms.symbols}
