@@ -247,19 +247,25 @@ class ModelConfig(Section):
 class FitGridConfig(Section):
     """Moving the KAN grids onto the activations, at the start and after them while they move.
 
+    Activations move most in the first epochs. Grids of random weights alone leave functions to be
+    lines where the inputs have gone, and anything where no inputs are: such models extrapolate far
+    worse. Later a move costs more than it gains, since a function is never quite the same on
+    another grid.
+
     Attributes:
-        steps: optimiser steps after which the grids are fitted.
-        blend: 0 places the grid by quantiles, 1 by the whole range of the activations.
+        steps: optimiser steps at which the grids are fitted, the first one whatever it changes.
+        blend: 0 places the first grid by quantiles, 1 by the whole range of the activations.
         every: epochs between two looks at whether the activations have left the grids; these then
-            follow, with the functions as they are. ``null``: grids do not follow, which trains
-            better in what was tried.
-        until: share of the budget after which grids stay where they are.
+            follow, with the functions as they are, as they do at the later ``steps``. ``null``: a
+            grid moves only where its functions stay the same to 1e-6, which those of Gaussians
+            hardly ever do.
+        until: share of the budget after which grids that follow stay where they are.
     """
 
-    steps: list[Annotated[int, Field(ge=0)]] = [0, 100, 300]
+    steps: list[Annotated[int, Field(ge=0)]] = [0, 10, 30, 100, 200, 300, 450, 600, 750, 900]
     blend: Fraction = 0.5
-    every: PositiveInt | None = None
-    until: Fraction = 0.8
+    every: PositiveInt | None = 1
+    until: Fraction = 0.1
 
 
 class ReadoutSection(ReadoutConfig):

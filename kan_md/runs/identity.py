@@ -58,6 +58,13 @@ def canonical(config: TrainConfig) -> tuple[dict[str, Any], dict[str, str]]:
     return content, files
 
 
+_BEFORE: Mapping[tuple[str, ...], Any] = {
+    ("readout", "fit_grid", "every"): None,
+    ("readout", "fit_grid", "until"): 0.8,
+}
+"""What versions did that did not know a key, where its default now is something else."""
+
+
 def digest(content: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that stand for plain data."""
     text = json.dumps(content, sort_keys=True)
@@ -67,7 +74,8 @@ def digest(content: Mapping[str, Any]) -> str:
 def is_same(recorded: Mapping[str, Any], wanted: Mapping[str, Any], config: TrainConfig) -> bool:
     """Whether a run that was recorded, maybe by an earlier version, is the wanted one.
 
-    Keys that the earlier version did not know must be left to their defaults now.
+    Keys that the earlier version did not know must be left to their defaults now, or say what that
+    version did.
 
     Args:
         recorded: canonical configuration of then.
@@ -79,7 +87,7 @@ def is_same(recorded: Mapping[str, Any], wanted: Mapping[str, Any], config: Trai
         return False
     later = new.keys() - old.keys()
     given = dict(_leaves(config.model_dump(mode="json", exclude_defaults=True)))
-    return not any(key in given for key in later)
+    return all(new[key] == _BEFORE[key] if key in _BEFORE else key not in given for key in later)
 
 
 def _leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -43,7 +43,7 @@ class GridFitCallback(Callback):
         quantile: see :func:`kan_md.kan.grids.blended_range`.
         tolerance: largest relative change of a function after step 0; unless grids follow.
         every: epochs from one look at the grids to the next; None: grids do not follow.
-        until: share of the budget after which they stay.
+        until: share of the budget after which grids that follow stay.
         progress: says which share is used up; where ``None`` grids follow to the end.
         max_samples: rows of a layer's inputs to look at, taken at equal distances.
 
@@ -116,9 +116,13 @@ class GridFitCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Watch the inputs of the KAN layers if this is a step to fit at."""
-        self._due |= {trainer.global_step} & set(self.steps) - self._done
-        if self._follows_now(trainer, batch_idx):
-            self._due.add(trainer.global_step)
+        step, epoch = trainer.global_step, trainer.current_epoch
+        is_fit = step in set(self.steps) - self._done
+        if self.every is not None and step > 0:
+            looks = batch_idx == 0 and epoch > 0 and epoch % self.every == 0
+            is_fit = (is_fit or looks) and self._follows_still(trainer)
+        if is_fit:
+            self._due.add(step)
         if not self._due:
             return
         for name, layer in _kan_layers(pl_module).items():
@@ -179,15 +183,12 @@ class GridFitCallback(Callback):
         self._unhook()
         self._inputs = {}
 
-    def _follows_now(self, trainer: Trainer, batch_idx: int) -> bool:
-        """Whether this is the first step of an epoch in which grids follow their inputs."""
-        epoch = trainer.current_epoch
-        if self.every is None or batch_idx != 0 or epoch == 0 or epoch % self.every != 0:
-            return False
+    def _follows_still(self, trainer: Trainer) -> bool:
+        """Whether the budget is not yet so far used that grids stay where they are."""
         if self.progress is None:
             return True
         (used,) = of_first(trainer, self.progress(trainer))
-        return used < self.until
+        return used <= self.until
 
     def _recorder(self, name: str):
         def record(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:

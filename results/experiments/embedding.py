@@ -38,7 +38,6 @@ from kan_md.evaluate.symbolic import symbolic_fits
 from kan_md.figures import INK, new_figure, save_figure
 from kan_md.model.checkpoint import load_checkpoint
 from results.experiments.data_sets import SETS, add_data_option
-from results.experiments.search import FOLLOW
 from results.experiments.zoo import run_kan_md
 
 FIRST_PRINCIPLES = "Ag_pbe.xyz"
@@ -63,7 +62,6 @@ def configuration(data: Path) -> dict:
     content = size_content("small")
     split = {"method": "block", "blocks": 10, **FRAMES[data.name]}
     content["data"] = {"train": str(data), "split": split}
-    content["readout"]["fit_grid"] = FOLLOW
     content["training"] |= {"epochs": EPOCHS, "batch_size": 2, "seed": SEED, "device": "cpu"}
     del content["training"]["max_time"]
     return content

@@ -40,9 +40,9 @@ from kan_md.runs.statistics import estimate
 from kan_md.solve.refit import refit
 from kan_md.solve.uncertainty import Uncertainty
 from results.experiments.peers.errors import predictions
-from results.experiments.search import EPOCHS, FOLLOWING, MACE, READOUTS, SMOOTH
+from results.experiments.search import EPOCHS, MACE, OF_START, READOUTS, SMOOTH
 
-ROWS = {row.label: row for row in (*READOUTS, *FOLLOWING, *SMOOTH)}
+ROWS = {row.label: row for row in (*READOUTS, *SMOOTH, *OF_START)}
 SEEDS = (1, 2, 3)
 TRAIN, VAL, TEST = 150, 40, 20  # frames
 LIKE_TRAINING = "300 K"

@@ -236,6 +236,21 @@ def test_record_of_a_version_with_fewer_keys_counts_where_the_new_ones_are_defau
     assert not is_same(old, canonical(clipped)[0], clipped)
 
 
+def test_record_of_a_version_whose_grids_stayed_is_none_of_grids_that_follow(folder):
+    def of(fit_grid):
+        config = parse_config({**content, "readout": {"kind": "kan", "fit_grid": fit_grid}})
+        return canonical(config)[0], config
+
+    content = changed()
+    content["data"]["train"] = str(folder / "alloy.xyz")
+    stayed, config = of({"steps": [0, 100], "every": None, "until": 0.8})
+    old = copy.deepcopy(stayed)
+    for key in ("every", "until"):
+        del old["readout"]["fit_grid"][key]
+    assert is_same(old, stayed, config)
+    assert not is_same(old, *of({"steps": [0, 100]}))
+
+
 def test_missing_data_are_told_before_anything_runs(store, tmp_path):
     with pytest.raises(KanMdError, match=r"alloy\.xyz, got nothing"):
         run_missing([Run("a", CONTENT, tmp_path)], store)
