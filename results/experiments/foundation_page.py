@@ -50,6 +50,9 @@ def page(stored: dict) -> str:
         for row in [rows[shape.name]]
         if "compile" in row
     ]
+    missing = [shape.name for shape in shapes() if not rows.get(shape.name)]
+    if missing:
+        lines += ["", f"Not run yet: {', '.join(missing)}."]
     if said or compiled:
         lines += ["", "What was said:", "", *compiled, *said]
     lines += ["", f"Machine: {stored['machine']}."]
@@ -88,16 +91,16 @@ def _speed(shape: Shape, row: dict) -> list[list[str]]:
         if found is None:
             lines.append([shape.name, str(number), *["–"] * 6])
             continue
-        ours, theirs = found["kan-md"], found["upstream"]
+        ours, theirs = found["kan-md"], found.get("upstream")
         lines.append(
             [
                 shape.name,
                 str(number),
                 f"{ours['edges_per_atom']:.0f}",
-                f"{theirs['cpu_ms']:.0f}",
+                "–" if theirs is None else f"{theirs['cpu_ms']:.0f}",
                 f"{ours['cpu_ms']:.1f}",
-                f"{theirs['cpu_ms'] / ours['cpu_ms']:.1f}",
-                f"{theirs['peak_mib']:.0f}",
+                "–" if theirs is None else f"{theirs['cpu_ms'] / ours['cpu_ms']:.1f}",
+                "–" if theirs is None else f"{theirs['peak_mib']:.0f}",
                 f"{ours['peak_mib']:.0f}",
             ]
         )
