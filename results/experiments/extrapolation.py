@@ -255,7 +255,15 @@ def draw(found: Found, path: Path) -> None:
         log_axis(axis.yaxis)
         axis.set_ylabel(f"test {text}")
     axes[-1].set_xticks(range(len(KINDS)), list(KINDS))
-    axes[0].legend(fontsize="small", frameon=False, ncols=len(labels))
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper center",
+        fontsize="small",
+        frameon=False,
+        ncols=len(names),
+    )
     save_figure(figure, path)
 
 
