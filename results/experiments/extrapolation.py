@@ -23,7 +23,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 from rich.progress import track
 
-from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.models import baseline_entry
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
@@ -35,10 +34,10 @@ from kan_md.evaluate.functions import learned_functions
 from kan_md.figures import COLOURS, log_axis, new_figure, plain_axes, save_figure
 from kan_md.model.checkpoint import load_checkpoint
 from kan_md.runs import Record, Run, Store, run_missing
-from kan_md.runs.record import count_commits
 from kan_md.runs.statistics import estimate
 from kan_md.solve.refit import refit
 from kan_md.solve.uncertainty import Uncertainty
+from results.experiments.footer import footer
 from results.experiments.peers.errors import predictions
 from results.experiments.search import EPOCHS, MACE, OF_START, READOUTS, SMOOTH
 
@@ -186,11 +185,7 @@ def page(found: Found, records: Sequence[Record], *, command: str) -> str:
         "",
         "Kinds: " + "; ".join(f"{kind}: {text}" for kind, text in KINDS.items() if text) + ".",
         "",
-        f"Sources: {count_commits(records)}.",
-        "",
-        *sorted({f"Machine: {machine_line(record.machine)}.\n" for record in records}),
-        f"Command: `{command}`",
-        "",
+        *footer(records, command),
     ]
     return "\n".join(lines)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
 from kan_md.config.duration import parse_duration
@@ -25,10 +24,10 @@ from kan_md.data.splitting import split_indices
 from kan_md.errors import KanMdError
 from kan_md.figures import COLOURS, log_axis, new_figure, plain_axes, save_figure
 from kan_md.runs import Record, Run, Store, run_missing
-from kan_md.runs.record import count_commits
 from kan_md.runs.statistics import estimate, paired_change
 from results.experiments import search
 from results.experiments.data_sets import SETS, DataSet, add_data_option, check_data
+from results.experiments.footer import footer
 
 SIZES = {"Ag": (30, 100), "HfO2": (30, 80), "Si": (20, 50)}
 """Training frames; those of the search come after."""
@@ -123,8 +122,6 @@ def sizes(found: Found, one: str) -> list[int]:
 
 def page(found: Found, *, command: str) -> str:
     """Text of learning_curves.md."""
-    done = [record for record in found.values() if record.is_done]
-    failed = [record for record in found.values() if not record.is_done]
     lines = [
         "# Learning curves of local potentials by readout",
         "",
@@ -145,12 +142,7 @@ def page(found: Found, *, command: str) -> str:
             lines += [f"## {name}", "", SETS[name].about + ".", ""]
             lines += [*markdown_table(heads, _rows(found, name)), ""]
     lines += [
-        *(f"Failed: {record.name}: {record.failure}\n" for record in failed),
-        f"Sources: {count_commits(done)}.",
-        "",
-        *sorted({f"Machine: {machine_line(record.machine)}.\n" for record in done}),
-        f"Command: `{command}`",
-        "",
+        *footer(found.values(), command),
     ]
     return "\n".join(lines)
 

@@ -16,7 +16,6 @@ from statistics import fmean
 
 from rich.console import Console
 
-from kan_md.benchmark.machine import machine_line
 from kan_md.benchmark.report import markdown_table, save_atomically
 from kan_md.benchmark.store import check_folder
 from kan_md.config.duration import parse_duration
@@ -25,10 +24,10 @@ from kan_md.errors import KanMdError
 from kan_md.figures import COLOURS, GREY, new_figure, plain_axes
 from kan_md.figures import save_figure as save
 from kan_md.runs import Record, Run, Store, run_missing
-from kan_md.runs.record import count_commits
 from kan_md.runs.statistics import Estimate, estimate, paired_change
 from kan_md.runs.store import run_of
 from results.experiments.data_sets import SETS, DataSet, add_data_option, check_data
+from results.experiments.footer import footer
 
 SEEDS = (1, 2, 3)
 EPOCHS = 60
@@ -252,7 +251,6 @@ def by_seed(found: Found, row: str, one: str, key: str, part: str = "test") -> d
 def page(found: Found, *, command: str) -> str:
     """Text of search.md."""
     done = [record for record in found.values() if record.is_done]
-    failed = [record for record in found.values() if not record.is_done]
     lines = [
         "# Local potentials by readout",
         "",
@@ -302,12 +300,7 @@ def page(found: Found, *, command: str) -> str:
     lines += [
         "s/epoch: one thread of a machine that did other work too, so only a scale.",
         "",
-        *(f"Failed: {record.name}: {record.failure}\n" for record in failed),
-        f"Sources: {count_commits(done)}.",
-        "",
-        *sorted({f"Machine: {machine_line(record.machine)}.\n" for record in done}),
-        f"Command: `{command}`",
-        "",
+        *footer(found.values(), command),
     ]
     return "\n".join(lines)
 
