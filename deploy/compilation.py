@@ -60,10 +60,11 @@ def compile_model(
         groups = _judged(edge_model, checkpoint)
         same = options.dtype == "float64"
         eager = reference if same else task.edge_model(checkpoint.build(options.dtype))
-        rounding = {
-            at: task.deviation(eager, reference, group, variants=as_it_is)
-            for at, group in groups.items()
-        }
+    # Not within the settings: in another default dtype constants of upstream's ZBL are others.
+    rounding = {
+        at: task.deviation(eager, reference, group, variants=as_it_is)
+        for at, group in groups.items()
+    }
     # An atom is a ghost whatever its type: one group is enough to judge that.
     variants = dict.fromkeys(groups, as_it_is) | {next(iter(groups)): with_ghosts}
     set_tf32(options.tf32)

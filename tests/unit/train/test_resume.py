@@ -257,7 +257,9 @@ def test_new_weights_of_the_loss_are_the_ones_used(begun, make_config, tmp_path)
 
 
 def test_grids_are_fitted_at_the_steps_of_now(begun, make_config, tmp_path):
-    config = make_config({"training.epochs": 3, "readout.fit_grid": {"steps": [3, 9]}})
+    config = make_config(
+        {"training.epochs": 3, "readout.fit_grid": {"steps": [3, 9], "until": 1.0}}
+    )
     resumed(begun, tmp_path / "r", config)
     state = torch.load(tmp_path / "r" / "checkpoints" / "last.ckpt", weights_only=False)
     assert state["callbacks"]["GridFitCallback"]["done"] == [9]
